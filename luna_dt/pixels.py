@@ -1,0 +1,143 @@
+"""Pictures from anywhere as 8-bit RGB, and DT's paths as paths of this machine."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import BadPicture, PictureMissing
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: A path, a PIL image, encoded bytes, an array or a tensor: [H,W], [H,W,C] or a batch [B,H,W,C];
+#: uint8, uint16 or floats in 0..1, with 1 to 4 channels (alpha is dropped, as ComfyUI does).
+PictureLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | Any"
+
+MAX_PIXELS = 178_956_970  # twice Pillow's own warning level: it refuses to open more by itself
+
+
+def read_pictures(source: PictureLike) -> list[Image.Image]:
+    """Every picture in ``source`` as 8-bit RGB, upright; a batch gives several, everything else one.
+
+    16-bit values are scaled by 257, palettes resolved, alpha dropped, EXIF rotation applied, and of an
+    animation the first frame is taken.  Raises BadPicture, naming the file, when that cannot be done.
+    """
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return [_upright_rgb(source, "the given picture")]
+    if isinstance(source, (str, os.PathLike)):
+        return [_open(Path(source), str(source))]
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return [_open(io.BytesIO(source), "the given bytes")]
+    return _from_array(source)
+
+
+def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            return _upright_rgb(picture, name)
+    except FileNotFoundError as error:
+        raise BadPicture(f"{name}: no such file") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(error, BadPicture):
+            raise
+        raise BadPicture(f"{name}: not a picture that can be read ({error})") from error
+
+
+def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    width, height = picture.size
+    if not width or not height or width * height > MAX_PIXELS:
+        raise BadPicture(f"{name}: {width}x{height} pixels; between 1 and {MAX_PIXELS:,} can be used")
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode == "RGB":
+        return upright
+    if upright.mode.startswith("I"):  # 16-bit greys, which Pillow would clip rather than scale
+        values = np.clip(np.asarray(upright, dtype=np.int64), 0, 65535)
+        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    if upright.mode == "F":
+        return _from_array(np.asarray(upright))[0]
+    if upright.mode == "P":  # through RGBA, or transparency given as bytes would be lost with a warning
+        upright = upright.convert("RGBA")
+    return upright.convert("RGB")
+
+
+def _from_array(source: Any) -> list[Image.Image]:
+    from PIL import Image
+
+    if hasattr(source, "detach"):  # a torch tensor, on any device
+        source = source.detach().cpu().float().numpy() if source.is_floating_point() else source.cpu().numpy()
+    try:
+        array = np.asarray(source)
+    except (TypeError, ValueError) as error:
+        raise BadPicture(f"a {type(source).__name__} is not a picture") from error
+    if array.dtype == object or array.ndim not in (2, 3, 4):
+        raise BadPicture(f"a picture is [H,W], [H,W,C] or a batch [B,H,W,C], not {type(source).__name__} {array.shape}")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    batch = array if array.ndim == 4 else array[None]
+    if 0 in batch.shape or batch.shape[-1] > 4:
+        raise BadPicture(f"a picture has 1 to 4 channels last and at least one pixel, not shape {array.shape}")
+    if batch.shape[1] * batch.shape[2] > MAX_PIXELS:
+        raise BadPicture(f"a picture of shape {array.shape} has more than {MAX_PIXELS:,} pixels")
+    if np.issubdtype(batch.dtype, np.floating):
+        if not np.isfinite(batch).all():
+            raise BadPicture("a picture holds NaN or infinite values")
+        batch = np.round(np.clip(batch, 0.0, 1.0) * 255).astype(np.uint8)
+    elif batch.dtype == np.uint16:
+        batch = np.round(batch / 257).astype(np.uint8)
+    elif batch.dtype == np.bool_:
+        batch = batch.astype(np.uint8) * 255
+    elif batch.dtype != np.uint8:
+        raise BadPicture(f"a picture is uint8, uint16 or float in 0..1, not {batch.dtype}")
+    colours = batch[..., :3] if batch.shape[-1] >= 3 else np.repeat(batch[..., :1], 3, axis=-1)
+    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in colours]
+
+
+def local_path(dt_path: str, path_map: Mapping[str, str]) -> Path:
+    r"""Where a file that DT names lies on this machine.
+
+    The longest prefix of ``path_map`` that fits wins; upper and lower case and the two slashes count as
+    the same in DT's Windows paths.  Network (``\\host``) and device (``\\.\``) paths are opened only
+    under the map, since a shared workflow or database must not make this machine call another.
+    Raises PictureMissing, saying what to add to the map.
+    """
+    wanted = _parts(dt_path)
+    if ".." in wanted:
+        raise PictureMissing(f"{dt_path}: a path with '..' is not followed")
+    best: tuple[int, str] | None = None
+    for prefix, target in path_map.items():
+        start = _parts(prefix)
+        if _same(wanted[: len(start)], start, dt_path) and (best is None or len(start) > best[0]):
+            best = (len(start), target)
+    if best:
+        return Path(best[1]).joinpath(*wanted[best[0] :])
+    windows = PureWindowsPath(dt_path)
+    network = dt_path.startswith(("\\\\", "//"))
+    if not network and ((os.name == "nt" and windows.drive) or (os.name != "nt" and dt_path.startswith("/"))):
+        return Path(dt_path)
+    folder = str(windows.parent) if windows.drive else dt_path
+    raise PictureMissing(
+        f"{dt_path}: not a path of this machine; add to settings.toml under [path_map]: '{folder}' = 'its folder here'"
+    )
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+
+
+def _same(parts: list[str], prefix: list[str], dt_path: str) -> bool:
+    if "\\" in dt_path or PureWindowsPath(dt_path).drive:
+        return [p.casefold() for p in parts] == [p.casefold() for p in prefix]
+    return parts == prefix

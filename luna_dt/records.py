@@ -1,0 +1,274 @@
+"""What flows between DT, the store and the caller: plain values, no input or output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import BadAnswer, BadVector
+
+Int64s = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+
+LAYERS = ("visual", "semantic", "negative", "composition", "style")
+RECORD_KINDS = ("images", "captions", "clusters")
+EMBEDDINGS = "embeddings."
+
+
+def layer_of(kind: str) -> str | None:
+    """The layer a sync kind such as ``embeddings.visual`` carries; None for kinds of records."""
+    return kind.removeprefix(EMBEDDINGS) if kind.startswith(EMBEDDINGS) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What made a layer's vectors; two vectors can be compared only if their identities are equal.
+
+    ``architecture`` and ``weights`` as open_clip names them (``ViT-H-14``, ``laion2b_s32b_b79k``), or a
+    sentence-transformers repository and "".  ``output``: the tower's pooled vector before the
+    projection, or the projected one.  ``pixels``: how a picture meets the tower's square input
+    (aspect ratio squashed, or shortest side fitted and centre cropped); "" for text towers.
+    """
+
+    architecture: str
+    weights: str
+    tower: Literal["image", "text"]
+    output: Literal["pooled", "projected"]
+    pixels: Literal["squash", "crop", ""]
+    dim: int
+    normalized: bool = True
+
+    @property
+    def model(self) -> str:
+        return f"{self.architecture}:{self.weights}" if self.weights else self.architecture
+
+    def __str__(self) -> str:
+        parts = (self.model, f"{self.tower} tower", self.output, self.pixels, f"{self.dim}-d")
+        return ", ".join(part for part in parts if part)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's form: model, tower, output, pixels, dim, normalized."""
+        return {
+            "model": self.model, "tower": self.tower, "output": self.output,
+            "pixels": self.pixels, "dim": self.dim, "normalized": self.normalized,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Identity:
+        """Reads the contract's form; raises BadAnswer when a field is missing or makes no sense."""
+        try:
+            architecture, _, weights = str(value["model"]).partition(":")
+            tower, output = value["tower"], value["output"]
+            pixels: Any = value.get("pixels") or ""
+            dim, normalized = int(value["dim"]), bool(value.get("normalized", True))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadAnswer(f"a layer's identity cannot be read ({error!r}): {value}") from error
+        if tower not in ("image", "text") or output not in ("pooled", "projected"):
+            raise BadAnswer(f"a layer's identity names an unknown tower or output: {value}")
+        if pixels not in ("squash", "crop", "") or dim < 1:
+            raise BadAnswer(f"a layer's identity names unknown pixels or dimension: {value}")
+        return cls(architecture, weights, tower, output, pixels, dim, normalized)
+
+
+#: What DT is known to put into its layers (LUNA fork, read from its sources in early 2026).
+DT_IDENTITIES = {
+    "visual": Identity("ViT-H-14", "laion2b_s32b_b79k", "image", "pooled", "squash", 1280),
+    "semantic": Identity("BAAI/bge-large-en-v1.5", "", "text", "pooled", "", 1024),
+    "negative": Identity("BAAI/bge-large-en-v1.5", "", "text", "pooled", "", 1024),
+    "composition": Identity("ViT-bigG-14", "sdxl", "text", "projected", "", 1280),
+    "style": Identity("ViT-L-14", "sdxl", "text", "pooled", "", 768),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image as DT knows it.
+
+    ``rating`` is 1..10 or None; dates are ISO 8601 without zone, as DT writes them; ``path`` is DT's
+    own (often a Windows path), see ``pixels.local_path``.
+    """
+
+    id: int
+    path: str
+    prompt: str = ""
+    negative_prompt: str = ""
+    width: int = 0
+    height: int = 0
+    model: str = ""
+    model_hash: str = ""
+    sampler: str = ""
+    scheduler: str = ""
+    steps: int = 0
+    cfg: float = 0.0
+    seed: int = 0
+    rating: int | None = None
+    aesthetic_score: float | None = None
+    favorite: bool = False
+    nsfw: bool = False
+    for_deletion: bool = False
+    unavailable: bool = False
+    no_metadata: bool = False
+    created: str = ""
+    custom_tags: str = ""
+    loras: str = ""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def quality(self) -> float:
+        """0..5, DT's rating halved; 0 when unrated."""
+        return (self.rating or 0) / 2
+
+    def to_json(self) -> dict[str, Any]:
+        value = asdict(self)
+        value["tags"] = list(self.tags)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ImageRecord:
+        """Reads a contract image: unknown fields are ignored, absent or null ones take their default."""
+        try:
+            known: dict[str, Any] = {"id": int(value["id"]), "path": str(value["path"] or "")}
+            for name, convert in _IMAGE_FIELDS.items():
+                if value.get(name) is not None:
+                    known[name] = convert(value[name])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadAnswer(f"an image from DT cannot be read ({error!r}): {str(value)[:200]}") from error
+        return cls(**known)
+
+
+def _text(value: Any) -> str:
+    """Text as DT means it; a structure (loras may come as JSON) keeps its JSON form."""
+    if isinstance(value, str):
+        return value
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
+
+
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
+    "str": _text, "int": int, "float": float, "bool": bool,
+    "int | None": int, "float | None": float, "tuple[str, ...]": tuple,
+}  # fmt: skip
+_IMAGE_FIELDS = {f.name: _CONVERTERS[str(f.type)] for f in fields(ImageRecord) if f.name not in ("id", "path")}
+
+
+@dataclass(frozen=True, slots=True)
+class Captions:
+    """An image's captions and tags: comma-separated strings, "" when absent.
+
+    ``combined`` is every tag once, most certain first, then the latest caption.
+    """
+
+    image_id: int
+    wd14_tags: str = ""
+    joytag_tags: str = ""
+    joycaption: str = ""
+    combined: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], image_id: int) -> Captions:
+        names = ("wd14_tags", "joytag_tags", "joycaption", "combined")
+        return cls(image_id, *(str(value.get(name) or "") for name in names))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An image's place in a cluster: ``confidence``, 0..1, of its best face there."""
+
+    image_id: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A person or character DT has grouped by face; ``members`` only where they were asked for."""
+
+    id: int
+    name: str
+    image_count: int
+    members: tuple[Member, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Cluster:
+        try:
+            count = value.get("image_count", value.get("member_count", 0))
+            members = tuple(Member(int(m["image_id"]), float(m["confidence"])) for m in value.get("members") or ())
+            return cls(int(value["id"]), str(value.get("name") or ""), int(count or 0), members)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadAnswer(f"a cluster from DT cannot be read ({error!r}): {str(value)[:200]}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer of a search: ``similarity`` is the cosine, -1..1."""
+
+    id: int
+    similarity: float
+    image: ImageRecord
+
+    def to_json(self) -> dict[str, Any]:
+        return {"similarity": self.similarity, **self.image.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterImage:
+    """One image of a cluster, with how sure DT is of it (0..1)."""
+
+    image: ImageRecord
+    confidence: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.image.to_json(), "confidence": self.confidence, "quality": self.image.quality}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Something that can be mirrored: images, captions, clusters, or ``embeddings.LAYER`` with its identity."""
+
+    name: str
+    count: int
+    identity: Identity | None = None
+
+    @property
+    def layer(self) -> str | None:
+        return layer_of(self.name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Some rows of one kind: ids int64[n], digests int64[n], and n records or vectors float32[n, dim]."""
+
+    ids: Int64s
+    digests: Int64s
+    rows: list[ImageRecord] | list[Captions] | list[Cluster] | Float32s = field(repr=False)
+
+
+def checked_vectors(vectors: Any, dim: int, name: str = "the query vector", ndim: int = 1) -> Float32s:
+    """``vectors`` as C-contiguous float32, [dim] or with ``ndim`` 2 [n, dim]; raises BadVector, saying why not.
+
+    Engines take NaN, infinite and zero vectors without a word and answer nonsense, and hnswlib reads
+    past the end of one that is too short; so everything passes here first.
+    """
+    try:
+        array = np.ascontiguousarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise BadVector(f"{name} is not made of numbers: {error}") from error
+    if array.ndim != ndim or array.shape[-1] != dim:
+        raise BadVector(f"{name} has shape {list(array.shape)}; this layer's vectors have {dim} dimensions")
+    # a sum of squares is finite and positive exactly when no row is NaN, infinite, overflowing or zero
+    squares = np.einsum("...i,...i->...", array, array)
+    good = np.isfinite(squares) & (squares > 0)
+    if not good.all():
+        which = "" if ndim == 1 else f" (row {int(np.argmin(good))} of {len(array)})"
+        raise BadVector(f"{name}{which} is zero, or holds NaN, infinite or far too large values")
+    return array

@@ -1,0 +1,111 @@
+"""Where things are and what is allowed: environment first, then ``settings.toml`` in the home, then defaults.
+
+| setting    | environment       | settings.toml             | default                                   |
+|------------|-------------------|---------------------------|-------------------------------------------|
+| home       | LUNA_DT_HOME      |                           | the platform's user data folder           |
+| dt         | DT_API_URL        | dt = "…"                  | http://localhost:5000                     |
+| token      | DT_API_TOKEN      | token = "…"               | none                                      |
+| timeout    | LUNA_DT_TIMEOUT   | timeout = 30              | 30 s for one answer of DT                 |
+| device     | LUNA_DT_DEVICE    | device = "cuda:0"         | auto (CUDA, then MPS, then CPU)           |
+| engine     | LUNA_DT_ENGINE    | engine = "exact"          | auto (hnswlib where it is installed)      |
+| models     | LUNA_DT_MODELS    | models = "…"              | the folder ``models`` in the home         |
+| path_map   | LUNA_DT_PATH_MAP  | [path_map] DT's = "ours"  | empty; in the environment ``A=B;C=D``     |
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from .errors import SettingsError
+
+DEFAULT_DT = "http://localhost:5000"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One library's settings; ``Settings.load()`` reads them, ``replace()`` changes single ones."""
+
+    home: Path
+    dt: str = DEFAULT_DT
+    token: str = field(default="", repr=False)
+    timeout: float = 30.0
+    device: str = "auto"
+    engine: str = "auto"
+    models: Path | None = None
+    path_map: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def models_folder(self) -> Path:
+        return self.models or self.home / "models"
+
+    @classmethod
+    def load(cls, home: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+        """Reads the settings; ``home`` wins over LUNA_DT_HOME.
+
+        Raises SettingsError when settings.toml cannot be read, names an unknown setting, or a value
+        has the wrong type.
+        """
+        env = os.environ if environ is None else environ
+        place = home or env.get("LUNA_DT_HOME") or platformdirs.user_data_path("luna_dt", appauthor=False)
+        settings = cls(home=Path(place).expanduser().absolute())
+        settings = settings.replace(**_from_file(settings.home / "settings.toml"))
+        given = {name: env[key] for name, key in _ENVIRONMENT.items() if env.get(key)}
+        if "path_map" in given:
+            pairs = (pair.partition("=") for pair in given["path_map"].split(";") if pair.strip())
+            return settings.replace(**{**given, "path_map": {a.strip(): b.strip() for a, _, b in pairs}})
+        return settings.replace(**given)
+
+    def replace(self, **changes: Any) -> Settings:
+        """A copy with some settings changed; None leaves one as it is."""
+        values = {name: value for name, value in changes.items() if value is not None}
+        try:
+            if "home" in values:
+                values["home"] = Path(values["home"]).expanduser().absolute()
+            if "models" in values:
+                values["models"] = Path(values["models"]).expanduser().absolute()
+            if "timeout" in values:
+                values["timeout"] = float(values["timeout"])
+                if not values["timeout"] > 0:
+                    raise ValueError("timeout must be above 0 seconds")
+            if values.get("engine", "auto") not in ("auto", "exact"):
+                raise ValueError(f"engine is auto or exact, not '{values['engine']}'")
+            if "path_map" in values:
+                values["path_map"] = {str(a): str(b) for a, b in dict(values["path_map"]).items()}
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"a setting cannot be used: {error}; see luna_dt/settings.py") from error
+        return replace(self, **values)
+
+
+_ENVIRONMENT = {
+    "dt": "DT_API_URL",
+    "token": "DT_API_TOKEN",
+    "timeout": "LUNA_DT_TIMEOUT",
+    "device": "LUNA_DT_DEVICE",
+    "engine": "LUNA_DT_ENGINE",
+    "models": "LUNA_DT_MODELS",
+    "path_map": "LUNA_DT_PATH_MAP",
+}
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+    unknown = sorted(set(values) - set(_ENVIRONMENT))
+    if unknown:
+        raise SettingsError(f"{path} names unknown settings: {', '.join(unknown)}; known: {', '.join(_ENVIRONMENT)}")
+    return values

@@ -1,0 +1,97 @@
+"""Real parts, shared by a test session: a PostgreSQL with drawn pictures in it, and a server over it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+
+from luna_dt import Library, Settings
+from luna_dt.demo import database, served
+from luna_dt.models import Encoders
+from luna_dt.pixels import read_pictures
+from luna_dt.records import Batch, Float32s, Identity, ImageRecord, Int64s
+
+IDENTITY = Identity("test", "", "image", "pooled", "squash", 16)
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DT_API_URL", "DT_API_TOKEN", "LUNA_DT_HOME", "LUNA_DT_PATH_MAP", "LUNA_DT_MODELS", "LUNA_DT_ENGINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an empty PostgreSQL with pgvector."""
+    with database.postgres(tmp_path_factory.mktemp("pg")) as address:
+        yield address
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A fork database with 100 drawn pictures; what was put in, and where."""
+
+    address: str
+    drawings: list[database.Drawing]
+    vectors: dict[str, Float32s]
+
+
+@pytest.fixture(scope="session")
+def drawn(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    drawings = database.draw_library(tmp_path_factory.mktemp("pictures") / "Bilder Ünï", 100, seed=11)
+    encoders = Encoders(Settings(home=tmp_path_factory.mktemp("nowhere")))
+    prompts = encoders.texts(database.TINY_TEXT, [d.scene.caption for d in drawings])
+    pictures = encoders.pictures(database.TINY_IMAGE, [read_pictures(d.path)[0] for d in drawings])
+    vectors = {"visual": pictures, "semantic": prompts, "composition": prompts}
+    with psycopg.connect(postgres) as connection:
+        database.create_tables(connection, "drawn", database.IDENTITIES)
+        database.fill(connection, drawings, vectors)
+    return Drawn(f"{postgres}&schema=drawn", drawings, vectors)
+
+
+@pytest.fixture(scope="session")
+def server(drawn: Drawn) -> Iterator[str]:
+    """``luna-dt serve`` over the drawn database, in a process of its own."""
+    with served(drawn.address) as url:
+        yield url
+
+
+@pytest.fixture
+def schema(postgres: str) -> str:
+    """The name of a schema of the session's PostgreSQL that no other test uses."""
+    return f"schema_{next(_numbers)}"
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    """An empty library that knows no DT."""
+    with Library(tmp_path / "home", dt="http://127.0.0.1:9") as opened:
+        yield opened
+
+
+def unit_vectors(rows: int, dim: int = 16, seed: int = 0) -> Float32s:
+    vectors = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def image_batch(ids: Int64s, digest: int = 1, **changes: object) -> Batch:
+    records = [ImageRecord(int(i), f"D:\\Bilder\\{i}.png", f"prompt {i}", **changes) for i in ids]  # type: ignore[arg-type]
+    return Batch(ids, np.full(len(ids), digest, np.int64), records)
+
+
+def fill(library: Library, vectors: Float32s, first_id: int = 1, layer: str = "visual") -> Int64s:
+    """Puts vectors, and a record for each, into a library as a sync would; gives their ids."""
+    ids = np.arange(first_id, first_id + len(vectors), dtype=np.int64)
+    store = library._store
+    store.put("images", image_batch(ids))
+    store.prepare_layer(layer, Identity("test", "", "image", "pooled", "squash", vectors.shape[1]))
+    store.put(f"embeddings.{layer}", Batch(ids, np.full(len(ids), 1, np.int64), vectors))
+    return ids

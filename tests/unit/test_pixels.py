@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from luna_dt.errors import BadPicture, PictureMissing
+from luna_dt.pixels import local_path, read_pictures
+
+
+def ramp(mode: str = "RGB") -> Image.Image:
+    grey = np.tile(np.arange(0, 250, 5, dtype=np.uint8), (20, 1))
+    return Image.fromarray(np.stack([grey, grey[:, ::-1], grey // 2], axis=-1)).convert(mode)
+
+
+def same(a: Image.Image, b: Image.Image, within: int = 0) -> bool:
+    return a.size == b.size and int(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max()) <= within
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "1", "CMYK", "P"])
+def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    picture = ramp(mode)
+    suffix = ".tif" if mode == "CMYK" else ".png"
+    file = tmp_path / f"bild ünï{suffix}"
+    picture.save(file)
+    read = read_pictures(file)[0]
+    assert read.mode == "RGB"
+    assert same(read, picture.convert("RGBA").convert("RGB") if mode == "P" else picture.convert("RGB"))
+
+
+def test_palette_with_transparency_in_bytes() -> None:
+    picture = ramp("P")
+    picture.info["transparency"] = bytes([0, 128, 255])
+    assert read_pictures(picture)[0].mode == "RGB"
+
+
+def test_16_bit_greys_are_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 300).astype(np.uint16).reshape(10, 30)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    read = np.asarray(read_pictures(tmp_path / "deep.png")[0])[..., 0]
+    assert np.array_equal(read, np.round(values / 257).astype(np.uint8))
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ramp().save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    assert read_pictures(tmp_path / "turned.jpg")[0].size == (20, 50)
+
+
+def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert read_pictures(tmp_path / "moving.gif")[0].getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        np.asarray(ramp()),
+        np.asarray(ramp(), np.uint16) * 257,
+        np.asarray(ramp(), np.float64) / 255,
+        torch.from_numpy(np.array(ramp())).float()[None] / 255,
+        torch.from_numpy(np.array(ramp())),
+        torch.from_numpy(np.array(ramp())).to(torch.bfloat16)[None] / 255,
+        np.dstack([np.asarray(ramp()), np.full((20, 50), 9, np.uint8)]),
+    ],
+    ids=["uint8", "uint16", "float64", "comfy", "byte tensor", "bfloat16", "alpha dropped"],
+)
+def test_arrays_and_tensors(source: Any) -> None:
+    assert same(read_pictures(source)[0], ramp(), within=1)
+
+
+def test_a_batch_gives_every_picture() -> None:
+    batch = np.stack([np.asarray(ramp()), 255 - np.asarray(ramp())])
+    first, second = read_pictures(batch)
+    assert same(first, ramp())
+    assert not same(second, ramp())
+
+
+def test_encoded_bytes() -> None:
+    out = io.BytesIO()
+    ramp().save(out, "PNG")
+    assert same(read_pictures(out.getvalue())[0], ramp())
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (b"not a picture", "not a picture"),
+        (np.zeros((4, 4, 7)), "1 to 4 channels"),
+        (np.zeros((0, 4, 3)), "at least one pixel"),
+        (np.full((4, 4, 3), np.nan), "NaN"),
+        (np.zeros((4, 4, 3), np.int32), "int32"),
+        (np.zeros(5), r"\[H,W\]"),
+        (object(), "object"),
+    ],
+)
+def test_what_is_no_picture_is_told(source: Any, told: str) -> None:
+    with pytest.raises(BadPicture, match=told):
+        read_pictures(source)
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadPicture, match=r"gone\.png: no such file"):
+        read_pictures(tmp_path / "gone.png")
+    ramp().resize((400, 400)).save(tmp_path / "cut.png")
+    whole = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadPicture, match=r"cut\.png"):
+        read_pictures(tmp_path / "cut.png")
+
+
+@pytest.mark.parametrize(
+    ("dt_path", "expected"),
+    [
+        (r"D:\Bilder\Ünï\x.png", "/mnt/bilder/Ünï/x.png"),
+        (r"d:\BILDER\y.png", "/mnt/bilder/y.png"),
+        ("D:/Bilder/z.png", "/mnt/bilder/z.png"),
+        (r"D:\Bilder\deep\x.png", "/mnt/deep/x.png"),
+        (r"\\nas\share\a.png", "/mnt/nas/a.png"),
+    ],
+)
+def test_windows_paths_are_found_through_the_map(dt_path: str, expected: str) -> None:
+    path_map = {r"D:\Bilder": "/mnt/bilder", r"D:\Bilder\deep": "/mnt/deep", r"\\nas\share": "/mnt/nas"}
+    assert local_path(dt_path, path_map) == Path(expected)
+
+
+@pytest.mark.parametrize(
+    "dt_path",
+    [r"\\stranger\share\x.png", "//stranger/share/x.png", r"\\.\PhysicalDrive0", r"\\?\C:\x.png", "x.png", "",
+     r"D:\Bilder\..\..\secret.png", "/mnt/../etc/passwd"],
+)  # fmt: skip
+def test_strange_paths_are_refused(dt_path: str) -> None:
+    with pytest.raises(PictureMissing):
+        local_path(dt_path, {r"D:\Bilder": "/mnt/bilder"})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a drive letter is at home there")
+def test_an_unmapped_windows_path_says_what_to_add() -> None:
+    with pytest.raises(PictureMissing, match=r"\[path_map\]: 'E:\\new' ="):
+        local_path(r"E:\new\x.png", {})
