@@ -1,0 +1,533 @@
+"""The library on disk: ``library.db`` (SQLite) and one file of vectors per layer; the only source of truth.
+
+A vectors file holds float32 rows, one after the other, and is only ever appended to: a row once named
+by SQLite never changes, so readers map it without locks and an index can trust what it has read.  A
+changed vector becomes a new row; when too many rows are dead the live ones move to a new file.  Rows
+are flushed to disk before the transaction that names them, so a kill leaves at worst unnamed bytes at
+the end, which the next append writes over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from . import query
+from .errors import BadInput, NotSearchable, StoreError, UnknownCluster, UnknownImage, UnknownLayer
+from .records import (
+    EMBEDDINGS,
+    LAYERS,
+    Batch,
+    Captions,
+    Cluster,
+    ClusterImage,
+    Float32s,
+    Identity,
+    ImageRecord,
+    Int64s,
+    layer_of,
+)
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE kinds (name TEXT PRIMARY KEY, generation INTEGER NOT NULL, synced TEXT, source TEXT);
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL, prompt TEXT NOT NULL, negative_prompt TEXT NOT NULL,
+    width INTEGER NOT NULL, height INTEGER NOT NULL, model TEXT NOT NULL, model_hash TEXT NOT NULL,
+    sampler TEXT NOT NULL, scheduler TEXT NOT NULL, steps INTEGER NOT NULL, cfg REAL NOT NULL,
+    seed INTEGER NOT NULL, rating INTEGER, aesthetic_score REAL, favorite INTEGER NOT NULL,
+    nsfw INTEGER NOT NULL, for_deletion INTEGER NOT NULL, unavailable INTEGER NOT NULL,
+    no_metadata INTEGER NOT NULL, created TEXT NOT NULL, custom_tags TEXT NOT NULL, loras TEXT NOT NULL,
+    tags TEXT NOT NULL, digest INTEGER NOT NULL);
+CREATE INDEX hidden_images ON images (id) WHERE for_deletion OR unavailable;
+CREATE TABLE captions (
+    image_id INTEGER PRIMARY KEY, wd14_tags TEXT NOT NULL, joytag_tags TEXT NOT NULL,
+    joycaption TEXT NOT NULL, combined TEXT NOT NULL, digest INTEGER NOT NULL);
+CREATE TABLE clusters (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, image_count INTEGER NOT NULL, digest INTEGER NOT NULL);
+CREATE TABLE cluster_members (
+    cluster_id INTEGER NOT NULL REFERENCES clusters ON DELETE CASCADE, image_id INTEGER NOT NULL,
+    confidence REAL NOT NULL, PRIMARY KEY (cluster_id, image_id)) WITHOUT ROWID;
+CREATE TABLE layers (
+    name TEXT PRIMARY KEY, identity TEXT NOT NULL, file TEXT NOT NULL, rows INTEGER NOT NULL);
+CREATE TABLE vectors (
+    layer TEXT NOT NULL REFERENCES layers ON DELETE CASCADE, image_id INTEGER NOT NULL,
+    digest INTEGER NOT NULL, row INTEGER, norm REAL, PRIMARY KEY (layer, image_id)) WITHOUT ROWID;
+"""
+_IMAGE_COLUMNS = [f.name for f in fields(ImageRecord)]
+_IMAGES = f"INSERT OR REPLACE INTO images VALUES ({', '.join('?' * (len(_IMAGE_COLUMNS) + 1))})"
+_COLUMNS = query.Columns(
+    {name: name for name in _IMAGE_COLUMNS}
+    | {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
+)
+#: Dead rows a vectors file may hold before it is rewritten, as a share of all its rows and at least.
+COMPACT_SHARE, COMPACT_ROWS = 0.5, 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer at one moment: ``vectors`` float32[rows, dim] (mapped, read only) and, for each row, the
+    image it belongs to (``ids``, -1 where dead or hidden) and its Euclidean length (``norms``)."""
+
+    name: str
+    identity: Identity
+    file: Path
+    vectors: Float32s
+    ids: Int64s
+    norms: Float32s
+    generation: tuple[int, int]
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What ``status`` tells of a layer; ``unusable`` counts vectors DT sent that were NaN, infinite or zero."""
+
+    name: str
+    identity: Identity
+    count: int
+    unusable: int
+    bytes: int
+    synced: str
+
+
+class Store:
+    """A library's files under ``home``; safe to use from several threads and, for reading, processes.
+
+    Raises StoreError when the files are damaged, belong to a newer version, or cannot be made.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.path = home / "library.db"
+        try:
+            (home / "vectors").mkdir(parents=True, exist_ok=True)
+            self._reader = self._connect()
+            self._writer = self._connect()
+            self._create()
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{self.path} cannot be opened ({error}); move it away and sync again") from error
+        except OSError as error:
+            raise StoreError(f"{home} cannot be used as the library's home: {error}") from error
+        self._read_lock, self._write_lock = threading.RLock(), threading.RLock()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        connection.create_function("LOWER", 1, _lower, deterministic=True)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def _create(self) -> None:
+        with _transaction(self._writer):
+            version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                for statement in SCHEMA.split(";"):
+                    self._writer.execute(statement)
+                self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            elif version != SCHEMA_VERSION:
+                raise StoreError(
+                    f"{self.path} was written by another version of luna_dt (format {version}, this one reads "
+                    f"{SCHEMA_VERSION}); update luna_dt, or move the file away and sync again"
+                )
+
+    def close(self) -> None:
+        with self._read_lock, self._write_lock:
+            self._reader.close()
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def sole_writer(self) -> Iterator[None]:
+        """Held by whoever syncs; raises StoreError when another process or thread does already."""
+        lock = FileLock(self.home / "sync.lock", timeout=0)
+        try:
+            with lock:
+                yield
+        except Timeout as error:
+            raise StoreError(f"another sync of {self.home} is running; wait for it or stop it") from error
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        try:
+            with self._read_lock:
+                return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path} cannot be read: {error}") from error
+
+    def images(self, ids: Iterable[int]) -> dict[int, ImageRecord]:
+        """The records of those ids that are known."""
+        wanted = [int(i) for i in ids]
+        found: dict[int, ImageRecord] = {}
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for row in self._rows(f"SELECT {_SELECT_IMAGE} FROM images WHERE id IN ({marks})", part):
+                found[row[0]] = _image(row)
+        return found
+
+    def image(self, image_id: int) -> ImageRecord:
+        found = self.images([image_id])
+        if not found:
+            raise UnknownImage(f"image {image_id} is not in this library; if DT has it, sync again")
+        return found[image_id]
+
+    def find(self, text: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
+        """Images in id order that fit a query in DT's language (see query.py)."""
+        condition, values = query.where(text, _COLUMNS)
+        rows = self._rows(
+            f"SELECT {_SELECT_IMAGE} FROM images WHERE id > ? AND {condition} ORDER BY id LIMIT ?",
+            [after_id, *values, limit],
+        )
+        return [_image(row) for row in rows]
+
+    def captions(self, image_id: int) -> Captions:
+        rows = self._rows(
+            "SELECT image_id, wd14_tags, joytag_tags, joycaption, combined FROM captions WHERE image_id = ?",
+            [image_id],
+        )
+        if rows:
+            return Captions(*rows[0])
+        self.image(image_id)
+        return Captions(image_id)
+
+    def clusters(self) -> list[Cluster]:
+        return [Cluster(*row) for row in self._rows("SELECT id, name, image_count FROM clusters ORDER BY id")]
+
+    def cluster_images(
+        self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: str = "quality"
+    ) -> list[ClusterImage]:
+        """A cluster's images, best first by ``sort``: confidence, quality or random."""
+        orders = {
+            "confidence": "m.confidence DESC, i.id",
+            "quality": "COALESCE(i.rating, 0) DESC, m.confidence DESC, i.id",
+            "random": "RANDOM()",
+        }
+        if sort not in orders:
+            raise BadInput(f"'{sort}' is no way to sort; there is: {', '.join(orders)}")
+        if not self._rows("SELECT 1 FROM clusters WHERE id = ?", [cluster_id]):
+            raise UnknownCluster(f"cluster {cluster_id} is not in this library; if DT has it, sync again")
+        columns = ", ".join(f"i.{name}" for name in _IMAGE_COLUMNS)
+        rows = self._rows(
+            f"SELECT {columns}, m.confidence FROM cluster_members m JOIN images i ON i.id = m.image_id "
+            f"WHERE m.cluster_id = ? AND COALESCE(i.rating, 0) / 2.0 >= ? AND NOT i.for_deletion AND NOT i.unavailable "
+            f"ORDER BY {orders[sort]} LIMIT ?",
+            [cluster_id, min_quality, limit],
+        )
+        return [ClusterImage(_image(row[:-1]), row[-1]) for row in rows]
+
+    def counts(self) -> dict[str, tuple[int, str]]:
+        """For every kind of record: how many are here, and when it was last synced to its end."""
+        synced = dict(self._rows("SELECT name, COALESCE(synced, '') FROM kinds"))
+        tables = ("images", "captions", "clusters")
+        return {t: (self._rows(f"SELECT COUNT(*) FROM {t}")[0][0], synced.get(t, "")) for t in tables}
+
+    def layers(self) -> list[LayerState]:
+        rows = self._rows(
+            "SELECT l.name, l.identity, l.rows, COALESCE(k.synced, ''), "
+            "(SELECT COUNT(row) FROM vectors v WHERE v.layer = l.name), "
+            "(SELECT COUNT(*) FROM vectors v WHERE v.layer = l.name AND row IS NULL) "
+            "FROM layers l LEFT JOIN kinds k ON k.name = ? || l.name",
+            [EMBEDDINGS],
+        )
+        states = []
+        for name, identity, written, synced, count, unusable in rows:
+            made_by = Identity.from_json(json.loads(identity))
+            states.append(LayerState(name, made_by, count, unusable, written * made_by.dim * 4, synced))
+        return sorted(states, key=lambda state: LAYERS.index(state.name) if state.name in LAYERS else 99)
+
+    def layer_generation(self, layer: str) -> tuple[int, int]:
+        """Changes whenever what a search of this layer could find may have changed."""
+        found = dict(self._rows("SELECT name, generation FROM kinds WHERE name IN ('images', ?)", [EMBEDDINGS + layer]))
+        return found.get("images", 0), found.get(EMBEDDINGS + layer, 0)
+
+    def layer_identity(self, layer: str) -> Identity:
+        """Raises UnknownLayer for a name that is none, NotSearchable for one that holds nothing yet."""
+        rows = self._rows("SELECT identity FROM layers WHERE name = ?", [layer])
+        if rows:
+            return Identity.from_json(json.loads(rows[0][0]))
+        if layer in LAYERS:
+            raise NotSearchable(f"layer '{layer}' holds no vectors yet; run: luna-dt sync")
+        raise UnknownLayer(f"there is no layer '{layer}'; layers are: {', '.join(LAYERS)}")
+
+    def layer(self, name: str) -> Layer:
+        """The layer as it is now; see ``layer_identity`` for the errors."""
+        self.layer_identity(name)
+        with self._read_lock, _transaction(self._reader, "DEFERRED"):
+            generation = self.layer_generation(name)
+            identity, file, rows = self._rows("SELECT identity, file, rows FROM layers WHERE name = ?", [name])[0]
+            named = self._rows("SELECT row, image_id, norm FROM vectors WHERE layer = ? AND row IS NOT NULL", [name])
+            hidden = self._rows("SELECT id FROM images WHERE for_deletion OR unavailable")
+            path = self.home / "vectors" / file
+            made_by = Identity.from_json(json.loads(identity))
+            vectors = _mapped(path, rows, made_by.dim)
+        ids, norms = np.full(rows, -1, np.int64), np.ones(rows, np.float32)
+        if named:
+            row, image_id, norm = zip(*named, strict=True)
+            at = np.array(row, np.int64)
+            ids[at], norms[at] = image_id, norm
+        if hidden:
+            ids[np.isin(ids, np.array(hidden, np.int64).ravel())] = -1
+        return Layer(name, made_by, path, vectors, ids, norms, generation)
+
+    def row_of(self, layer: str, image_id: int) -> int | None:
+        """Where in the layer's file an image's vector is; None if DT has none, or none that can be used."""
+        rows = self._rows("SELECT row FROM vectors WHERE layer = ? AND image_id = ?", [layer, image_id])
+        return rows[0][0] if rows else None
+
+    def data_version(self) -> int:
+        """Changes whenever another connection has written; a cheap first question."""
+        with self._read_lock:
+            return int(self._reader.execute("PRAGMA data_version").fetchone()[0])
+
+    # -- writing (by one sync at a time) ------------------------------------------------------------
+
+    def digests(self, kind: str) -> tuple[Int64s, Int64s]:
+        """The ids and digests held of a kind, in id order."""
+        layer = layer_of(kind)
+        if layer is not None:
+            rows = self._rows("SELECT image_id, digest FROM vectors WHERE layer = ? ORDER BY image_id", [layer])
+        else:
+            rows = self._rows(f"SELECT {_KEYS[kind]}, digest FROM {kind} ORDER BY 1")
+        both = np.array(rows, np.int64).reshape(-1, 2)
+        return both[:, 0].copy(), both[:, 1].copy()
+
+    def put(self, kind: str, batch: Batch) -> None:
+        """Adds or replaces a batch of one kind, in one transaction."""
+        layer = layer_of(kind)
+        if layer is not None:
+            self._put_vectors(layer, batch)
+            return
+        digests = batch.digests.tolist()
+        with self._writing(kind):
+            if kind == "images":
+                self._writer.executemany(_IMAGES, map(_image_row, batch.rows, digests))
+            elif kind == "captions":
+                rows = ((*_values(c), d) for c, d in zip(batch.rows, digests, strict=True))
+                self._writer.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?, ?, ?)", rows)
+            else:
+                self._put_clusters(batch)
+
+    def _put_clusters(self, batch: Batch) -> None:
+        for cluster, digest in zip(batch.rows, batch.digests.tolist(), strict=True):
+            assert isinstance(cluster, Cluster)
+            self._writer.execute("DELETE FROM clusters WHERE id = ?", [cluster.id])
+            self._writer.execute(
+                "INSERT INTO clusters VALUES (?, ?, ?, ?)", [cluster.id, cluster.name, cluster.image_count, digest]
+            )
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO cluster_members VALUES (?, ?, ?)",
+                ((cluster.id, m.image_id, m.confidence) for m in cluster.members),
+            )
+
+    def _put_vectors(self, layer: str, batch: Batch) -> None:
+        file, rows, dim = self._layer_file(layer)
+        vectors = np.ascontiguousarray(batch.rows, dtype="<f4")
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+        usable = np.isfinite(norms) & (norms > 0)
+        kept = vectors if usable.all() else vectors[usable]
+        with file.open("r+b") as out:
+            out.seek(rows * dim * 4)
+            out.write(kept.data)
+            out.flush()
+            os.fsync(out.fileno())
+        at = iter(range(rows, rows + len(kept)))
+        named = [
+            (layer, image_id, digest, next(at) if good else None, norm if good else None)
+            for image_id, digest, norm, good in zip(
+                batch.ids.tolist(), batch.digests.tolist(), norms.tolist(), usable.tolist(), strict=True
+            )
+        ]
+        with self._writing(EMBEDDINGS + layer):
+            self._writer.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, ?)", named)
+            self._writer.execute("UPDATE layers SET rows = ? WHERE name = ?", [rows + len(kept), layer])
+
+    def drop(self, kind: str, ids: Int64s) -> None:
+        """Removes what is gone; an image takes its captions, vectors and places in clusters with it."""
+        gone = [(int(i),) for i in ids]
+        if not gone:
+            return
+        layer = layer_of(kind)
+        if layer is not None:
+            with self._writing(kind):
+                self._writer.executemany(
+                    "DELETE FROM vectors WHERE layer = ? AND image_id = ?", ((layer, i) for (i,) in gone)
+                )
+            return
+        layers = [EMBEDDINGS + name for (name,) in self._rows("SELECT name FROM layers")] if kind == "images" else []
+        with self._writing(kind, *layers):
+            self._writer.executemany(f"DELETE FROM {kind} WHERE {_KEYS[kind]} = ?", gone)
+            if kind == "images":
+                self._writer.executemany("DELETE FROM captions WHERE image_id = ?", gone)
+                self._writer.executemany("DELETE FROM cluster_members WHERE image_id = ?", gone)
+                for name in layers:
+                    self._writer.executemany(
+                        "DELETE FROM vectors WHERE layer = ? AND image_id = ?",
+                        ((layer_of(name), i) for (i,) in gone),
+                    )
+
+    def finish(self, kind: str, source: str) -> None:
+        """Notes that a kind was mirrored to its end, from that address."""
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        with self._write_lock, _transaction(self._writer):
+            self._writer.execute(
+                "INSERT INTO kinds VALUES (?, 1, ?, ?) ON CONFLICT (name) "
+                "DO UPDATE SET synced = excluded.synced, source = excluded.source",
+                [kind, now, source],
+            )
+
+    def prepare_layer(self, layer: str, identity: Identity) -> None:
+        """Makes room for a layer's vectors; those made with another identity are dropped first."""
+        if self._rows("SELECT 1 FROM layers WHERE name = ?", [layer]):
+            file, rows, dim = self._layer_file(layer)
+            whole = file.is_file() and file.stat().st_size >= rows * dim * 4
+            if whole and self.layer_identity(layer) == identity:
+                return
+            reason = "changes its identity" if whole else f"has lost vectors ({file} is missing or cut off)"
+            log.warning("layer %s %s: its vectors are fetched anew", layer, reason)
+            self.remove_layer(layer)
+        with self._writing(EMBEDDINGS + layer):
+            name = _new_name(layer)
+            (self.home / "vectors" / name).write_bytes(b"")
+            self._writer.execute(
+                "INSERT INTO layers VALUES (?, ?, ?, 0)", [layer, json.dumps(identity.to_json()), name]
+            )
+
+    def remove_layer(self, layer: str) -> None:
+        """Forgets a layer and its vectors."""
+        with self._writing(EMBEDDINGS + layer):
+            self._writer.execute("DELETE FROM layers WHERE name = ?", [layer])
+        self._sweep()
+
+    def compact(self, layer: str) -> None:
+        """Moves the live rows to a new file when too many are dead; readers of the old one go on undisturbed."""
+        file, rows, dim = self._layer_file(layer)
+        live = self._rows("SELECT row, image_id FROM vectors WHERE layer = ? AND row IS NOT NULL ORDER BY row", [layer])
+        if rows - len(live) < max(COMPACT_ROWS, COMPACT_SHARE * rows):
+            self._sweep()
+            return
+        old = _mapped(file, rows, dim)
+        at = np.array([row for row, _ in live], np.int64)
+        with self._writing(EMBEDDINGS + layer):
+            new = file.with_name(_new_name(layer))
+            with new.open("wb") as out:
+                for start in range(0, len(at), 4096):
+                    out.write(np.ascontiguousarray(old[at[start : start + 4096]]).data)
+                out.flush()
+                os.fsync(out.fileno())
+            self._writer.executemany(
+                "UPDATE vectors SET row = ? WHERE layer = ? AND image_id = ?",
+                ((i, layer, image_id) for i, (_, image_id) in enumerate(live)),
+            )
+            self._writer.execute("UPDATE layers SET file = ?, rows = ? WHERE name = ?", [new.name, len(live), layer])
+        del old
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Deletes vectors files that no layer names; Windows keeps one that is still mapped until next time."""
+        named = {file for (file,) in self._rows("SELECT file FROM layers")}
+        for path in (self.home / "vectors").glob("*.f32"):
+            if path.name not in named:
+                try:
+                    path.unlink()
+                except OSError as error:
+                    log.info("%s is still in use and stays for now (%s)", path, error)
+
+    def _layer_file(self, layer: str) -> tuple[Path, int, int]:
+        identity, file, rows = self._rows("SELECT identity, file, rows FROM layers WHERE name = ?", [layer])[0]
+        return self.home / "vectors" / file, rows, Identity.from_json(json.loads(identity)).dim
+
+    @contextlib.contextmanager
+    def _writing(self, *kinds: str) -> Iterator[None]:
+        """One transaction that moves those kinds to their next generation."""
+        try:
+            with self._write_lock, _transaction(self._writer):
+                self._writer.executemany(
+                    "INSERT INTO kinds VALUES (?, 1, NULL, NULL) "
+                    "ON CONFLICT (name) DO UPDATE SET generation = generation + 1",
+                    [(kind,) for kind in kinds],
+                )
+                yield
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{self.path} cannot be written ({error}); is the disk full or the file in use?"
+            ) from error
+
+
+_KEYS = {"images": "id", "captions": "image_id", "clusters": "id"}
+_SELECT_IMAGE = ", ".join(_IMAGE_COLUMNS)
+_TAGS = _IMAGE_COLUMNS.index("tags")
+_FLAGS = [i for i, f in enumerate(fields(ImageRecord)) if f.type == "bool"]
+
+
+def _new_name(layer: str) -> str:
+    """A vectors file's name is never used twice, so that no index can mistake another file for its own."""
+    return f"{layer}-{secrets.token_hex(4)}.f32"
+
+
+def _lower(text: object) -> str | None:
+    """SQLite's own LOWER knows ASCII only."""
+    return None if text is None else str(text).lower()
+
+
+def _image(row: Sequence[Any]) -> ImageRecord:
+    values = list(row)
+    for i in _FLAGS:
+        values[i] = bool(values[i])
+    values[_TAGS] = tuple(values[_TAGS].split("\n")) if values[_TAGS] else ()
+    return ImageRecord(*values)
+
+
+def _image_row(record: Any, digest: int) -> list[Any]:
+    values = _values(record)
+    values[_TAGS] = "\n".join(record.tags)
+    values.append(digest)
+    return values
+
+
+def _values(record: Any) -> list[Any]:
+    return [getattr(record, name) for name in record.__dataclass_fields__]
+
+
+def _mapped(path: Path, rows: int, dim: int) -> Float32s:
+    if rows == 0:
+        return np.empty((0, dim), np.float32)
+    try:
+        return np.memmap(path, "<f4", mode="r", shape=(rows, dim))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path} is missing or shorter than its {rows} vectors ({error}); delete the library's home and sync again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iterator[None]:
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute(f"BEGIN {mode}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise

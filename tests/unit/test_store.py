@@ -1,0 +1,178 @@
+"""The library on disk: what survives, what heals, and what is told."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from luna_dt import Identity, Library
+from luna_dt.errors import BadInput, NotSearchable, StoreError, UnknownCluster, UnknownImage, UnknownLayer
+from luna_dt.records import Batch, Captions, Cluster, ImageRecord, Member
+from luna_dt.store import COMPACT_ROWS, Store
+from tests.conftest import IDENTITY, fill, image_batch, unit_vectors
+
+
+def ids_of(*numbers: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.array(numbers, np.int64)
+
+
+def test_a_record_comes_back_whole(library: Library) -> None:
+    record = ImageRecord(
+        2**40, r"D:\Ünï\x.png", "a, \"b\"\n'c'", "bad", 832, 1216, "pony", "ab12", "Euler a", "karras", 28, 6.5,
+        2**62, 9, 7.25, True, True, False, False, True, "2026-01-02T03:04:05", "mine", "[]", ("cat", "red, hat"),
+    )  # fmt: skip
+    library._store.put("images", Batch(ids_of(record.id), ids_of(-(2**63)), [record]))
+    assert library.image(record.id) == record
+    assert library._store.digests("images")[1].tolist() == [-(2**63)]
+
+
+def test_unknown_things_are_told(library: Library) -> None:
+    with pytest.raises(UnknownImage, match="image 5"):
+        library.image(5)
+    with pytest.raises(UnknownImage, match="image 5"):
+        library.captions(5)
+    with pytest.raises(UnknownCluster, match="cluster 5"):
+        library.cluster_images(5)
+    with pytest.raises(NotSearchable, match="luna-dt sync"):
+        library.search(image_id=1)
+    with pytest.raises(UnknownLayer, match="layers are: visual"):
+        library.search(image_id=1, layer="smell")
+
+
+def test_captions_and_clusters(library: Library) -> None:
+    store = library._store
+    records = [ImageRecord(i, f"{i}.png", rating=rating) for i, rating in ((1, 10), (2, None), (3, 4))]
+    store.put("images", Batch(ids_of(1, 2, 3), ids_of(1, 1, 1), records))
+    store.put("captions", Batch(ids_of(1), ids_of(1), [Captions(1, "a, b", "b", "a cat", "a, b, a cat")]))
+    cluster = Cluster(7, "Luna", 3, (Member(1, 0.5), Member(2, 0.9), Member(3, 0.7)))
+    store.put("clusters", Batch(ids_of(7), ids_of(1), [cluster]))
+    assert library.captions(1).joycaption == "a cat"
+    assert library.captions(2) == Captions(2)
+    assert library.clusters() == [Cluster(7, "Luna", 3)]
+    assert [c.image.id for c in library.cluster_images(7, sort="confidence")] == [2, 3, 1]
+    assert [c.image.id for c in library.cluster_images(7, sort="quality")] == [1, 3, 2]
+    assert [c.image.id for c in library.cluster_images(7, min_quality=2)] == [1, 3]
+    assert {c.image.id for c in library.cluster_images(7, sort="random")} == {1, 2, 3}
+    with pytest.raises(BadInput, match="confidence, quality, random"):
+        library.cluster_images(7, sort="beauty")
+
+
+def test_an_image_takes_everything_with_it(library: Library) -> None:
+    fill(library, unit_vectors(3))
+    store = library._store
+    store.put("captions", Batch(ids_of(2), ids_of(1), [Captions(2, "a")]))
+    store.put("clusters", Batch(ids_of(7), ids_of(1), [Cluster(7, "", 1, (Member(2, 0.5),))]))
+    store.drop("images", ids_of(2))
+    assert store.digests("embeddings.visual")[0].tolist() == [1, 3]
+    assert store.digests("captions")[0].tolist() == []
+    assert library.cluster_images(7) == []
+
+
+def test_a_changed_vector_is_a_new_row_and_readers_keep_theirs(library: Library) -> None:
+    vectors = unit_vectors(3)
+    fill(library, vectors)
+    before = library._store.layer("visual")
+    library._store.put("embeddings.visual", Batch(ids_of(2), ids_of(9), -vectors[1:2]))
+    after = library._store.layer("visual")
+    assert np.array_equal(before.vectors[1], vectors[1])
+    assert after.rows == 4
+    assert after.ids.tolist() == [1, -1, 3, 2]
+    assert np.array_equal(after.vectors[3], -vectors[1])
+    assert after.generation != before.generation
+
+
+def test_bytes_that_no_transaction_named_are_written_over(library: Library) -> None:
+    """What a kill between writing rows and committing leaves behind."""
+    vectors = unit_vectors(5)
+    fill(library, vectors[:3])
+    file = library._store.layer("visual").file
+    with file.open("ab") as out:
+        out.write(b"\xff" * 100)
+    fill(library, vectors[3:], first_id=4)
+    layer = library._store.layer("visual")
+    assert layer.ids.tolist() == [1, 2, 3, 4, 5]
+    assert np.array_equal(layer.vectors, vectors)
+
+
+def test_a_transaction_that_fails_leaves_nothing(library: Library) -> None:
+    with pytest.raises(AttributeError):
+        library._store.put("images", Batch(ids_of(1, 2), ids_of(1, 1), [ImageRecord(1, "a"), object()]))  # type: ignore[arg-type]
+    assert library.images() == []
+
+
+def test_unusable_vectors_are_remembered_but_not_kept(library: Library) -> None:
+    vectors = unit_vectors(4)
+    vectors[1], vectors[2, 3] = 0, np.nan
+    fill(library, vectors)
+    state = library.status().layers[0].state
+    assert (state.count, state.unusable) == (2, 2)
+    assert library._store.digests("embeddings.visual")[0].tolist() == [1, 2, 3, 4]
+    assert {hit.id for hit in library.search(vector=vectors[0])} == {1, 4}
+
+
+def test_dead_rows_are_cleared_away(library: Library) -> None:
+    rows = 2 * COMPACT_ROWS + 10
+    vectors = unit_vectors(rows, dim=4)
+    ids = fill(library, vectors)
+    store = library._store
+    store.put("embeddings.visual", Batch(ids, np.full(rows, 2, np.int64), vectors[::-1].copy()))
+    old = store.layer("visual")
+    assert old.rows == 2 * rows
+    store.compact("visual")
+    new = store.layer("visual")
+    assert new.rows == rows
+    assert np.array_equal(new.vectors[np.argsort(new.ids)], vectors[::-1])
+    assert np.array_equal(old.vectors[rows:], vectors[::-1])  # a reader's map outlives the file
+    assert [file.name for file in new.file.parent.iterdir()] == [new.file.name]
+
+
+def test_another_identity_starts_the_layer_anew(library: Library) -> None:
+    fill(library, unit_vectors(3))
+    other = Identity("other", "", "image", "projected", "crop", 16)
+    library._store.prepare_layer("visual", other)
+    assert library._store.layer_identity("visual") == other
+    assert len(library._store.digests("embeddings.visual")[0]) == 0
+
+
+def test_a_lost_vectors_file_is_told_and_fetched_anew(library: Library) -> None:
+    fill(library, unit_vectors(3))
+    file = library._store.layer("visual").file
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(StoreError, match=r"visual-.*missing or shorter"):
+        library._store.layer("visual")
+    library._store.prepare_layer("visual", IDENTITY)
+    assert library._store.layer("visual").rows == 0
+
+
+def test_a_newer_library_is_not_touched(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    with sqlite3.connect(tmp_path / "library.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StoreError, match="another version"):
+        Store(tmp_path)
+
+
+def test_a_file_that_is_no_library_is_told(tmp_path: Path) -> None:
+    (tmp_path / "library.db").write_bytes(b"something else entirely" * 100)
+    with pytest.raises(StoreError, match=r"library\.db"):
+        Store(tmp_path)
+
+
+def test_only_one_may_sync(library: Library) -> None:
+    with (
+        library._store.sole_writer(),
+        Library(library.settings.home) as other,
+        pytest.raises(StoreError, match="another sync"),
+        other._store.sole_writer(),
+    ):
+        pass
+
+
+def test_names_with_markup_and_case(library: Library) -> None:
+    library._store.put("images", image_batch(ids_of(1), negative_prompt="ÄRGER 100%"))
+    assert [i.id for i in library.images("negative: ärger 100%")] == [1]
+    assert library.images("negative: 100_") == []
