@@ -1,0 +1,77 @@
+"""What every way into DT offers; everything above ``dt/`` knows only this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ..records import Batch, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, Int64s, Kind
+
+Sort = Literal["confidence", "quality", "random"]
+
+
+@dataclass(frozen=True)
+class Health:
+    """What answers at an address, and which parts of the contract it knows ("images", "sync" …)."""
+
+    name: str
+    version: str
+    capabilities: tuple[str, ...]
+
+
+class Catalog(Protocol):
+    """A DT library, read only.  Every method may raise CatalogError and its kinds."""
+
+    address: str
+
+    def health(self) -> Health:
+        """Proves that it answers; raises Unreachable."""
+        ...
+
+    def image(self, image_id: int) -> ImageRecord:
+        """Raises UnknownImage."""
+        ...
+
+    def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
+        """A page in id order, in DT's query language (see query.py); raises BadQuery."""
+        ...
+
+    def similar(
+        self, layer: str, vector: Float32s | None, image_id: int | None, top_k: int, min_similarity: float
+    ) -> list[Hit]:
+        """The nearest images to a vector or to an image's own vector, best first.
+
+        Raises UnknownLayer, NotSearchable, BadVector, UnknownImage, NoVector.
+        """
+        ...
+
+    def clusters(self) -> list[Cluster]: ...
+
+    def cluster_images(
+        self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: Sort = "quality"
+    ) -> list[ClusterImage]:
+        """Raises UnknownCluster."""
+        ...
+
+    def captions(self, image_id: int) -> Captions:
+        """Raises UnknownImage."""
+        ...
+
+    def file(self, image_id: int) -> bytes:
+        """The picture's own bytes; raises UnknownImage, PictureMissing, NotOffered."""
+        ...
+
+    def kinds(self) -> list[Kind]:
+        """What can be mirrored; raises NotOffered where nothing can."""
+        ...
+
+    def digests(self, kind: str) -> tuple[Int64s, Int64s]:
+        """Every id of a kind, ascending, with a 64-bit value that changes when its row does."""
+        ...
+
+    def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
+        """The rows of those ids that still exist, in batches of bounded size."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,224 @@
+"""A DT server that speaks the contract (docs/rest.md), over a pooled session."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import quote
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.util import Retry
+
+from ..errors import BadAnswer, LunaError, NotFound, NotOffered, Refused, Unreachable, by_code
+from ..records import (
+    Batch,
+    Captions,
+    Cluster,
+    ClusterImage,
+    Float32s,
+    Hit,
+    Identity,
+    ImageRecord,
+    Int64s,
+    Kind,
+    layer_of,
+)
+from . import wire
+from .catalog import Health, Sort
+
+RETRIES = 3  # of calls that only read, when the connection breaks or the server says 502, 503 or 504
+CONNECT_TIMEOUT = 5  # seconds to reach the server at all; its answer may take ``timeout``
+
+T = TypeVar("T")
+
+
+class RestCatalog:
+    """A catalog behind ``http(s)://``; see dt/catalog.py.  Tolerates absent optional fields, and answers
+    wrapped as ``{"images": […]}`` or ``{"clusters": […]}``."""
+
+    def __init__(self, address: str, token: str = "", timeout: float = 30.0) -> None:
+        self.address = address.rstrip("/")
+        self._timeout = (min(CONNECT_TIMEOUT, timeout), timeout)
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy has no business between two programs of one user
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {token}"
+        retry = Retry(
+            total=RETRIES,
+            connect=1,  # a server that is not there, or says nothing, is told soon
+            read=1,
+            backoff_factor=0.2,
+            status_forcelist=(502, 503, 504),
+            allowed_methods=None,  # every call made here only reads
+            raise_on_status=False,
+        )
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+        self._identities: dict[str, Identity] = {}
+
+    def close(self) -> None:
+        self._session.close()
+
+    # -- calls --------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _call(self, method: str, path: str, **options: Any) -> Iterator[requests.Response]:
+        """An answer with status 200; everything else becomes a typed error, also while its body is read."""
+        try:
+            with self._session.request(
+                method, self.address + path, timeout=self._timeout, stream=True, **options
+            ) as answer:
+                if answer.status_code != 200:
+                    raise self._refusal(answer, f"{method} {path}")
+                yield answer
+        except (requests.RequestException, HTTPError, OSError) as error:
+            if isinstance(error, LunaError):
+                raise
+            raise Unreachable(
+                f"DT at {self.address} does not answer ({_reason(error)}); is its server running?"
+            ) from error
+
+    def _refusal(self, answer: requests.Response, call: str) -> LunaError:
+        try:
+            problem = answer.json()
+        except (ValueError, requests.RequestException):
+            problem = {}
+        problem = problem if isinstance(problem, Mapping) else {}
+        message = str(problem.get("detail") or problem.get("title") or answer.reason or "no reason given")
+        kind = by_code(str(problem.get("code")))
+        if kind is not None and kind not in (LunaError, Refused):
+            return kind(message)
+        if answer.status_code == 404:
+            return NotFound(f"DT at {self.address} has no {call}: {message}")
+        if answer.status_code in (405, 501):
+            return NotOffered(f"DT at {self.address} does not offer {call}: {message}")
+        return Refused(f"DT at {self.address} refuses {call} with {answer.status_code}: {message}", answer.status_code)
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        with self._call(method, path, **options) as answer:
+            try:
+                return answer.json()
+            except requests.JSONDecodeError as error:
+                raise BadAnswer(f"DT at {self.address} answers {path} with something that is not JSON") from error
+
+    def _list(self, wrapper: str, method: str, path: str, **options: Any) -> list[Mapping[str, Any]]:
+        found = self._json(method, path, **options)
+        if isinstance(found, Mapping):
+            found = found.get(wrapper)
+        if not isinstance(found, list) or not all(isinstance(item, Mapping) for item in found):
+            raise BadAnswer(f"DT at {self.address} answers {path} with something that is no list of {wrapper}")
+        return found
+
+    # -- section 1 of the contract ------------------------------------------------------------------
+
+    def health(self) -> Health:
+        found = self._json("GET", "/api/health")
+        if not isinstance(found, Mapping) or found.get("status") != "ok":
+            raise BadAnswer(f"DT at {self.address} does not say that it is well: {str(found)[:200]}")
+        capabilities = found.get("capabilities") or ()
+        return Health(str(found.get("name") or "DT"), str(found.get("version") or ""), tuple(map(str, capabilities)))
+
+    def image(self, image_id: int) -> ImageRecord:
+        return ImageRecord.from_json(self._json("GET", f"/api/images/{int(image_id)}"))
+
+    def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
+        wanted = {"query": query, "after_id": after_id, "limit": limit}
+        return [ImageRecord.from_json(i) for i in self._list("images", "GET", "/api/images", params=wanted)]
+
+    def similar(
+        self, layer: str, vector: Float32s | None, image_id: int | None, top_k: int, min_similarity: float
+    ) -> list[Hit]:
+        body: dict[str, Any] = {"query_type": layer, "top_k": top_k, "min_similarity": min_similarity}
+        if vector is not None:
+            body["embedding"] = [float(value) for value in vector]
+        else:
+            body["image_id"] = image_id
+        hits = []
+        for found in self._list("images", "POST", "/api/images/similar", json=body):
+            record = ImageRecord.from_json({"path": "", **found})
+            try:
+                hits.append(Hit(record.id, float(found["similarity"]), record))
+            except (KeyError, TypeError, ValueError) as error:
+                raise BadAnswer(
+                    f"DT at {self.address} sent a hit without its similarity: {str(found)[:200]}"
+                ) from error
+        return hits
+
+    def clusters(self) -> list[Cluster]:
+        return [Cluster.from_json(item) for item in self._list("clusters", "GET", "/api/clusters")]
+
+    def cluster_images(
+        self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: Sort = "quality"
+    ) -> list[ClusterImage]:
+        wanted = {"limit": limit, "min_quality": min_quality, "sort": sort}
+        found = self._list("images", "GET", f"/api/clusters/{int(cluster_id)}/images", params=wanted)
+        return [ClusterImage(ImageRecord.from_json(item), float(item.get("confidence") or 0)) for item in found]
+
+    def captions(self, image_id: int) -> Captions:
+        return Captions.from_json(self._json("GET", f"/api/images/{int(image_id)}/caption"), int(image_id))
+
+    def file(self, image_id: int) -> bytes:
+        with self._call("GET", f"/api/images/{int(image_id)}/file") as answer:
+            return answer.content
+
+    # -- sync ---------------------------------------------------------------------------------------
+
+    def kinds(self) -> list[Kind]:
+        try:
+            found = self._json("GET", "/api/sync")
+        except NotFound as error:
+            raise NotOffered(
+                f"DT at {self.address} cannot be synced from: it has no /api/sync; give the database itself instead, "
+                "or serve it with: luna-dt serve --db URL"
+            ) from error
+        if not isinstance(found, Mapping):
+            raise BadAnswer(f"DT at {self.address} answers /api/sync with something that is no mapping")
+        kinds = []
+        for name, described in found.items():
+            identity = Identity.from_json(described) if layer_of(name) else None
+            if identity:
+                self._identities[name] = identity
+            kinds.append(Kind(name, int(described.get("count") or 0), identity))
+        return kinds
+
+    def digests(self, kind: str) -> tuple[Int64s, Int64s]:
+        with self._call("GET", f"/api/sync/{quote(kind)}") as answer:
+            return wire.unpack_digests(_body(answer))
+
+    def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
+        if layer_of(kind) and kind not in self._identities:
+            self.kinds()
+        for attempt in range(RETRIES + 1):
+            try:
+                batches = self._fetched(kind, ids)
+                break
+            except Unreachable:  # an answer that broke off in its middle: nothing of it was used, so ask again
+                if attempt == RETRIES:
+                    raise
+        yield from batches
+
+    def _fetched(self, kind: str, ids: Int64s) -> list[Batch]:
+        with self._call("POST", f"/api/sync/{quote(kind)}/fetch", json={"ids": ids.tolist()}) as answer:
+            if layer_of(kind):
+                return list(wire.unpack_vectors(_body(answer), self._identities[kind].dim))
+            return list(wire.unpack_records(kind, answer.iter_lines(1 << 20)))
+
+
+def _body(answer: requests.Response) -> BinaryIO:
+    answer.raw.decode_content = True
+    return cast("BinaryIO", answer.raw)
+
+
+def _reason(error: Exception) -> str:
+    """The innermost cause's own words; requests and urllib3 wrap it in several layers."""
+    seen: BaseException = error
+    while True:
+        if isinstance(seen, (requests.Timeout, TimeoutError, ReadTimeoutError)):
+            return "no answer in time"
+        inner = getattr(seen, "reason", None) or (seen.args[0] if seen.args else None)
+        if not isinstance(inner, BaseException):
+            return str(inner or seen).split(": ", 1)[-1][:200] or type(seen).__name__
+        seen = inner

@@ -1,0 +1,258 @@
+"""Any catalog, served as the contract (docs/rest.md): ``luna-dt serve``.
+
+Listens on the loopback address only, unless a token is asked for.  ``Host`` and ``Origin`` are checked,
+so that a web page cannot read somebody's library through their own browser.  Errors are problem details
+(RFC 9457) with a stable ``code``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import itertools
+import logging
+import mimetypes
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from .. import __version__
+from ..errors import BadInput, LunaError, MissingExtra, NotOffered, PictureMissing, UnknownLayer
+from ..pixels import local_path
+from ..records import Float32s, Identity, layer_of
+from . import wire
+from .catalog import Catalog, Sort
+
+try:
+    from fastapi import FastAPI, Path, Query, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+    from pydantic import BaseModel, Field
+    from starlette.exceptions import HTTPException
+except ImportError as missing:
+    raise MissingExtra("fastapi", "server") from missing
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 4 << 20  # bytes; the largest honest request asks for some 100,000 ids
+MAX_IDS = 100_000
+
+Scope = MutableMapping[str, Any]
+TextEncoder = Callable[[Identity, str], Float32s]
+ImageId = Annotated[int, Path(ge=0, le=2**63 - 1)]
+
+
+class Similar(BaseModel):
+    """A similarity query: one of ``embedding``, ``image_id`` and ``text_query``."""
+
+    query_type: str = "visual"
+    top_k: int = Field(10, ge=1, le=1000)
+    min_similarity: float = Field(0.0, ge=-1, le=1)
+    embedding: list[float] | None = None
+    image_id: int | None = None
+    text_query: str | None = None
+
+
+class Wanted(BaseModel):
+    """The rows to fetch, and for vectors the precision to send."""
+
+    ids: list[int] = Field(max_length=MAX_IDS)
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+def create_app(
+    catalog: Catalog,
+    *,
+    token: str = "",
+    path_map: Mapping[str, str] | None = None,
+    encode_text: TextEncoder | None = None,
+) -> FastAPI:
+    """The contract over ``catalog``, as an ASGI application that closes the catalog when it ends.
+
+    ``token``: what clients must send as ``Authorization: Bearer``; "" asks for none, and then only
+    requests addressed to this machine by a loopback name are answered.  ``encode_text`` makes a text
+    query's vector; without it such queries are refused.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> Any:
+        yield
+        catalog.close()
+
+    app = FastAPI(title="luna_dt", version=__version__, lifespan=lifespan, responses={"4XX": {"model": Problem}})
+    app.add_middleware(Guard, token=token)
+    app.add_exception_handler(LunaError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_crash)
+
+    @app.get("/api/health")
+    def health() -> dict[str, Any]:
+        found = catalog.health()
+        return {"status": "ok", "name": found.name, "version": found.version, "capabilities": found.capabilities}
+
+    @app.get("/api/images")
+    def images(
+        query: str = "", after_id: int = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 100
+    ) -> list[dict[str, Any]]:
+        return [image.to_json() for image in catalog.images(query, after_id, limit)]
+
+    @app.get("/api/images/{image_id}")
+    def image(image_id: ImageId) -> dict[str, Any]:
+        return catalog.image(image_id).to_json()
+
+    @app.get("/api/images/{image_id}/file")
+    def file(image_id: ImageId) -> FileResponse:
+        path = local_path(catalog.image(image_id).path, path_map or {})
+        kind = mimetypes.guess_type(path.name)[0] or ""
+        if not kind.startswith(("image/", "video/")) or not path.is_file():
+            raise PictureMissing(f"the file of image {image_id} is not to be found where the server runs")
+        return FileResponse(path, media_type=kind)
+
+    @app.get("/api/images/{image_id}/caption")
+    def caption(image_id: ImageId) -> dict[str, Any]:
+        return catalog.captions(image_id).to_json()
+
+    @app.api_route("/api/images/{image_id}/controlnet/{kind}", methods=["GET", "PUT"])
+    def controlnet() -> None:
+        raise NotOffered("this server keeps no ControlNet maps yet")
+
+    @app.post("/api/images/similar")
+    def similar(body: Similar) -> list[dict[str, Any]]:
+        given = [name for name in ("embedding", "image_id", "text_query") if getattr(body, name) is not None]
+        if len(given) != 1:
+            raise BadInput(f"give one of embedding, image_id and text_query, not {' and '.join(given) or 'none'}")
+        vector = None
+        if body.embedding is not None:
+            vector = np.array(body.embedding, np.float32)
+        elif body.text_query is not None:
+            vector = _text_vector(body.query_type, body.text_query)
+        hits = catalog.similar(body.query_type, vector, body.image_id, body.top_k, body.min_similarity)
+        return [hit.to_json() for hit in hits]
+
+    def _text_vector(layer: str, text: str) -> Float32s:
+        if encode_text is None:
+            raise NotOffered("this server answers no text queries; send an embedding or an image_id")
+        for kind in catalog.kinds():
+            if kind.layer == layer and kind.identity:
+                return encode_text(kind.identity, text)
+        raise UnknownLayer(f"DT has no layer '{layer}' with vectors")
+
+    @app.get("/api/clusters")
+    def clusters() -> list[dict[str, Any]]:
+        return [{"id": c.id, "name": c.name, "image_count": c.image_count} for c in catalog.clusters()]
+
+    @app.get("/api/clusters/{cluster_id}/images")
+    def cluster_images(
+        cluster_id: ImageId,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 50,
+        min_quality: Annotated[float, Query(ge=0, le=5)] = 0,
+        sort: Sort = "quality",
+    ) -> list[dict[str, Any]]:
+        return [found.to_json() for found in catalog.cluster_images(cluster_id, limit, min_quality, sort)]
+
+    @app.api_route("/api/generations", methods=["GET", "POST"])
+    @app.api_route("/api/generations/{generation_id}", methods=["PATCH"])
+    def generations() -> None:
+        raise NotOffered("this server records no generations yet")
+
+    @app.get("/api/sync")
+    def kinds() -> dict[str, Any]:
+        return {
+            kind.name: {"count": kind.count, **(kind.identity.to_json() if kind.identity else {})}
+            for kind in catalog.kinds()
+        }
+
+    @app.get("/api/sync/{kind}")
+    def digests(kind: str) -> Response:
+        return Response(wire.pack_digests(*catalog.digests(kind)), media_type=wire.ARRAYS)
+
+    @app.post("/api/sync/{kind}/fetch")
+    def fetch(kind: str, body: Wanted) -> StreamingResponse:
+        batches = catalog.fetch(kind, np.array(body.ids, np.int64))
+        # an error must come before the answer has begun
+        batches = itertools.chain(list(itertools.islice(batches, 1)), batches)
+        if layer_of(kind):
+            return StreamingResponse(wire.pack_vectors(batches, body.dtype), media_type=wire.ARRAYS)
+        return StreamingResponse(wire.pack_records(batches), media_type=wire.LINES)
+
+    return app
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; ``code`` is stable."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+
+
+def _problem(status: int, code: str, detail: str) -> JSONResponse:
+    title = code.replace("_", " ")
+    body = {"status": status, "code": code, "title": title, "detail": detail}
+    return JSONResponse(body, status, media_type="application/problem+json")
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, LunaError)
+    return _problem(error.http_status, error.code, str(error))
+
+
+async def _on_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    told = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors())
+    return _problem(422, "bad_input", told)
+
+
+async def _on_http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _problem(error.status_code, "not_found" if error.status_code == 404 else "http", str(error.detail))
+
+
+async def _on_crash(request: Request, error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _problem(500, "error", "the server failed; its log says why")
+
+
+class Guard:
+    """Refuses, before anything is read, who may not ask: wrong host, foreign origin, no token, too much."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]], token: str = "") -> None:
+        self._app, self._token = app, token.encode()
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get("host", "")
+        origin = headers.get("origin")
+        if self._token:
+            sent = headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
+            if not hmac.compare_digest(sent, self._token):
+                return _problem(401, "no_token", "send the server's token as 'Authorization: Bearer …' (DT_API_TOKEN)")
+        elif not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            return _problem(421, "wrong_host", f"this server answers to localhost only, not to '{host[:100]}'")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return _problem(403, "foreign_origin", f"pages from '{origin[:100]}' may not read this library")
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > MAX_BODY:
+            return _problem(413, "too_large", f"a request may have {MAX_BODY:,} bytes")
+        if scope["method"] in ("POST", "PUT", "PATCH") and "content-length" not in headers:
+            return _problem(411, "no_length", "a request with a body must say its length")
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only mean this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,104 @@
+"""How rows travel between our server and our client: JSON lines for records, .npy for numbers.
+
+``GET /api/sync/{kind}`` answers one .npy array, int64[n, 2]: id and digest, ids ascending.
+``POST /api/sync/{kind}/fetch`` answers, for an embedding layer, blocks one after the other until the
+stream ends, each of two .npy arrays: int64[n, 2] (id, digest) and float32 (or float16) [n, dim]; for
+other kinds JSON lines, one record each, with its ``digest`` as a string, since JavaScript's numbers are
+too narrow for it.  .npy is little-endian here, version 1.0, C order.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from ..errors import BadAnswer
+from ..records import Batch, Captions, Cluster, ImageRecord, Int64s
+
+LINES = "application/x-ndjson"
+ARRAYS = "application/x-npy"
+
+
+def pack_digests(ids: Int64s, digests: Int64s) -> bytes:
+    return _npy(np.column_stack([ids, digests]).astype("<i8"))
+
+
+def unpack_digests(body: BinaryIO) -> tuple[Int64s, Int64s]:
+    both = _read_npy(body, np.int64, 2)
+    return both[:, 0].copy(), both[:, 1].copy()
+
+
+def pack_vectors(batches: Iterable[Batch], dtype: str) -> Iterator[bytes]:
+    for batch in batches:
+        yield pack_digests(batch.ids, batch.digests)
+        yield _npy(np.asarray(batch.rows, dtype=dtype))
+
+
+def unpack_vectors(body: BinaryIO, dim: int) -> Iterator[Batch]:
+    while first := body.read(1):
+        keys = _read_npy(cast("BinaryIO", _Rest(first, body)), np.int64, 2)
+        vectors = _read_npy(body, np.float32, dim)
+        if len(keys) != len(vectors):
+            raise BadAnswer(f"DT sent {len(keys)} ids with {len(vectors)} vectors")
+        yield Batch(keys[:, 0].copy(), keys[:, 1].copy(), vectors)
+
+
+def pack_records(batches: Iterable[Batch]) -> Iterator[bytes]:
+    for batch in batches:
+        lines = (
+            json.dumps({**cast("Any", record).to_json(), "digest": str(digest)}, ensure_ascii=False)
+            for record, digest in zip(batch.rows, batch.digests.tolist(), strict=True)
+        )
+        yield ("\n".join(lines) + "\n").encode()
+
+
+def unpack_records(kind: str, lines: Iterable[bytes]) -> Iterator[Batch]:
+    records: list[Any] = []
+    keys: list[int] = []
+    digests: list[int] = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+            digests.append(int(value["digest"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadAnswer(f"DT sent a line that cannot be read ({error!r}): {line[:200]!r}") from error
+        if kind == "images":
+            records.append(ImageRecord.from_json(value))
+        elif kind == "captions":
+            records.append(Captions.from_json(value, int(value["image_id"])))
+        else:
+            records.append(Cluster.from_json(value))
+        keys.append(records[-1].image_id if kind == "captions" else records[-1].id)
+    if records:
+        yield Batch(np.array(keys, np.int64), np.array(digests, np.int64), records)
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return out.getvalue()
+
+
+def _read_npy(body: BinaryIO, dtype: type[np.generic], width: int) -> Any:
+    try:
+        array = np.lib.format.read_array(body, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise BadAnswer(f"DT sent numbers that cannot be read: {error}") from error
+    if array.ndim != 2 or array.shape[1] != width or array.dtype.kind != np.dtype(dtype).kind:
+        raise BadAnswer(f"DT sent {array.dtype}{list(array.shape)} where [n, {width}] was due")
+    return array.astype(dtype, copy=False)
+
+
+class _Rest:
+    """A stream whose first byte was read already, to learn whether there is more."""
+
+    def __init__(self, first: bytes, body: BinaryIO) -> None:
+        self._first, self._body = first, body
+
+    def read(self, size: int = -1) -> bytes:
+        first, self._first = self._first, b""
+        return first + self._body.read(size - len(first) if size >= 0 else -1)

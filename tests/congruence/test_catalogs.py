@@ -1,0 +1,258 @@
+"""One suite for every way into DT: the database itself, and a server over it, say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import psycopg
+import pytest
+
+from luna_dt import Library
+from luna_dt.demo import database
+from luna_dt.dt.catalog import Catalog
+from luna_dt.dt.postgres import PostgresCatalog
+from luna_dt.dt.rest import RestCatalog
+from luna_dt.errors import (
+    BadQuery,
+    BadVector,
+    LunaError,
+    NotOffered,
+    NotSearchable,
+    UnknownCluster,
+    UnknownImage,
+    UnknownLayer,
+)
+from luna_dt.records import Identity
+from tests.conftest import Drawn
+from tests.unit.test_query import CASES, RECORDS, fill_records
+
+
+@pytest.fixture(params=["postgres", "rest"])
+def catalog(request: pytest.FixtureRequest, drawn: Drawn) -> Iterator[Catalog]:
+    opened: Catalog
+    if request.param == "postgres":
+        opened = PostgresCatalog(drawn.address)
+    else:
+        opened = RestCatalog(request.getfixturevalue("server"))
+    yield opened
+    opened.close()
+
+
+def test_health(catalog: Catalog) -> None:
+    assert {"images", "sync"} <= set(catalog.health().capabilities)
+
+
+def test_an_image_has_what_was_put_in(catalog: Catalog, drawn: Drawn) -> None:
+    image, drawing = catalog.image(5), drawn.drawings[4]
+    assert (image.id, image.path, image.prompt) == (5, str(drawing.path), drawing.scene.caption)
+    assert (image.width, image.height) == drawing.size
+    assert (image.seed, image.steps, image.sampler, image.cfg) == (drawing.seed, drawing.steps, drawing.sampler, 7.0)
+    assert (image.rating, image.model, image.scheduler) == (drawing.rating, "drawings_v1", "normal")
+    assert image.created == "2026-01-01T12:28:00"
+    assert image.tags[0] == drawing.scene.subject
+
+
+def test_pages_and_queries(catalog: Catalog, drawn: Drawn) -> None:
+    assert [image.id for image in catalog.images(limit=3)] == [1, 2, 3]
+    assert [image.id for image in catalog.images(after_id=98)] == [99, 100]
+    cats = [i + 1 for i, d in enumerate(drawn.drawings) if d.scene.subject == "cat"]
+    assert [image.id for image in catalog.images("cat")] == cats
+    with pytest.raises(BadQuery, match="steps: many"):
+        catalog.images("steps: many")
+
+
+@pytest.mark.parametrize("layer", ["visual", "semantic", "composition"])
+def test_similar_by_vector_and_by_id(catalog: Catalog, drawn: Drawn, layer: str) -> None:
+    vectors = drawn.vectors[layer]
+    cosines = vectors @ vectors[11]
+    for hits in (catalog.similar(layer, vectors[11], None, 5, -1), catalog.similar(layer, None, 12, 5, -1)):
+        np.testing.assert_allclose([hit.similarity for hit in hits], np.sort(cosines)[::-1][:5], atol=1e-5)
+        np.testing.assert_allclose(cosines[[hit.id - 1 for hit in hits]], [hit.similarity for hit in hits], atol=1e-5)
+    assert all(hit.similarity >= 0.9 for hit in catalog.similar(layer, vectors[11], None, 50, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("layer", "vector", "error"),
+    [
+        ("visual", np.ones(7, np.float32), BadVector),
+        ("visual", np.zeros(128, np.float32), BadVector),
+        ("style", np.ones(768, np.float32), NotSearchable),
+        ("smell", np.ones(128, np.float32), UnknownLayer),
+    ],
+)
+def test_what_cannot_be_compared(catalog: Catalog, layer: str, vector: np.ndarray, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        catalog.similar(layer, vector, None, 5, 0)
+
+
+def test_clusters(catalog: Catalog, drawn: Drawn) -> None:
+    names = {c.id: (c.name, c.image_count) for c in catalog.clusters()}
+    assert names == {1: ("Luna", 4), 2: ("Snorri", 4), 3: ("", 4)}
+    found = catalog.cluster_images(1, sort="confidence")
+    assert [c.confidence for c in found] == sorted((c.confidence for c in found), reverse=True)
+    assert {drawn.drawings[c.image.id - 1].scene.subject for c in found} == {"cat"}
+    good = catalog.cluster_images(1, min_quality=3)
+    assert {c.image.id for c in good} == {c.image.id for c in found if c.image.quality >= 3}
+    assert len(catalog.cluster_images(1, limit=2, sort="random")) == 2
+
+
+def test_captions(catalog: Catalog, drawn: Drawn) -> None:
+    scene = drawn.drawings[7].scene
+    captions = catalog.captions(8)
+    assert captions.wd14_tags == f"{scene.subject}, {scene.colour} {scene.subject}"
+    assert captions.joytag_tags == f"{scene.subject}, {scene.texture} background"
+    assert captions.joycaption == f"A drawing that shows {scene.caption}."
+    assert captions.combined.startswith(
+        f"{scene.subject}, {scene.colour} {scene.subject}, {scene.texture} background, A"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ask", "error"),
+    [
+        (lambda c: c.image(999), UnknownImage),
+        (lambda c: c.captions(999), UnknownImage),
+        (lambda c: c.similar("visual", None, 999, 5, 0), UnknownImage),
+        (lambda c: c.cluster_images(999), UnknownCluster),
+        (lambda c: c.digests("smells"), UnknownLayer),
+        (lambda c: list(c.fetch("smells", np.array([1]))), UnknownLayer),
+    ],
+)
+def test_unknown_things(catalog: Catalog, ask: object, error: type[LunaError]) -> None:
+    with pytest.raises(error):
+        ask(catalog)  # type: ignore[operator]
+
+
+def test_what_can_be_mirrored(catalog: Catalog, drawn: Drawn) -> None:
+    kinds = {kind.name: kind for kind in catalog.kinds()}
+    assert {name: kind.count for name, kind in kinds.items()} == {
+        "images": 100, "captions": 100, "clusters": 3,
+        "embeddings.visual": 100, "embeddings.semantic": 100, "embeddings.composition": 100,
+    }  # fmt: skip
+    assert kinds["embeddings.visual"].identity == database.TINY_IMAGE
+    for name in kinds:
+        ids, digests = catalog.digests(name)
+        assert ids.tolist() == sorted(ids.tolist())
+        batches = list(catalog.fetch(name, ids[::2]))
+        assert np.concatenate([b.ids for b in batches]).tolist() == ids[::2].tolist()
+        assert np.concatenate([b.digests for b in batches]).tolist() == digests[::2].tolist()
+        assert list(catalog.fetch(name, np.array([10**6]))) == []
+    (batch,) = catalog.fetch("embeddings.visual", np.array([3, 4]))
+    np.testing.assert_allclose(np.asarray(batch.rows), drawn.vectors["visual"][2:4], atol=1e-7)
+
+
+def test_pictures(catalog: Catalog, drawn: Drawn) -> None:
+    if isinstance(catalog, RestCatalog):
+        assert catalog.file(3) == drawn.drawings[2].path.read_bytes()
+    else:
+        with pytest.raises(NotOffered):
+            catalog.file(3)
+
+
+# -- the same queries in SQLite and in PostgreSQL ---------------------------------------------------
+
+
+def test_queries_mean_the_same_in_the_database_and_in_the_library(postgres: str, schema: str, library: Library) -> None:
+    fill_records(library)
+    with psycopg.connect(postgres) as connection:
+        database.create_tables(connection, schema, {})
+        for r in RECORDS:
+            values = {
+                "id": r.id, "root_folder_id": 1, "folder_id": 1, "path": r.path, "file_name": "", "prompt": r.prompt,
+                "negative_prompt": r.negative_prompt, "width": r.width, "height": r.height, "model": r.model,
+                "model_hash": r.model_hash, "sampler": r.sampler, "steps": r.steps, "cfg_scale": r.cfg, "seed": r.seed,
+                "rating": r.rating, "aesthetic_score": r.aesthetic_score, "favorite": r.favorite or None,
+                "nsfw": r.nsfw, "for_deletion": r.for_deletion, "unavailable": r.unavailable,
+                "no_metadata": r.no_metadata, "created_date": r.created or "2020-01-01", "modified_date": "2026-01-01",
+            }  # fmt: skip
+            database._insert(connection.cursor(), "image", values)
+    catalog = PostgresCatalog(f"{postgres}&schema={schema}")
+    for query, expected in CASES:
+        found = [image.id for image in catalog.images(query)]
+        assert found == expected == [image.id for image in library.images(query)], query
+    catalog.close()
+
+
+# -- what only the database can show ----------------------------------------------------------------
+
+
+def test_columns_are_discovered_and_the_newest_that_holds_anything_counts(postgres: str, schema: str) -> None:
+    with psycopg.connect(postgres) as connection:
+        database.create_tables(connection, schema, {})
+        connection.execute("ALTER TABLE image DROP COLUMN scheduler, DROP COLUMN aesthetic_score, DROP COLUMN loras")
+        connection.execute("DROP TABLE image_tags, image_captions, face_group, face_group_member")
+        connection.execute(
+            "INSERT INTO image (id, root_folder_id, folder_id, path, file_name, created_date, modified_date, image_embedding)"
+            " VALUES (1, 1, 1, 'x.png', 'x.png', now(), now(), array_fill(0.5, ARRAY[1280])::vector)"
+        )
+    catalog = PostgresCatalog(f"{postgres}&schema={schema}")
+    kinds = catalog.kinds()
+    assert [kind.name for kind in kinds] == ["images", "embeddings.visual"]
+    assert kinds[1].identity == Identity("ViT-H-14", "laion2b_s32b_b79k", "image", "pooled", "squash", 1280)
+    assert catalog.image(1).scheduler == ""
+    assert catalog.captions(1).combined == ""
+    assert catalog.clusters() == []
+    with pytest.raises(BadQuery, match="aesthetic_score"):
+        catalog.images("aesthetic_score: > 5")
+    with psycopg.connect(postgres) as connection:
+        connection.execute(f"UPDATE {schema}.image SET clip_vision_embedding = array_fill(0.25, ARRAY[1280])::vector")
+    catalog.kinds()
+    (batch,) = catalog.fetch("embeddings.visual", np.array([1]))
+    assert np.asarray(batch.rows)[0, 0] == 0.25
+    catalog.close()
+
+
+def test_a_digest_changes_with_its_row_and_with_no_other(postgres: str, schema: str) -> None:
+    """Both ways to tell a vector's state: by where it lies (1280-d), and by its content (128-d)."""
+    with psycopg.connect(postgres) as connection:
+        database.create_tables(connection, schema, {"semantic": database.TINY_TEXT})
+        connection.execute(
+            "INSERT INTO image (id, root_folder_id, folder_id, path, file_name, created_date, modified_date,"
+            " clip_vision_embedding, bge_prompt_embedding)"
+            " SELECT i, 1, 1, 'x.png', 'x.png', now(), now(), array_fill(random(), ARRAY[1280])::vector,"
+            " array_fill(random(), ARRAY[128])::vector FROM generate_series(1, 4) i"
+        )
+    catalog = PostgresCatalog(f"{postgres}&schema={schema}")
+
+    def changed_by(statement: str) -> dict[str, list[int]]:
+        kinds = ("images", "embeddings.visual", "embeddings.semantic")
+        before = {kind: catalog.digests(kind) for kind in kinds}
+        with psycopg.connect(postgres) as connection:
+            connection.execute(f"SET search_path TO {schema}, public")
+            connection.execute(statement)
+        after = {kind: catalog.digests(kind) for kind in kinds}
+        return {kind: before[kind][0][before[kind][1] != after[kind][1]].tolist() for kind in kinds}
+
+    assert changed_by("UPDATE image SET rating = 9, touched_date = now() WHERE id = 2") == {
+        "images": [2], "embeddings.visual": [], "embeddings.semantic": [],
+    }  # fmt: skip
+    assert changed_by("UPDATE image SET clip_vision_embedding = array_fill(7, ARRAY[1280])::vector WHERE id = 3") == {
+        "images": [], "embeddings.visual": [3], "embeddings.semantic": [],
+    }  # fmt: skip
+    assert changed_by("UPDATE image SET bge_prompt_embedding = array_fill(7, ARRAY[128])::vector WHERE id = 4") == {
+        "images": [], "embeddings.visual": [], "embeddings.semantic": [4],
+    }  # fmt: skip
+    assert changed_by("UPDATE image SET viewed_date = now()") == {
+        "images": [], "embeddings.visual": [], "embeddings.semantic": [],
+    }  # fmt: skip
+    catalog.close()
+
+
+def test_a_schema_that_is_none_and_a_database_that_is_away(postgres: str) -> None:
+    catalog = PostgresCatalog(f"{postgres}&schema=nowhere")
+    with pytest.raises(LunaError, match=r"no table 'image'.*\?schema=NAME"):
+        catalog.health()
+    catalog.close()
+    away = PostgresCatalog("postgresql://someone:hidden@127.0.0.1:9/x")
+    with pytest.raises(LunaError, match="does not answer") as told:
+        away.health()
+    assert "hidden" not in str(told.value)
+    away.close()
+
+
+def test_nothing_can_be_written_through_the_catalog(drawn: Drawn) -> None:
+    catalog = PostgresCatalog(drawn.address)
+    with pytest.raises(LunaError, match="read-only"):
+        catalog._rows("DELETE FROM image")
+    catalog.close()

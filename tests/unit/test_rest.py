@@ -1,0 +1,237 @@
+"""Our client against servers that are not ours: alternatives the contract allows, and misbehaviour."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from luna_dt.dt import connect, wire
+from luna_dt.dt.rest import RestCatalog
+from luna_dt.errors import (
+    BadAnswer,
+    NotFound,
+    NotOffered,
+    Refused,
+    SettingsError,
+    UnknownImage,
+    Unreachable,
+)
+from luna_dt.records import Batch, Captions, Cluster, Member
+from luna_dt.settings import Settings
+from tests.conftest import IDENTITY, image_batch, unit_vectors
+
+Answer = tuple[int, Any]  # status; JSON, or bytes as they are
+
+
+class Stranger:
+    """A real HTTP server on loopback whose answers a test decides; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer | list[Answer] | Callable[[], Answer]] = {}
+        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        stranger = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def handle_one(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                path = self.path.split("?")[0]
+                stranger.asked.append((self.command, self.path, dict(self.headers), json.loads(body) if body else None))
+                answer = stranger.answers.get(path, (404, {"detail": "no such thing"}))
+                if isinstance(answer, list):
+                    answer = answer.pop(0) if len(answer) > 1 else answer[0]
+                status, content = answer() if callable(answer) else answer
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
+                promised = len(data) + (1000 if status == 299 else 0)  # 299: break off before the promised end
+                self.send_response(200 if status == 299 else status)
+                self.send_header("content-length", str(promised))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_POST = handle_one  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        class Server(http.server.ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:  # a client that has gone away is part of the tests
+                return
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def stranger() -> Iterator[Stranger]:
+    server = Stranger()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def catalog(stranger: Stranger) -> Iterator[RestCatalog]:
+    opened = RestCatalog(stranger.url + "/", token="secret", timeout=2)
+    yield opened
+    opened.close()
+
+
+def test_a_plain_dt_server_is_understood(stranger: Stranger, catalog: RestCatalog) -> None:
+    image = {
+        "id": 3,
+        "path": "D:\\x.png",
+        "prompt": None,
+        "seed": 5,
+        "rating": None,
+        "loras": [{"a": 1}],
+        "new": "field",
+    }
+    stranger.answers = {
+        "/api/health": (200, {"status": "ok"}),
+        "/api/images/3": (200, image),
+        "/api/clusters": (200, {"clusters": [{"id": 1, "name": None, "member_count": 7}]}),
+        "/api/clusters/1/images": (200, [{**image, "confidence": 0.5, "quality": 2}]),
+        "/api/images/3/caption": (200, {"wd14_tags": "a, b", "joycaption": None}),
+        "/api/images/similar": (200, {"images": [{"id": 3, "similarity": 0.9}]}),
+    }
+    assert catalog.health().capabilities == ()
+    record = catalog.image(3)
+    assert (record.prompt, record.seed, record.rating, record.loras) == ("", 5, None, '[{"a": 1}]')
+    assert catalog.clusters() == [Cluster(1, "", 7)]
+    assert catalog.cluster_images(1)[0].confidence == 0.5
+    assert catalog.captions(3) == Captions(3, "a, b")
+    hit = catalog.similar("visual", np.ones(3, np.float32), None, 10, 0.5)[0]
+    assert (hit.id, hit.similarity) == (3, 0.9)
+    method, _, headers, body = stranger.asked[-1]
+    assert (method, headers["Authorization"]) == ("POST", "Bearer secret")
+    assert body == {"query_type": "visual", "top_k": 10, "min_similarity": 0.5, "embedding": [1.0, 1.0, 1.0]}
+
+
+def test_a_server_without_sync_says_what_to_do(catalog: RestCatalog) -> None:
+    with pytest.raises(NotOffered, match="luna-dt serve --db"):
+        catalog.kinds()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "told"),
+    [
+        ((404, {}), NotFound, "has no GET /api/images/3"),
+        ((404, {"code": "unknown_image", "detail": "DT has no image 3"}), UnknownImage, "^DT has no image 3$"),
+        ((501, {"detail": "later"}), NotOffered, "later"),
+        ((418, b"I'm a teapot"), Refused, "418"),
+        ((500, ["odd"]), Refused, "500"),
+        ((200, b"<html>"), BadAnswer, "not JSON"),
+        ((200, {"path": "x"}), BadAnswer, "cannot be read"),
+        ((200, {"id": "x", "path": ""}), BadAnswer, "cannot be read"),
+    ],
+)
+def test_every_refusal_has_a_type(
+    stranger: Stranger, catalog: RestCatalog, answer: Answer, error: type[Exception], told: str
+) -> None:
+    stranger.answers["/api/images/3"] = answer
+    with pytest.raises(error, match=told):
+        catalog.image(3)
+
+
+def test_a_busy_server_is_asked_again_and_then_given_up(stranger: Stranger, catalog: RestCatalog) -> None:
+    stranger.answers["/api/clusters"] = [(503, {}), (502, {}), (200, [])]
+    assert catalog.clusters() == []
+    stranger.answers["/api/clusters"] = (503, {"detail": "the database is away"})
+    stranger.asked.clear()
+    with pytest.raises(Refused, match="the database is away"):
+        catalog.clusters()
+    assert len(stranger.asked) == 4
+
+
+def test_no_server_is_told_soon() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(Unreachable, match="is its server running"):
+        RestCatalog(url).health()
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(stranger: Stranger) -> None:
+    def slow() -> Answer:
+        time.sleep(0.5)
+        return 500, b""
+
+    stranger.answers["/api/clusters"] = slow
+    catalog = RestCatalog(stranger.url, timeout=0.1)
+    with pytest.raises(Unreachable, match="no answer in time"):
+        catalog.clusters()
+    catalog.close()
+
+
+def vectors_body(ids: list[int]) -> bytes:
+    keys = np.array(ids, np.int64)
+    return b"".join(wire.pack_vectors([Batch(keys, keys * 3, unit_vectors(len(ids)))], "float32"))
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(stranger: Stranger, catalog: RestCatalog) -> None:
+    body = vectors_body([1, 2, 3])
+    stranger.answers["/api/sync"] = (200, {"embeddings.visual": {"count": 3, **IDENTITY.to_json()}})
+    stranger.answers["/api/sync/embeddings.visual/fetch"] = [(299, body[:-20]), (299, body), (200, body)]
+    (batch,) = catalog.fetch("embeddings.visual", np.array([1, 2, 3]))
+    assert batch.ids.tolist() == [1, 2, 3]
+    assert batch.digests.tolist() == [3, 6, 9]
+    assert np.array_equal(np.asarray(batch.rows), unit_vectors(3))
+    stranger.answers["/api/sync/embeddings.visual/fetch"] = (299, body)
+    with pytest.raises((Unreachable, BadAnswer)):
+        list(catalog.fetch("embeddings.visual", np.array([1, 2, 3])))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"nonsense",
+        vectors_body([1, 2])[:-16],
+        b"".join([wire.pack_digests(np.arange(3), np.arange(3))] * 2),
+        b"\x93NUMPY",
+    ],
+)
+def test_numbers_that_are_none_are_told(stranger: Stranger, catalog: RestCatalog, body: bytes) -> None:
+    stranger.answers["/api/sync"] = (200, {"embeddings.visual": {"count": 3, **IDENTITY.to_json()}})
+    stranger.answers["/api/sync/embeddings.visual/fetch"] = (200, body)
+    with pytest.raises(BadAnswer):
+        list(catalog.fetch("embeddings.visual", np.array([1, 2])))
+
+
+def test_a_pickle_is_not_opened(stranger: Stranger, catalog: RestCatalog) -> None:
+    out = io.BytesIO()
+    np.save(out, np.array([[print, print]], dtype=object), allow_pickle=True)
+    stranger.answers["/api/sync/images"] = (200, out.getvalue())
+    with pytest.raises(BadAnswer):
+        catalog.digests("images")
+
+
+def test_wire_keeps_records_whole() -> None:
+    batches: list[tuple[str, Batch]] = [
+        ("images", image_batch(np.array([1, 2**53 + 1]), digest=-(2**63))),
+        ("captions", Batch(np.array([4]), np.array([2**63 - 1]), [Captions(4, "ä\n", "", "x", "y")])),
+        ("clusters", Batch(np.array([5]), np.array([0]), [Cluster(5, "Luna", 1, (Member(1, 0.5),))])),
+    ]
+    for kind, batch in batches:
+        lines = b"".join(wire.pack_records([batch])).splitlines()
+        (read,) = wire.unpack_records(kind, lines)
+        assert read.ids.tolist() == batch.ids.tolist()
+        assert read.digests.tolist() == batch.digests.tolist()
+        assert list(read.rows) == list(batch.rows)
+
+
+@pytest.mark.parametrize("address", ["ftp://x", "localhost:5000", "", "/some/file.txt"])
+def test_an_address_of_no_known_form_is_told(address: str, tmp_path: Any) -> None:
+    with pytest.raises(SettingsError, match=r"postgresql://"):
+        connect(Settings(home=tmp_path, dt=address or " "))
