@@ -1,0 +1,35 @@
+"""The exact engine: every row compared, with NumPy, straight from the mapped file."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..records import Float32s, Int64s, checked_vectors
+
+BLOCK = 16_384  # rows compared at a time; bounds what is touched at once, not what is found
+
+
+class Exact:
+    """Compares rows ``start`` and later; ``norms`` are the rows' lengths, ``live`` says which rows count."""
+
+    engine = "exact"
+
+    def __init__(self, vectors: Float32s, norms: Float32s, live: npt.NDArray[np.bool_]) -> None:
+        self._vectors, self._norms, self._live = vectors, norms, live
+        self.rows = len(vectors)
+
+    def query(self, vector: Float32s, k: int, start: int = 0) -> tuple[Int64s, Float32s]:
+        vector = checked_vectors(vector, self._vectors.shape[1])
+        scores = np.empty(self.rows - start, np.float32)
+        for at in range(start, self.rows, BLOCK):
+            block = self._vectors[at : at + BLOCK]
+            np.matmul(block, vector, out=scores[at - start : at - start + len(block)])
+        scores /= self._norms[start:] * np.linalg.norm(vector)
+        scores[~self._live[start:]] = -np.inf
+        k = min(k, int(np.count_nonzero(self._live[start:])))
+        if k <= 0:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        best = np.argpartition(scores, -k)[-k:]
+        best = best[np.lexsort((best, -scores[best]))]
+        return best + start, scores[best]
