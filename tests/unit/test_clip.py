@@ -1,0 +1,281 @@
+"""The encoder: DT's visual layer to the last digit, every way to weights, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
+
+from luna_dt import Identity, Settings
+from luna_dt.demo.database import TINY_IMAGE, TINY_JOINT, TINY_TEXT
+from luna_dt.demo.drawing import SUBJECTS, draw, random_scene
+from luna_dt.errors import IdentityMismatch, NotOffered, SettingsError, WeightsError
+from luna_dt.models import Encoders, weights
+from luna_dt.models.clip import ImageTower, TextTower, place
+from luna_dt.models.weights import CLIP_MEAN, CLIP_STD, TINY
+from luna_dt.records import DT_IDENTITIES, Float32s
+
+VISUAL = DT_IDENTITIES["visual"]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return Settings(home=tmp_path, device="cpu")
+
+
+def pictures() -> list[Image.Image]:
+    rng = random.Random(3)
+    return [draw(random_scene(rng), size) for size in ((300, 200), (128, 256))]
+
+
+def squashed(side: int) -> torch.Tensor:
+    """What DT feeds its encoder: no crop, bicubic, CLIP's statistics."""
+    pixels = [np.asarray(p.resize((side, side), Image.Resampling.BICUBIC), np.float64) / 255 for p in pictures()]
+    normalised = (np.stack(pixels) - np.array(CLIP_MEAN)) / np.array(CLIP_STD)
+    return torch.from_numpy(normalised.transpose(0, 3, 1, 2)).float()
+
+
+def cosines(a: Float32s, b: torch.Tensor) -> Any:
+    other = torch.nn.functional.normalize(b, dim=-1).numpy()
+    return (a * other).sum(axis=1)
+
+
+def test_dts_visual_layer_is_transformers_pooled_output_of_vit_h(settings: Settings) -> None:
+    """The real architecture at full size, with random weights under transformers' names."""
+    config = CLIPVisionConfig(
+        hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16,
+        image_size=224, patch_size=14, hidden_act="gelu", projection_dim=1024,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    reference = CLIPVisionModel(config).eval()
+    settings.models_folder.mkdir()
+    file = settings.models_folder / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
+    reference.save_pretrained(settings.home / "whole")
+    shutil.move(settings.home / "whole" / "model.safetensors", file)
+    with torch.inference_mode():
+        expected = reference(pixel_values=squashed(224)).pooler_output
+    del reference
+    found = Encoders(settings).pictures(VISUAL, pictures())
+    assert found.shape == (2, 1280)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert (cosines(found, expected) > 1 - 1e-4).all()
+    assert found[0] @ found[1] < 1 - 1e-4  # the pictures do differ there, so the line above means something
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    "form", ["transformers safetensors", "transformers torch", "open_clip safetensors", "open_clip torch"]
+)
+def test_every_form_of_weights_gives_the_same_projected_vector(settings: Settings, form: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 28, "layers": 2, "width": 64, "head_width": 32, "patch_size": 14},
+        "text_cfg": {"context_length": 16, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1},
+    }
+    model = open_clip.CLIP(**config).eval()
+    folder = settings.models_folder / "small-random"
+    folder.mkdir(parents=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if form.startswith("transformers"):
+        state = as_transformers(state)
+    file = folder / "open_clip_model.safetensors"
+    if form.endswith("torch"):
+        loaded = folder / "weights.bin"
+        torch.save({"state_dict": {f"module.{n}": v for n, v in state.items()}} if "open" in form else state, loaded)
+        state = weights.tensors(loaded, "image")
+        state = {f"visual.{name}": value for name, value in state.items()}
+    save_file(state, file)
+    with torch.inference_mode():
+        expected = model.encode_image(squashed(28))
+    identity = Identity("small", "random", "image", "projected", "squash", 24)
+    assert (cosines(ImageTower(identity, settings).encode(pictures()), expected) > 1 - 1e-5).all()
+
+
+def as_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same weights through transformers' own model, filled by their meaning."""
+    vision = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2,
+                         image_size=28, patch_size=14, hidden_act="gelu", projection_dim=24)
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        inner = vision.vision_model
+        inner.embeddings.class_embedding.copy_(state["visual.class_embedding"])
+        inner.embeddings.patch_embedding.weight.copy_(state["visual.conv1.weight"])
+        inner.embeddings.position_embedding.weight.copy_(state["visual.positional_embedding"])
+        vision.visual_projection.weight.copy_(state["visual.proj"].T)
+        for ours, theirs in (("ln_pre", inner.pre_layrnorm), ("ln_post", inner.post_layernorm)):
+            theirs.weight.copy_(state[f"visual.{ours}.weight"])
+            theirs.bias.copy_(state[f"visual.{ours}.bias"])
+        for i, layer in enumerate(inner.encoder.layers):
+            block = f"visual.transformer.resblocks.{i}."
+            parts = zip(
+                (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+                state[block + "attn.in_proj_weight"].chunk(3), state[block + "attn.in_proj_bias"].chunk(3), strict=True,
+            )  # fmt: skip
+            for part, weight, bias in parts:
+                part.weight.copy_(weight)
+                part.bias.copy_(bias)
+            for ours, theirs in (
+                ("attn.out_proj", layer.self_attn.out_proj), ("ln_1", layer.layer_norm1), ("ln_2", layer.layer_norm2),
+                ("mlp.c_fc", layer.mlp.fc1), ("mlp.c_proj", layer.mlp.fc2),
+            ):  # fmt: skip
+                theirs.weight.copy_(state[f"{block}{ours}.weight"])
+                theirs.bias.copy_(state[f"{block}{ours}.bias"])
+    return {name: value.contiguous() for name, value in vision.state_dict().items()}
+
+
+def test_squash_and_crop_differ_only_where_the_picture_is_no_square(settings: Settings) -> None:
+    squash, crop = (
+        ImageTower(Identity("luna-tiny", "drawings", "image", "pooled", pixels, 128), settings)
+        for pixels in ("squash", "crop")
+    )
+    square = draw(random_scene(random.Random(1)), (200, 200))
+    np.testing.assert_allclose(squash.encode([square]), crop.encode([square]), atol=1e-6)
+    wide = draw(random_scene(random.Random(1)), (400, 200))
+    middle = wide.crop((100, 0, 300, 200))
+    assert (crop.encode([wide]) @ crop.encode([middle]).T).item() > 0.9
+    assert not np.allclose(squash.encode([wide]), crop.encode([wide]), atol=1e-3)
+
+
+def test_only_the_needed_tower_is_in_memory(settings: Settings) -> None:
+    names = dict(ImageTower(TINY_IMAGE, settings)._tower.named_parameters())
+    assert "proj" not in names
+    assert not any("token" in name for name in names)
+    text = TextTower(TINY_TEXT, settings)._model
+    assert not hasattr(text, "visual")
+
+
+def test_nothing_to_encode_gives_no_rows(settings: Settings) -> None:
+    assert Encoders(settings).pictures(TINY_IMAGE, []).shape == (0, 128)
+
+
+def test_many_pictures_are_encoded_as_one(settings: Settings) -> None:
+    tower = ImageTower(TINY_IMAGE, settings)
+    many = [draw(random_scene(random.Random(i)), (64, 64)) for i in range(70)]
+    np.testing.assert_allclose(tower.encode(many)[66], tower.encode([many[66]])[0], atol=1e-5)
+
+
+def test_texts_meet_only_layers_that_share_their_space(settings: Settings) -> None:
+    encoders = Encoders(settings)
+    assert encoders.texts(TINY_JOINT, ["a red cat"]).shape == (1, 128)
+    with pytest.raises(IdentityMismatch, match="before the projection"):
+        encoders.texts(TINY_IMAGE, ["a red cat"])
+    with pytest.raises(IdentityMismatch, match="made from texts"):
+        encoders.pictures(TINY_TEXT, pictures())
+    with pytest.raises(NotOffered, match="bge-large"):
+        encoders.texts(DT_IDENTITIES["semantic"], ["a red cat"])
+    encoders.close()
+
+
+# -- weights that are not as they should be ---------------------------------------------------------
+
+
+def test_missing_weights_name_file_folder_and_command(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError) as told:
+        Encoders(settings).pictures(VISUAL, pictures())
+    message = str(told.value)
+    assert str(settings.models_folder / "ViT-H-14-laion2b_s32b_b79k.safetensors") in message
+    assert "hf download laion/CLIP-ViT-H-14-laion2B-s32B-b79K open_clip_model.safetensors --local-dir" in message
+
+
+def test_the_hub_cache_is_looked_into(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = settings.home / "hub" / "models--laion--CLIP-ViT-H-14-laion2B-s32B-b79K"
+    (seen / "snapshots" / "abc").mkdir(parents=True)
+    (seen / "refs").mkdir()
+    (seen / "refs" / "main").write_text("abc")
+    file = seen / "snapshots" / "abc" / "open_clip_model.safetensors"
+    file.write_bytes(b"")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(settings.home / "hub"))
+    assert weights.find(VISUAL, settings.models_folder).file == file
+
+
+def test_unknown_architectures_and_weights_are_told(settings: Settings) -> None:
+    unknown = Identity("ViT-Z-99", "x", "image", "pooled", "squash", 8)
+    with pytest.raises(WeightsError, match=r"ViT-Z-99.*open_clip_config\.json"):
+        Encoders(settings).pictures(unknown, pictures())
+    with pytest.raises(WeightsError, match="no place to load them from"):
+        weights.find(Identity("ViT-H-14", "mine", "image", "pooled", "squash", 1280), settings.models_folder)
+
+
+def own_tiny(settings: Settings) -> Path:
+    folder = settings.models_folder / "own-tiny"
+    shutil.copytree(TINY, folder)
+    return folder
+
+
+OWN = Identity("own", "tiny", "image", "pooled", "squash", 128)
+
+
+def test_damaged_weights_are_named(settings: Settings) -> None:
+    file = own_tiny(settings) / "open_clip_model.safetensors"
+    assert ImageTower(OWN, settings).encode(pictures()).shape == (2, 128)
+    whole = file.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"", b"x" * 100):
+        file.write_bytes(broken)
+        with pytest.raises(WeightsError, match=r"open_clip_model\.safetensors cannot be read.*damaged"):
+            ImageTower(OWN, settings)
+
+
+def test_weights_of_another_shape_are_named(settings: Settings) -> None:
+    file = own_tiny(settings) / "open_clip_model.safetensors"
+    state = load_file(file)
+    save_file({**state, "visual.ln_post.weight": torch.ones(7)}, file)
+    with pytest.raises(WeightsError, match="not of this architecture"):
+        ImageTower(OWN, settings)
+    save_file({name: value for name, value in state.items() if not name.startswith("visual.")}, file)
+    with pytest.raises(WeightsError, match="no image tower"):
+        ImageTower(OWN, settings)
+
+
+def test_an_identity_with_another_dimension_is_refused(settings: Settings) -> None:
+    wrong = Identity("luna-tiny", "drawings", "image", "pooled", "squash", 64)
+    with pytest.raises(WeightsError, match="128 dimensions where its identity says"):
+        ImageTower(wrong, settings).encode(pictures())
+
+
+def test_devices() -> None:
+    assert place("cpu") == (torch.device("cpu"), torch.float32)
+    assert place("cuda:0")[1] == torch.float16
+    assert place("auto")[0].type in ("cpu", "cuda", "mps")
+    with pytest.raises(SettingsError, match="try auto"):
+        place("toaster")
+
+
+# -- the tiny model means something -----------------------------------------------------------------
+
+
+def test_held_out_pictures_are_found_by_picture_and_by_caption(settings: Settings) -> None:
+    """Of the 10 nearest, at least 80 % share the query's subject; its scenes were never trained on."""
+    rng = random.Random(20_261_122)
+    scenes = [random_scene(rng, subject) for subject in sorted(SUBJECTS) for _ in range(24)]
+    assert len(SUBJECTS) >= 20
+    encoders = Encoders(settings)
+    shown = [draw(scene, (96, 96)) for scene in scenes]
+    subjects = np.array([scene.subject for scene in scenes])
+    captions = encoders.texts(TINY_JOINT, [scene.caption for scene in scenes])
+    joint, pooled = encoders.pictures(TINY_JOINT, shown), encoders.pictures(TINY_IMAGE, shown)
+
+    def precision(queries: Float32s, gallery: Float32s, own: bool) -> float:
+        similarity = queries @ gallery.T
+        if own:
+            np.fill_diagonal(similarity, -2)
+        nearest = np.argsort(-similarity, axis=1)[:, :10]
+        return float((subjects[nearest] == subjects[:, None]).mean())
+
+    assert precision(pooled, pooled, own=True) >= 0.8
+    assert precision(joint, joint, own=True) >= 0.8
+    assert precision(captions, joint, own=False) >= 0.8
