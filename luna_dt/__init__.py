@@ -1,0 +1,25 @@
+"""luna_dt: the bridge between DiffusionToolkit and ComfyUI."""
+
+__version__ = "0.1.0"
+
+from . import errors
+from .errors import LunaError
+from .library import Library, Status
+from .records import Captions, Cluster, ClusterImage, Hit, Identity, ImageRecord
+from .settings import Settings
+from .sync import Change
+
+__all__ = [
+    "Captions",
+    "Change",
+    "Cluster",
+    "ClusterImage",
+    "Hit",
+    "Identity",
+    "ImageRecord",
+    "Library",
+    "LunaError",
+    "Settings",
+    "Status",
+    "errors",
+]

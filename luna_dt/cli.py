@@ -1,0 +1,298 @@
+"""The ``luna-dt`` command: the library from a shell, as a table for people or ``--json`` for programs.
+
+Exit status: 0 when all of it worked, 1 when something did not (the reason is the last line on standard
+error, and an object ``{"error": {"code", "message"}}`` with ``--json``), 2 for a wrong command line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from . import __version__
+from .errors import BadVector, LunaError, PictureMissing, SettingsError
+from .library import Library
+from .records import LAYERS
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .records import Hit
+
+F = TypeVar("F", bound=Callable[..., None])
+
+out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+class _Commands(click.Group):
+    """Turns our errors into one line and status 1, for every command alike."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except LunaError as error:
+            if context.meta.get("json"):
+                _print_json({"error": {"code": error.code, "message": str(error)}})
+            err.print(f"[bold red]luna-dt:[/] {_plain(str(error))}", soft_wrap=True)
+            context.exit(1)
+        except KeyboardInterrupt:
+            err.print("luna-dt: stopped; what was done is kept, run it again to go on")
+            context.exit(130)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="luna-dt")
+@click.option("--home", type=click.Path(path_type=Path), help="The library's folder (LUNA_DT_HOME).")
+@click.option("-v", "--verbose", is_flag=True, help="Tell what goes on.")
+@click.pass_context
+def main(context: click.Context, home: Path | None, verbose: bool) -> None:
+    """Mirror a DiffusionToolkit library and find similar pictures in it, also with DT closed."""
+    handler = RichHandler(console=err, show_time=False, show_path=False, show_level=verbose)
+    ours = logging.getLogger("luna_dt")
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel(logging.INFO if verbose else logging.WARNING)
+    context.obj = Settings.load(home)
+
+
+def _json_option(command: F) -> F:
+    """Adds --json and remembers it, so that an error, too, is told as JSON."""
+
+    def remember(context: click.Context, _: click.Parameter, value: bool) -> bool:
+        context.meta["json"] = value
+        return value
+
+    added: F = click.option("--json", "as_json", is_flag=True, callback=remember, help="Answer for programs.")(command)
+    return added
+
+
+def _dt_option(command: F) -> F:
+    help_text = "DT's address: http://… or postgresql://…  (DT_API_URL)."
+    added: F = click.option("--dt", help=help_text)(command)
+    return added
+
+
+@main.command()
+@_dt_option
+@_json_option
+@click.pass_obj
+def sync(settings: Settings, dt: str | None, as_json: bool) -> None:
+    """Bring the library to what DT has now; stop it at any time, it goes on from there."""
+    with Library(settings=settings, dt=dt) as library, _Progress(shown=not as_json) as progress:
+        changes = library.sync(progress)
+    if as_json:
+        _print_json([vars(change) for change in changes])
+        return
+    table = Table("kind", box=None)
+    for name in ("in DT", "new", "changed", "gone", "seconds"):
+        table.add_column(name, justify="right")
+    for c in changes:
+        table.add_row(c.kind, f"{c.count:,}", f"{c.added:,}", f"{c.changed:,}", f"{c.removed:,}", f"{c.seconds:.1f}")
+    out.print(table)
+
+
+@main.command()
+@click.option("--image", type=click.Path(path_type=Path), help="A reference picture.")
+@click.option("--id", "image_id", type=int, help="An image of the library by its id.")
+@click.option("--vector", type=click.Path(path_type=Path), help="A reference vector (.npy).")
+@click.option("--text", help="A text, for layers that share a space with texts.")
+@click.option("--layer", type=click.Choice(LAYERS), default="visual", show_default=True)
+@click.option("-k", "--top-k", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, show_default=True)
+@click.option("--exclude", type=int, multiple=True, help="Leave this id out (repeatable).")
+@click.option("--contact-sheet", type=click.Path(path_type=Path), help="Draw query and hits into this picture.")
+@_json_option
+@click.pass_obj
+def search(
+    settings: Settings,
+    image: Path | None,
+    image_id: int | None,
+    vector: Path | None,
+    text: str | None,
+    layer: str,
+    top_k: int,
+    min_similarity: float,
+    exclude: tuple[int, ...],
+    contact_sheet: Path | None,
+    as_json: bool,
+) -> None:
+    """Find similar pictures: by picture, by id, by vector or by text; works with DT closed."""
+    # one question does not repay loading a graph
+    with Library(settings=settings.replace(engine="exact")) as library:
+        hits = library.search(
+            image,
+            image_id=image_id,
+            vector=None if vector is None else _read_vector(vector),
+            text=text,
+            layer=layer,
+            top_k=top_k,
+            min_similarity=min_similarity,
+            exclude=exclude,
+        )
+        if contact_sheet:
+            _draw_sheet(library, contact_sheet, image, image_id, text, hits)
+    if as_json:
+        _print_json([hit.to_json() for hit in hits])
+        return
+    if not hits:
+        out.print(f"nothing is similar enough (at least {min_similarity})" if min_similarity > -1 else "nothing found")
+        return
+    table = Table("similarity", "id", "path", "prompt", box=None)
+    for hit in hits:
+        table.add_row(f"{hit.similarity:.4f}", str(hit.id), _plain(hit.image.path), _plain(hit.image.prompt[:80]))
+    out.print(table)
+
+
+def _read_vector(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BadVector(f"{path} cannot be read as a .npy vector: {error}") from error
+
+
+def _draw_sheet(
+    library: Library, target: Path, image: Path | None, image_id: int | None, text: str | None, hits: list[Hit]
+) -> None:
+    from .pixels import read_pictures
+    from .sheet import contact_sheet
+
+    def opened(wanted: int) -> Any:
+        try:
+            return library.picture(wanted)
+        except (LunaError, PictureMissing) as error:
+            logging.getLogger(__name__).warning("%s", error)
+            return None
+
+    query = read_pictures(image)[0] if image else None if image_id is None else opened(image_id)
+    title = str(image.name if image else text or (f"id {image_id}" if image_id is not None else "a vector"))
+    found = [(opened(hit.id), f"{hit.similarity:.3f}   id {hit.id}", hit.image.prompt) for hit in hits]
+    try:
+        contact_sheet(query, title, found).save(target)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"the contact sheet cannot be written to {target}: {error}") from error
+
+
+@main.command()
+@_json_option
+@click.pass_obj
+def status(settings: Settings, as_json: bool) -> None:
+    """Tell what is synced, layer by layer, how it is searched and how much room it takes."""
+    with Library(settings=settings) as library:
+        found = library.status()
+    if as_json:
+        _print_json(found.to_json())
+        return
+    out.print(f"library  {found.home}  ({found.bytes / 1e6:,.1f} MB)\nDT       {_plain(found.dt)}")
+    table = Table("kind", "count", "last synced", box=None)
+    for name, (count, synced) in found.counts.items():
+        table.add_row(name, f"{count:,}", synced or "never")
+    out.print(table)
+    if not found.layers:
+        out.print("no layer is synced yet; run: luna-dt sync")
+        return
+    table = Table("layer", "vectors", "coverage", "made by", "index", "MB", "last synced", box=None)
+    for layer in found.layers:
+        s = layer.state
+        index = layer.engine
+        if layer.engine != "exact":
+            index += f", {layer.indexed:,} rows" if layer.indexed else ", not built yet"
+        broken = f" (+{s.unusable} unusable)" if s.unusable else ""
+        table.add_row(
+            s.name, f"{s.count:,}{broken}", f"{layer.coverage:.1%}", str(s.identity), index,
+            f"{s.bytes / 1e6:,.1f}", s.synced or "not to its end",
+        )  # fmt: skip
+    out.print(table)
+
+
+@main.command()
+@click.option("--db", help="The database to serve: postgresql://…?schema=NAME  (DT_API_URL).")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Any other needs --token.")
+@click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True)
+@click.option("--token", help="What clients must send as a bearer token (DT_API_TOKEN).")
+@click.pass_obj
+def serve(settings: Settings, db: str | None, host: str, port: int, token: str | None) -> None:
+    """Serve a DT database as the REST contract, for ComfyUI and for other machines."""
+    from .dt import connect
+    from .dt.server import create_app, is_loopback
+    from .models import Encoders
+
+    settings = settings.replace(dt=db, token=token)
+    if settings.dt.startswith("http"):
+        raise SettingsError("name the database to serve with --db postgresql://…, not another server")
+    if not is_loopback(host) and not settings.token:
+        raise SettingsError(f"listening on {host} lets others in: set a token with --token (or DT_API_TOKEN)")
+    import uvicorn
+
+    catalog, encoders = connect(settings), Encoders(settings)
+    catalog.health()
+    app = create_app(
+        catalog,
+        token=settings.token,
+        path_map=settings.path_map,
+        encode_text=lambda identity, text: encoders.texts(identity, [text])[0],
+    )
+    err.print(f"serving {_plain(catalog.address)} at http://{host}:{port}  (Ctrl+C ends)")
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+
+
+@main.command()
+@click.option("-o", "--out", "folder", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True)
+@click.option("--pictures", type=click.IntRange(25, 5000), default=375, show_default=True)
+def demo(folder: Path, pictures: int) -> None:
+    """Show it all on a drawn library: database, server, sync, search, and search with everything closed."""
+    from .demo import run
+
+    run(folder, pictures, lambda line: out.print(_plain(line), soft_wrap=True))
+
+
+class _Progress:
+    """One bar for each kind that has something to do: count, rate, time left."""
+
+    def __init__(self, shown: bool) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        class Rate(TextColumn):
+            def render(self, task: Any) -> Any:
+                from rich.text import Text
+
+                speed = task.finished_speed or task.speed
+                return Text(f"{speed:,.0f}/s" if speed else "")
+
+        self._bars = Progress(
+            TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn(),
+            console=err, disable=not shown,
+        )  # fmt: skip
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, kind: str, done: int, total: int) -> None:
+        if total:
+            if kind not in self._tasks:
+                self._tasks[kind] = self._bars.add_task(kind, total=total)
+            self._bars.update(self._tasks[kind], completed=done)
+
+
+def _plain(text: str) -> str:
+    """Text from elsewhere must not be read as rich's markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")

@@ -1,0 +1,187 @@
+"""Finding the nearest images of one layer: the graph where there is one, exact comparison for the rest.
+
+A graph covers the first rows of a layer's vectors; what was synced after it was made is compared
+exactly and merged, and where no graph is loaded yet everything is.  So an answer never waits for an
+index: it is loaded, caught up or rebuilt in a thread, and a search is at worst slower meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from .errors import IndexDamaged, LunaError, NotSearchable
+from .index import hnsw
+from .index.exact import Exact
+from .index.hnsw import Hnsw
+from .records import Float32s, Int64s, checked_vectors
+from .store import Layer, Store
+
+log = logging.getLogger(__name__)
+
+TAIL = 2000  # rows past the graph's end that are rather compared exactly than added
+FAR = 0.1  # asking a graph for more than this share of its rows costs more than comparing all
+
+_said_exact = False
+
+
+def graphs_wanted(engine: str) -> bool:
+    """Whether graphs are to be used, with ``engine`` auto or exact; says once when hnswlib is missing."""
+    global _said_exact
+    if engine == "exact":
+        return False
+    if hnsw.installed():
+        return True
+    if not _said_exact:
+        _said_exact = True
+        log.warning('hnswlib is not installed: searches compare every vector, exactly (pip install "luna_dt[hnswlib]")')
+    return False
+
+
+class Searcher:
+    """One layer, ready to be searched from several threads; follows the store as it is synced."""
+
+    def __init__(self, store: Store, name: str, engine: str) -> None:
+        self._store, self._name = store, name
+        self._graphs = graphs_wanted(engine)
+        self._lock = threading.Lock()
+        self._version: int | None = None
+        self._layer: Layer | None = None
+        self._exact: Exact | None = None
+        self._graph: Hnsw | None = None
+        self._graph_file = ""
+        self._tried: tuple[str, int] | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    def layer(self) -> Layer:
+        """The layer as it is now; raises NotSearchable, UnknownLayer."""
+        return self._current()[0]
+
+    def vector_of(self, image_id: int) -> Float32s | None:
+        """An image's own vector; None if it has none."""
+        layer = self._current()[0]
+        row = self._store.row_of(self._name, image_id)
+        return None if row is None or row >= layer.rows else np.array(layer.vectors[row])
+
+    def nearest(self, vector: Float32s, k: int, exclude: Collection[int] = ()) -> tuple[Int64s, Float32s]:
+        """The ids of the ``k`` nearest visible images but those to ``exclude``, and their cosine, best first.
+
+        Fewer when there are fewer.  Raises BadVector; NotSearchable when the layer holds nothing.
+        """
+        layer, exact, graph = self._current()
+        vector = checked_vectors(vector, layer.identity.dim)
+        if not layer.rows:
+            raise NotSearchable(f"layer '{self._name}' holds no vectors yet; run: luna-dt sync")
+        unwanted = np.fromiter(exclude, np.int64, len(exclude)) if exclude else None
+        want = min(k + len(exclude), layer.rows)
+        while True:
+            rows, similarities = _merged(exact, graph, vector, want)
+            rows_in = rows < layer.rows
+            ids = layer.ids[np.where(rows_in, rows, 0)]
+            good = (ids >= 0) & rows_in
+            if unwanted is not None:
+                good &= ~np.isin(ids, unwanted)
+            if np.count_nonzero(good) >= k or want >= layer.rows or graph is None:
+                return ids[good][:k], similarities[good][:k]
+            want = min(4 * want, layer.rows)  # dead and hidden rows took places: look further
+
+    def wait(self) -> None:
+        """Returns when no index work is going on in the background."""
+        self._current()
+        if self._thread:
+            self._thread.join()
+
+    @property
+    def engine(self) -> str:
+        """What answers now: ``hnswlib`` or ``exact``."""
+        return "exact" if self._graph is None else self._graph.engine
+
+    def close(self) -> None:
+        """Stops what goes on in the background and waits for it."""
+        self._closing.set()
+        if self._thread:
+            self._thread.join()
+
+    def _current(self) -> tuple[Layer, Exact, Hnsw | None]:
+        with self._lock:
+            version = self._store.data_version()
+            layer, exact = self._layer, self._exact
+            if layer is None or exact is None or version != self._version:
+                self._version = version
+                if layer is None or exact is None or layer.generation != self._store.layer_generation(self._name):
+                    layer = self._layer = self._store.layer(self._name)
+                    exact = self._exact = Exact(layer.vectors, layer.norms, layer.ids >= 0)
+                    if self._graph_file != layer.file.name:
+                        self._graph, self._graph_file = None, layer.file.name
+                self._prepare_if_needed(layer)
+            return layer, exact, self._graph
+
+    def _prepare_if_needed(self, layer: Layer) -> None:
+        covered = self._graph.rows if self._graph else 0
+        behind = layer.rows - covered
+        now = (layer.file.name, layer.rows)
+        if not self._graphs or behind <= (TAIL if covered else 0) or self._tried == now:
+            return
+        if self._thread and self._thread.is_alive():
+            self._version = None  # look again with the next search
+            return
+        self._tried = now
+        self._thread = threading.Thread(target=self._prepare, args=(layer,), name=f"index of {layer.name}", daemon=True)
+        self._thread.start()
+
+    def _prepare(self, layer: Layer) -> None:
+        try:
+            with FileLock(self._store.home / "index.lock", timeout=0):
+                # a graph in use must not grow, and two at once are too much memory: exact meanwhile
+                self._graph = None
+                graph = catch_up(self._store, layer, self._closing.is_set)
+        except Timeout:
+            log.info("another process is at the index of layer %s", layer.name)
+            return
+        except LunaError as error:
+            log.warning("layer %s is searched exactly: %s", layer.name, error)
+            return
+        with self._lock:
+            if self._graph_file == layer.file.name:
+                self._graph = graph
+
+
+def _merged(exact: Exact, graph: Hnsw | None, vector: Float32s, k: int) -> tuple[Int64s, Float32s]:
+    """The ``k`` nearest rows by the graph for what it covers, exactly for the rest."""
+    if graph is None or k > FAR * graph.rows:
+        return exact.query(vector, k)
+    rows, similarities = graph.query(vector, k)
+    if graph.rows >= exact.rows:
+        return rows, similarities
+    tail_rows, tail_similarities = exact.query(vector, k, start=graph.rows)
+    rows, similarities = np.concatenate([rows, tail_rows]), np.concatenate([similarities, tail_similarities])
+    best = np.argsort(-similarities, kind="stable")[:k]
+    return rows[best], similarities[best]
+
+
+def catch_up(
+    store: Store,
+    layer: Layer,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], object] = int,
+) -> Hnsw | None:
+    """The graph over all of a layer's rows: as saved, extended, or built anew; saved again if it grew.
+
+    None when ``stop`` said so or there is nothing to index.  The caller holds ``index.lock``.
+    """
+    folder = store.home / "index"
+    graph = None
+    try:
+        graph = hnsw.load(folder, layer.file.name, layer.identity)
+    except IndexDamaged as error:
+        log.warning("the index of layer %s is made anew: %s", layer.name, error)
+    if layer.rows and (graph is None or graph.rows < layer.rows):
+        graph = hnsw.build(layer.vectors, graph, stop, progress)
+        if graph:
+            hnsw.save(graph, folder, layer.file.name, layer.identity)
+    return graph

@@ -1,0 +1,53 @@
+"""The contact sheet: a query and what was found, side by side, with their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+TILE, GAP, LINE = 192, 12, 18
+PAPER, INK, FAINT, ACCENT = (250, 249, 246), (32, 33, 36), (120, 122, 128), (196, 88, 38)
+
+
+def contact_sheet(
+    query: Image.Image | None,
+    title: str,
+    found: Sequence[tuple[Image.Image | None, str, str]],
+    columns: int = 5,
+) -> Image.Image:
+    """The query first, then each found (picture, headline, caption), left to right, top to bottom.
+
+    A picture that is None (it could not be opened) leaves an empty frame in its place.
+    """
+    tiles = [(query, title, "query"), *found]
+    columns = max(1, min(columns, len(tiles)))
+    rows = -(-len(tiles) // columns)
+    step_x, step_y = TILE + GAP, TILE + 2 * LINE + GAP
+    sheet = Image.new("RGB", (GAP + columns * step_x, GAP + rows * step_y), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    for i, (picture, headline, caption) in enumerate(tiles):
+        x, y = GAP + i % columns * step_x, GAP + i // columns * step_y
+        frame = (x - 3, y - 3, x + TILE + 2, y + TILE + 2)
+        if picture is None:
+            draw.rectangle(frame, outline=FAINT)
+            draw.text((x + TILE / 2, y + TILE / 2), "not to be opened" if i else "no picture", FAINT, font, anchor="mm")
+        else:
+            fitted = picture.copy()
+            fitted.thumbnail((TILE, TILE))
+            sheet.paste(fitted, (x + (TILE - fitted.width) // 2, y + (TILE - fitted.height) // 2))
+        if i == 0:
+            draw.rectangle(frame, outline=ACCENT, width=3)
+        draw.text((x, y + TILE + 5), _fitting(headline, font), INK if i else ACCENT, font)
+        draw.text((x, y + TILE + 5 + LINE), _fitting(caption, font), FAINT, font)
+    return sheet
+
+
+def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    text = " ".join(text.split())
+    if font.getlength(text) <= TILE:
+        return text
+    while text and font.getlength(text + "…") > TILE:
+        text = text[:-1]
+    return text + "…"

@@ -1,0 +1,227 @@
+"""Searching a library: order, filters, refusals, and answers while the index is away."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from luna_dt import Identity, Library, Settings
+from luna_dt.errors import (
+    BadInput,
+    BadVector,
+    IdentityMismatch,
+    MissingExtra,
+    NotSearchable,
+    NoVector,
+    UnknownImage,
+)
+from luna_dt.index import hnsw
+from luna_dt.records import Batch
+from luna_dt.search import TAIL
+from tests.conftest import IDENTITY, fill, image_batch, unit_vectors
+
+needs_hnswlib = pytest.mark.skipif(not hnsw.installed(), reason="hnswlib is not installed")
+
+
+def truth(vectors: Any, query: Any, k: int = 10) -> list[int]:
+    return (np.argsort(-(vectors @ query), kind="stable")[:k] + 1).tolist()  # type: ignore[no-any-return]
+
+
+def test_hits_come_in_order_with_their_records(library: Library) -> None:
+    vectors = unit_vectors(200)
+    fill(library, vectors)
+    hits = library.search(vector=vectors[4], top_k=7)
+    assert [hit.id for hit in hits] == truth(vectors, vectors[4], 7)
+    assert hits[0].similarity == pytest.approx(1)
+    assert hits[0].image.prompt == "prompt 5"
+
+
+def test_by_id_leaves_the_source_out_unless_asked(library: Library) -> None:
+    vectors = unit_vectors(50)
+    fill(library, vectors)
+    assert [hit.id for hit in library.search(image_id=5, top_k=3)] == truth(vectors, vectors[4], 4)[1:]
+    assert library.search(image_id=5, exclude_source=False)[0].id == 5
+
+
+def test_threshold_and_exclusion(library: Library) -> None:
+    vectors = unit_vectors(300)
+    fill(library, vectors)
+    best = truth(vectors, vectors[0], 20)
+    hits = library.search(vector=vectors[0], top_k=5, exclude=best[:12])
+    assert [hit.id for hit in hits] == best[12:17]
+    near = library.search(vector=vectors[0], top_k=300, min_similarity=0.5)
+    assert {hit.id for hit in near} == {int(i) + 1 for i in np.flatnonzero(vectors @ vectors[0] >= 0.5)}
+
+
+def test_what_dt_hides_is_not_found_until_it_is_shown_again(library: Library) -> None:
+    vectors = unit_vectors(30)
+    ids = fill(library, vectors)
+    best = truth(vectors, vectors[0], 3)
+    library._store.put("images", image_batch(ids[[best[0] - 1]], for_deletion=True))
+    library._store.put("images", image_batch(ids[[best[1] - 1]], unavailable=True))
+    assert library.search(vector=vectors[0])[0].id == best[2]
+    library._store.put("images", image_batch(ids[[best[0] - 1]]))
+    assert library.search(vector=vectors[0])[0].id == best[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "told"),
+    [
+        ({"vector": np.ones(15)}, BadVector, "16 dimensions"),
+        ({"vector": np.full(16, np.nan)}, BadVector, "NaN"),
+        ({"vector": np.ones((3, 16))}, BadVector, r"\[3, 16\]"),
+        ({"image_id": 99}, UnknownImage, "image 99"),
+        ({"image_id": 4}, NoVector, "image 4 has no vector"),
+        ({}, BadInput, "not none"),
+        ({"image_id": 1, "vector": np.ones(16)}, BadInput, "image_id and vector"),
+        ({"image_id": 1, "top_k": 0}, BadInput, "top_k"),
+        ({"text": " "}, BadInput, "empty"),
+        ({"text": "a cat"}, IdentityMismatch, "before the projection"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(
+    library: Library, arguments: dict[str, Any], error: type[Exception], told: str
+) -> None:
+    fill(library, unit_vectors(3))
+    library._store.put("images", image_batch(np.array([4], np.int64)))
+    with pytest.raises(error, match=told):
+        library.search(**arguments)
+
+
+def test_another_identity_is_refused_naming_both(library: Library) -> None:
+    vectors = unit_vectors(3)
+    fill(library, vectors)
+    assert library.search(vector=vectors[0], identity=IDENTITY)
+    with pytest.raises(IdentityMismatch, match=r"test, image tower, projected.*test, image tower, pooled"):
+        library.search(vector=vectors[0], identity=replace(IDENTITY, output="projected"))
+
+
+def test_an_image_cannot_meet_a_layer_of_texts(library: Library) -> None:
+    library._store.prepare_layer("semantic", Identity("luna-tiny", "drawings", "text", "projected", "", 16))
+    with pytest.raises(IdentityMismatch, match="made from texts"):
+        library.search(np.zeros((8, 8, 3)), layer="semantic")
+
+
+def test_an_empty_layer_is_told(library: Library) -> None:
+    library._store.prepare_layer("visual", IDENTITY)
+    with pytest.raises(NotSearchable, match="no vectors yet"):
+        library.search(vector=np.ones(16))
+
+
+@needs_hnswlib
+def test_answers_stay_right_while_the_store_grows_past_the_graph(library: Library) -> None:
+    vectors = unit_vectors(3 * TAIL)
+    queries = unit_vectors(10, seed=5)
+    fill(library, vectors[:TAIL])
+    library.nearest(queries[0])
+    searcher = library._searcher("visual")
+    searcher.wait()
+    assert searcher.engine == "hnswlib"
+    fill(library, vectors[TAIL : TAIL + 100], first_id=TAIL + 1)  # a tail too short to rebuild for
+    for query in queries:
+        assert library.nearest(query, top_k=3)[0].tolist() == truth(vectors[: TAIL + 100], query, 3)
+    fill(library, vectors[TAIL + 100 :], first_id=TAIL + 101)
+    for query in queries:  # while the graph is being extended
+        assert library.nearest(query, top_k=3)[0].tolist() == truth(vectors, query, 3)
+    searcher.wait()
+    assert library.status().layers[0].indexed == 3 * TAIL
+    for query in queries:
+        assert library.nearest(query, top_k=3)[0].tolist() == truth(vectors, query, 3)
+
+
+@needs_hnswlib
+def test_hidden_and_dead_rows_do_not_crowd_out_the_rest(library: Library) -> None:
+    vectors = unit_vectors(1500)
+    ids = fill(library, vectors)
+    library.index()
+    near = np.array(truth(vectors, vectors[0], 100)) - 1
+    library._store.put("images", image_batch(ids[near[:60]], for_deletion=True))
+    library._store.drop("images", ids[near[60:90]])
+    library.nearest(vectors[0])
+    library._searcher("visual").wait()
+    assert library._searcher("visual").engine == "hnswlib"
+    assert library.nearest(vectors[0], top_k=10)[0].tolist() == (near[90:100] + 1).tolist()
+
+
+@needs_hnswlib
+def test_a_damaged_index_is_rebuilt_and_search_answers_meanwhile(
+    library: Library, caplog: pytest.LogCaptureFixture
+) -> None:
+    vectors = unit_vectors(500)
+    fill(library, vectors)
+    library.index()
+    file = next((library.settings.home / "index").glob("*.hnsw"))
+    data = bytearray(file.read_bytes())
+    data[1000:1100] = bytes(100)
+    file.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        assert library.nearest(vectors[7], top_k=1)[0].tolist() == [8]
+        library._searcher("visual").wait()
+    assert "made anew" in caplog.text
+    assert library._searcher("visual").engine == "hnswlib"
+    assert library.nearest(vectors[7], top_k=1)[0].tolist() == [8]
+
+
+@needs_hnswlib
+def test_no_index_file_is_left_of_a_layer_that_is_gone(library: Library) -> None:
+    fill(library, unit_vectors(20))
+    library.index()
+    library._store.remove_layer("visual")
+    library.index()
+    assert list((library.settings.home / "index").iterdir()) == []
+
+
+def test_many_threads_one_library(library: Library) -> None:
+    vectors = unit_vectors(2500)
+    fill(library, vectors[:2000])
+    wrong: list[int] = []
+
+    def ask(seed: int) -> None:
+        asked = np.random.default_rng(seed).integers(0, 2000, 60).tolist()
+        wrong.extend(i for i in asked if library.search(vector=vectors[i], top_k=1)[0].id != i + 1)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for at in range(2000, 2500, 100):
+        fill(library, vectors[at : at + 100], first_id=at + 1)
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_another_process_sees_what_was_synced(library: Library) -> None:
+    vectors = unit_vectors(20)
+    fill(library, vectors[:10])
+    with Library(library.settings.home) as other:
+        assert len(other.search(vector=vectors[0], top_k=50)) == 10
+        fill(library, vectors[10:], first_id=11)
+        assert len(other.search(vector=vectors[0], top_k=50)) == 20
+        library._store.put("embeddings.visual", Batch(np.array([1]), np.array([5]), -vectors[:1]))
+        assert other.search(vector=vectors[0], top_k=50)[-1].id == 1
+
+
+def test_the_exact_engine_when_asked_for_or_without_hnswlib(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Library(settings=Settings(home=tmp_path, engine="exact")) as library:
+        vectors = unit_vectors(50)
+        fill(library, vectors)
+        library.index()
+        assert library.search(vector=vectors[0])[0].id == 1
+        assert not (tmp_path / "index").exists()
+    monkeypatch.setitem(__import__("sys").modules, "hnswlib", None)
+    monkeypatch.setattr("luna_dt.search._said_exact", False)
+    with Library(tmp_path) as library, caplog.at_level(logging.WARNING):
+        assert library.search(vector=vectors[0])[0].id == 1
+        assert library.search(vector=vectors[1])[0].id == 2
+        assert library.status().layers[0].engine == "exact"
+    assert caplog.text.count("hnswlib is not installed") == 1
+    with pytest.raises(MissingExtra, match=r'pip install "luna_dt\[hnswlib\]"'):
+        hnsw.build(vectors)
