@@ -26,17 +26,17 @@ IDENTITY = Identity("bench", "", "image", "pooled", "squash", 1024)
 
 
 def clip_like(rows: int, dim: int, seed: int = 0) -> Float32s:
-    """Vectors that lie as CLIP's do: 2,000 clusters of low dimension around one common direction."""
+    """Vectors that lie as CLIP's do: 2,000 overlapping clusters in few dimensions around one common direction."""
     rng = np.random.default_rng(seed)
-    common = rng.standard_normal(dim).astype(np.float32) * 0.8
-    centres = rng.standard_normal((2000, dim)).astype(np.float32)
-    directions = rng.standard_normal((32, dim)).astype(np.float32)
+    common = rng.standard_normal(dim).astype(np.float32) * 0.75
+    directions = rng.standard_normal((24, dim)).astype(np.float32) / np.float32(24**0.5)
+    centres = rng.standard_normal((2000, 24)).astype(np.float32)
     vectors = np.empty((rows, dim), np.float32)
     for at in range(0, rows, 10_000):
         n = min(10_000, rows - at)
-        vectors[at : at + n] = common + centres[rng.integers(0, 2000, n)]
-        vectors[at : at + n] += 0.12 * rng.standard_normal((n, 32)).astype(np.float32) @ directions
-        vectors[at : at + n] += 0.15 * rng.standard_normal((n, dim)).astype(np.float32)
+        places = centres[rng.integers(0, 2000, n)] + 0.45 * rng.standard_normal((n, 24)).astype(np.float32)
+        vectors[at : at + n] = common + places @ directions
+        vectors[at : at + n] += 0.1 * rng.standard_normal((n, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 

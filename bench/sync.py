@@ -10,6 +10,7 @@ half the bare rate, through the REST server a third; memory bounded by the page,
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -56,19 +57,26 @@ def fill(address: str, rows: int, dim: int) -> None:
         connection.execute("VACUUM (FULL, ANALYZE) image")
 
 
-def bare(address: str, dim: int) -> tuple[float, int]:
-    """Seconds for, and rows of, the peer: everything by one COPY, parsed into one array."""
+def bare(address: str, rows: int, dim: int) -> tuple[float, int]:
+    """Seconds for, and rows of, the peer: everything by one COPY, parsed page by page into one array."""
     row = np.dtype(
         [("fields", ">i2"), ("l", ">i4"), ("id", ">i4"), ("m", ">i4"), ("head", ">i4"), ("v", ">f4", (dim,))]
     )
     with psycopg.connect(address) as connection:
         start = time.perf_counter()
         statement = "COPY (SELECT id, clip_vision_embedding FROM bench.image) TO STDOUT (FORMAT BINARY)"
+        vectors = np.empty((rows, dim), np.float32)
+        ids = np.empty(rows, np.int64)
+        done, page = 0, b""
         with connection.cursor().copy(statement) as copy:
-            data = b"".join(copy)
-        found = np.frombuffer(memoryview(data)[19:-2], row)
-        vectors = found["v"].astype(np.float32)
-        return time.perf_counter() - start, len(vectors)
+            blocks = iter(copy)
+            while page := b"".join(itertools.islice(blocks, 4096)):
+                body = page[19 if not done else 0 :]
+                found = np.frombuffer(body, row, count=len(body) // row.itemsize)
+                ids[done : done + len(found)] = found["id"]
+                vectors[done : done + len(found)] = found["v"]
+                done += len(found)
+        return time.perf_counter() - start, done
 
 
 def child(address: str, home: str) -> None:
@@ -116,7 +124,7 @@ def main() -> None:
         best: dict[str, dict[str, Any]] = {}
         with served(there) as url:
             for i in range(options.rounds):
-                seconds, rows = bare(address, options.dim)
+                seconds, rows = bare(address, options.rows, options.dim)
                 runs = {
                     "bare COPY": {"seconds": seconds},
                     "sync, PostgreSQL": measured(there, Path(folder) / f"direct{i}"),

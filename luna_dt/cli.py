@@ -6,6 +6,7 @@ error, and an object ``{"error": {"code", "message"}}`` with ``--json``), 2 for 
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import sys
@@ -194,23 +195,28 @@ def status(settings: Settings, as_json: bool) -> None:
     out.print(f"library  {found.home}  ({found.bytes / 1e6:,.1f} MB)\nDT       {_plain(found.dt)}")
     table = Table("kind", "count", "last synced", box=None)
     for name, (count, synced) in found.counts.items():
-        table.add_row(name, f"{count:,}", synced or "never")
+        table.add_row(name, f"{count:,}", _when(synced))
     out.print(table)
     if not found.layers:
         out.print("no layer is synced yet; run: luna-dt sync")
         return
-    table = Table("layer", "vectors", "coverage", "made by", "index", "MB", "last synced", box=None)
+    table = Table("layer", "vectors", "coverage", "index", "MB", "last synced", box=None)
     for layer in found.layers:
         s = layer.state
         index = layer.engine
         if layer.engine != "exact":
             index += f", {layer.indexed:,} rows" if layer.indexed else ", not built yet"
         broken = f" (+{s.unusable} unusable)" if s.unusable else ""
-        table.add_row(
-            s.name, f"{s.count:,}{broken}", f"{layer.coverage:.1%}", str(s.identity), index,
-            f"{s.bytes / 1e6:,.1f}", s.synced or "not to its end",
-        )  # fmt: skip
+        room = f"{s.bytes / 1e6:,.1f}"
+        table.add_row(s.name, f"{s.count:,}{broken}", f"{layer.coverage:.1%}", index, room, _when(s.synced))
     out.print(table)
+    for layer in found.layers:
+        out.print(f"{layer.state.name} is made by {_plain(str(layer.state.identity))}")
+
+
+def _when(synced: str) -> str:
+    """A time of the store (ISO 8601, UTC) as this machine's clock would tell it."""
+    return datetime.datetime.fromisoformat(synced).astimezone().strftime("%Y-%m-%d %H:%M") if synced else "never"
 
 
 @main.command()

@@ -16,6 +16,7 @@ from filelock import FileLock
 from . import search as searching
 from . import sync as syncing
 from .dt import connect
+from .dt.catalog import Catalog
 from .errors import BadInput, CatalogError, IdentityMismatch, NoVector, PictureMissing
 from .index import hnsw
 from .models import Encoders
@@ -86,7 +87,14 @@ class Library:
         self._store = Store(self.settings.home)
         self._encoders = Encoders(self.settings)
         self._searchers: dict[str, searching.Searcher] = {}
+        self._dt: Catalog | None = None
         self._lock = threading.Lock()
+
+    def _catalog(self) -> Catalog:
+        with self._lock:
+            if self._dt is None:
+                self._dt = connect(self.settings)
+            return self._dt
 
     def __enter__(self) -> Library:
         return self
@@ -100,6 +108,8 @@ class Library:
             for searcher in self._searchers.values():
                 searcher.close()
             self._searchers.clear()
+            if self._dt:
+                self._dt.close()
         self._encoders.close()
         self._store.close()
 
@@ -112,11 +122,7 @@ class Library:
         ``embeddings.LAYER`` and ``index.LAYER``.  May be stopped at any moment; the next one goes on.
         Raises CatalogError, StoreError.
         """
-        catalog = connect(self.settings)
-        try:
-            changes = syncing.sync(self._store, catalog, progress)
-        finally:
-            catalog.close()
+        changes = syncing.sync(self._store, self._catalog(), progress)
         self.index(progress)
         return changes
 
@@ -126,17 +132,16 @@ class Library:
             return
         folder = self._store.home / "index"
         states = self._store.layers()
-        layers = [self._store.layer(state.name) for state in states]
-        hnsw.remove_others(folder, {layer.file.name for layer in layers})
-        for layer in layers:
-            if hnsw.saved_rows(folder, layer.file.name) == layer.rows:
+        hnsw.remove_others(folder, {state.file for state in states})
+        for state in states:
+            if hnsw.saved_rows(folder, state.file) == state.rows:
                 continue
 
-            def tell(rows: int, kind: str = f"index.{layer.name}", total: int = layer.rows) -> None:
+            def tell(rows: int, kind: str = f"index.{state.name}", total: int = state.rows) -> None:
                 progress(kind, rows, total)
 
             with FileLock(self._store.home / "index.lock"):
-                searching.catch_up(self._store, layer, progress=tell)
+                searching.catch_up(self._store, self._store.layer(state.name), progress=tell)
 
     # -- searching ----------------------------------------------------------------------------------
 
@@ -262,13 +267,10 @@ class Library:
             tried.append(f"{path}: no such file")
         except PictureMissing as error:
             tried.append(str(error))
-        catalog = connect(self.settings)
         try:
-            return read_pictures(catalog.file(image_id))[0]
+            return read_pictures(self._catalog().file(image_id))[0]
         except (CatalogError, PictureMissing) as error:
             tried.append(str(error))
-        finally:
-            catalog.close()
         raise PictureMissing(f"image {image_id} could not be opened: {'; '.join(tried)}")
 
     def status(self) -> Status:
@@ -278,7 +280,7 @@ class Library:
         graphs = searching.graphs_wanted(self.settings.engine)
         layers = []
         for state in self._store.layers():
-            indexed = hnsw.saved_rows(self._store.home / "index", self._store.layer(state.name).file.name)
+            indexed = hnsw.saved_rows(self._store.home / "index", state.file)
             layers.append(
                 LayerStatus(state, state.count / total if total else 0.0, "hnswlib" if graphs else "exact", indexed)
             )

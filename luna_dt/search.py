@@ -65,8 +65,8 @@ class Searcher:
     def vector_of(self, image_id: int) -> Float32s | None:
         """An image's own vector; None if it has none."""
         layer = self._current()[0]
-        row = self._store.row_of(self._name, image_id)
-        return None if row is None or row >= layer.rows else np.array(layer.vectors[row])
+        rows = np.flatnonzero(layer.ids == image_id)
+        return np.array(layer.vectors[rows[0]]) if len(rows) else None
 
     def nearest(self, vector: Float32s, k: int, exclude: Collection[int] = ()) -> tuple[Int64s, Float32s]:
         """The ids of the ``k`` nearest visible images but those to ``exclude``, and their cosine, best first.
@@ -81,9 +81,8 @@ class Searcher:
         want = min(k + len(exclude), layer.rows)
         while True:
             rows, similarities = _merged(exact, graph, vector, want)
-            rows_in = rows < layer.rows
-            ids = layer.ids[np.where(rows_in, rows, 0)]
-            good = (ids >= 0) & rows_in
+            good = layer.visible[rows]
+            ids = layer.ids[rows]
             if unwanted is not None:
                 good &= ~np.isin(ids, unwanted)
             if np.count_nonzero(good) >= k or want >= layer.rows or graph is None:
@@ -115,7 +114,7 @@ class Searcher:
                 self._version = version
                 if layer is None or exact is None or layer.generation != self._store.layer_generation(self._name):
                     layer = self._layer = self._store.layer(self._name)
-                    exact = self._exact = Exact(layer.vectors, layer.norms, layer.ids >= 0)
+                    exact = self._exact = Exact(layer.vectors, layer.norms, layer.visible)
                     if self._graph_file != layer.file.name:
                         self._graph, self._graph_file = None, layer.file.name
                 self._prepare_if_needed(layer)
@@ -135,17 +134,22 @@ class Searcher:
         self._thread.start()
 
     def _prepare(self, layer: Layer) -> None:
+        lock = FileLock(self._store.home / "index.lock")
+        while not self._closing.is_set():
+            try:  # another process may be building for minutes, and this one may be closed meanwhile
+                lock.acquire(timeout=0.5)
+                break
+            except Timeout:
+                log.debug("waiting for the index of layer %s", layer.name)
         try:
-            with FileLock(self._store.home / "index.lock", timeout=0):
-                # a graph in use must not grow, and two at once are too much memory: exact meanwhile
-                self._graph = None
-                graph = catch_up(self._store, layer, self._closing.is_set)
-        except Timeout:
-            log.info("another process is at the index of layer %s", layer.name)
-            return
+            # a graph in use must not grow, and two at once are too much memory: exact meanwhile
+            self._graph = None
+            graph = catch_up(self._store, layer, self._closing.is_set)
         except LunaError as error:
             log.warning("layer %s is searched exactly: %s", layer.name, error)
             return
+        finally:
+            lock.release()
         with self._lock:
             if self._graph_file == layer.file.name:
                 self._graph = graph
@@ -153,10 +157,10 @@ class Searcher:
 
 def _merged(exact: Exact, graph: Hnsw | None, vector: Float32s, k: int) -> tuple[Int64s, Float32s]:
     """The ``k`` nearest rows by the graph for what it covers, exactly for the rest."""
-    if graph is None or k > FAR * graph.rows:
+    if graph is None or k > FAR * graph.rows or graph.rows > exact.rows:
         return exact.query(vector, k)
     rows, similarities = graph.query(vector, k)
-    if graph.rows >= exact.rows:
+    if graph.rows == exact.rows:
         return rows, similarities
     tail_rows, tail_similarities = exact.query(vector, k, start=graph.rows)
     rows, similarities = np.concatenate([rows, tail_rows]), np.concatenate([similarities, tail_similarities])

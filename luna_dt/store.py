@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from . import query
@@ -81,14 +82,15 @@ COMPACT_SHARE, COMPACT_ROWS = 0.5, 1024
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer at one moment: ``vectors`` float32[rows, dim] (mapped, read only) and, for each row, the
-    image it belongs to (``ids``, -1 where dead or hidden) and its Euclidean length (``norms``)."""
+    """A layer at one moment: ``vectors`` float32[rows, dim] (mapped, read only) and, for each row, the image
+    it belongs to (``ids``, -1 where dead), whether that is ``visible`` in DT, and its length (``norms``)."""
 
     name: str
     identity: Identity
     file: Path
     vectors: Float32s
     ids: Int64s
+    visible: npt.NDArray[np.bool_]
     norms: Float32s
     generation: tuple[int, int]
 
@@ -99,14 +101,20 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerState:
-    """What ``status`` tells of a layer; ``unusable`` counts vectors DT sent that were NaN, infinite or zero."""
+    """What there is of a layer, without its vectors: ``rows`` in its ``file``, of which ``count`` are some
+    image's; ``unusable`` counts vectors DT sent that were NaN, infinite or zero."""
 
     name: str
     identity: Identity
+    file: str
+    rows: int
     count: int
     unusable: int
-    bytes: int
     synced: str
+
+    @property
+    def bytes(self) -> int:
+        return self.rows * self.identity.dim * 4
 
 
 class Store:
@@ -173,6 +181,18 @@ class Store:
                 return self._reader.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"{self.path} cannot be read: {error}") from error
+
+    def _array(self, fields: list[tuple[str, str]], sql: str, values: Sequence[object] = ()) -> np.ndarray[Any, Any]:
+        """The rows as a structured array, taken in parts: a million tuples at once would weigh a gigabyte."""
+        parts = [np.empty(0, fields)]
+        try:
+            with self._read_lock:
+                cursor = self._reader.execute(sql, values)
+                while rows := cursor.fetchmany(50_000):
+                    parts.append(np.array(rows, fields))
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path} cannot be read: {error}") from error
+        return np.concatenate(parts)
 
     def images(self, ids: Iterable[int]) -> dict[int, ImageRecord]:
         """The records of those ids that are known."""
@@ -243,17 +263,17 @@ class Store:
 
     def layers(self) -> list[LayerState]:
         rows = self._rows(
-            "SELECT l.name, l.identity, l.rows, COALESCE(k.synced, ''), "
+            "SELECT l.name, l.identity, l.file, l.rows, COALESCE(k.synced, ''), "
             "(SELECT COUNT(row) FROM vectors v WHERE v.layer = l.name), "
             "(SELECT COUNT(*) FROM vectors v WHERE v.layer = l.name AND row IS NULL) "
             "FROM layers l LEFT JOIN kinds k ON k.name = ? || l.name",
             [EMBEDDINGS],
         )
-        states = []
-        for name, identity, written, synced, count, unusable in rows:
-            made_by = Identity.from_json(json.loads(identity))
-            states.append(LayerState(name, made_by, count, unusable, written * made_by.dim * 4, synced))
-        return sorted(states, key=lambda state: LAYERS.index(state.name) if state.name in LAYERS else 99)
+        states = [
+            LayerState(name, Identity.from_json(json.loads(identity)), file, written, count, unusable, synced)
+            for name, identity, file, written, synced, count, unusable in rows
+        ]
+        return sorted(states, key=lambda state: LAYERS.index(state.name) if state.name in LAYERS else len(LAYERS))
 
     def layer_generation(self, layer: str) -> tuple[int, int]:
         """Changes whenever what a search of this layer could find may have changed."""
@@ -275,24 +295,19 @@ class Store:
         with self._read_lock, _transaction(self._reader, "DEFERRED"):
             generation = self.layer_generation(name)
             identity, file, rows = self._rows("SELECT identity, file, rows FROM layers WHERE name = ?", [name])[0]
-            named = self._rows("SELECT row, image_id, norm FROM vectors WHERE layer = ? AND row IS NOT NULL", [name])
-            hidden = self._rows("SELECT id FROM images WHERE for_deletion OR unavailable")
-            path = self.home / "vectors" / file
+            named = self._array(
+                [("row", "i8"), ("id", "i8"), ("norm", "f4")],
+                "SELECT row, image_id, norm FROM vectors WHERE layer = ? AND row IS NOT NULL",
+                [name],
+            )
+            hidden = self._array([("id", "i8")], "SELECT id FROM images WHERE for_deletion OR unavailable")
             made_by = Identity.from_json(json.loads(identity))
+            path = self.home / "vectors" / file
             vectors = _mapped(path, rows, made_by.dim)
         ids, norms = np.full(rows, -1, np.int64), np.ones(rows, np.float32)
-        if named:
-            row, image_id, norm = zip(*named, strict=True)
-            at = np.array(row, np.int64)
-            ids[at], norms[at] = image_id, norm
-        if hidden:
-            ids[np.isin(ids, np.array(hidden, np.int64).ravel())] = -1
-        return Layer(name, made_by, path, vectors, ids, norms, generation)
-
-    def row_of(self, layer: str, image_id: int) -> int | None:
-        """Where in the layer's file an image's vector is; None if DT has none, or none that can be used."""
-        rows = self._rows("SELECT row FROM vectors WHERE layer = ? AND image_id = ?", [layer, image_id])
-        return rows[0][0] if rows else None
+        ids[named["row"]], norms[named["row"]] = named["id"], named["norm"]
+        visible = (ids >= 0) & ~np.isin(ids, hidden["id"])
+        return Layer(name, made_by, path, vectors, ids, visible, norms, generation)
 
     def data_version(self) -> int:
         """Changes whenever another connection has written; a cheap first question."""
@@ -303,13 +318,12 @@ class Store:
 
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
         """The ids and digests held of a kind, in id order."""
-        layer = layer_of(kind)
+        layer, fields = layer_of(kind), [("id", "i8"), ("digest", "i8")]
         if layer is not None:
-            rows = self._rows("SELECT image_id, digest FROM vectors WHERE layer = ? ORDER BY image_id", [layer])
+            both = self._array(fields, "SELECT image_id, digest FROM vectors WHERE layer = ? ORDER BY 1", [layer])
         else:
-            rows = self._rows(f"SELECT {_KEYS[kind]}, digest FROM {kind} ORDER BY 1")
-        both = np.array(rows, np.int64).reshape(-1, 2)
-        return both[:, 0].copy(), both[:, 1].copy()
+            both = self._array(fields, f"SELECT {_KEYS[kind]}, digest FROM {kind} ORDER BY 1")
+        return both["id"].copy(), both["digest"].copy()
 
     def put(self, kind: str, batch: Batch) -> None:
         """Adds or replaces a batch of one kind, in one transaction."""

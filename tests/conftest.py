@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,3 +96,10 @@ def fill(library: Library, vectors: Float32s, first_id: int = 1, layer: str = "v
     store.prepare_layer(layer, Identity("test", "", "image", "pooled", "squash", vectors.shape[1]))
     store.put(f"embeddings.{layer}", Batch(ids, np.full(len(ids), 1, np.int64), vectors))
     return ids
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

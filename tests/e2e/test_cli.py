@@ -1,0 +1,160 @@
+"""The ``luna-dt`` command, run as people and programs run it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import Drawn
+
+ROOT = Path(__file__).parents[2]
+
+
+def luna_dt(*arguments: object, home: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "luna_dt", "--home", str(home), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, encoding="utf-8")
+
+
+def answer(*arguments: object, home: Path) -> Any:
+    done = luna_dt(*arguments, "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def home(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library synced once through the server; what follows is asked with DT's address leading nowhere."""
+    folder = tmp_path_factory.mktemp("Bücher") / "home"
+    changes = {c["kind"]: c for c in answer("sync", "--dt", server, home=folder)}
+    assert {kind: c["added"] for kind, c in changes.items()} == {
+        "images": 100, "captions": 100, "clusters": 3,
+        "embeddings.visual": 100, "embeddings.semantic": 100, "embeddings.composition": 100,
+    }  # fmt: skip
+    (folder / "settings.toml").write_text("dt = 'http://127.0.0.1:9'\n")
+    return folder
+
+
+def subjects(hits: list[dict[str, Any]], drawn: Drawn) -> list[str]:
+    return [drawn.drawings[hit["id"] - 1].scene.subject for hit in hits]
+
+
+def test_search_by_picture_offline(home: Path, drawn: Drawn, tmp_path: Path) -> None:
+    wanted = drawn.drawings[30]
+    hits = answer("search", "--image", wanted.path, "-k", 4, home=home)
+    assert hits[0]["id"] == 31
+    assert hits[0]["similarity"] == pytest.approx(1, abs=1e-4)
+    assert hits[0]["prompt"] == wanted.scene.caption
+    assert subjects(hits, drawn).count(wanted.scene.subject) >= 3
+
+
+def test_search_by_id_vector_and_text(home: Path, drawn: Drawn, tmp_path: Path) -> None:
+    by_id = answer("search", "--id", 31, "-k", 3, home=home)
+    assert 31 not in [hit["id"] for hit in by_id]
+    np.save(tmp_path / "v.npy", drawn.vectors["visual"][30])
+    by_vector = answer("search", "--vector", tmp_path / "v.npy", "-k", 4, "--exclude", 31, home=home)
+    assert [hit["id"] for hit in by_vector][:3] == [hit["id"] for hit in by_id]
+    caption = drawn.drawings[30].scene.caption
+    by_text = answer("search", "--text", caption, "--layer", "semantic", "-k", 3, home=home)
+    assert by_text[0]["id"] == 31
+    assert by_text[0]["similarity"] == pytest.approx(1, abs=1e-4)
+
+
+def test_the_contact_sheet_shows_query_and_hits(home: Path, drawn: Drawn, tmp_path: Path) -> None:
+    target = tmp_path / "sheet.png"
+    answer("search", "--image", drawn.drawings[0].path, "-k", 6, "--contact-sheet", target, home=home)
+    with Image.open(target) as sheet:
+        assert sheet.width > 5 * 192
+        colours = sheet.convert("RGB").getcolors(1 << 24)
+    assert colours is not None
+    assert len(colours) > 20
+
+
+def test_tables_are_for_people(home: Path, drawn: Drawn) -> None:
+    done = luna_dt("search", "--image", drawn.drawings[30].path, "-k", 2, home=home)
+    assert done.returncode == 0
+    assert "similarity" in done.stdout
+    assert "31" in done.stdout
+    status = luna_dt("status", home=home).stdout
+    for word in ("library", "images", "visual", "luna-tiny", "100.0%"):
+        assert word in status
+
+
+def test_status_tells_programs_what_is_here(home: Path) -> None:
+    told = answer("status", home=home)
+    layers = {layer["name"]: layer for layer in told["layers"]}
+    assert told["kinds"]["images"]["count"] == 100
+    assert list(layers) == ["visual", "semantic", "composition"]
+    assert layers["visual"]["coverage"] == 1.0
+    assert layers["visual"]["identity"]["model"] == "luna-tiny:drawings"
+    assert layers["visual"]["synced"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["search", "--image", "gone.png"], "bad_picture", "gone.png: no such file"),
+        (["search", "--id", "4711"], "unknown_image", "image 4711"),
+        (["search", "--vector", "gone.npy"], "bad_vector", "gone.npy"),
+        (["search", "--id", "1", "--layer", "style"], "not_searchable", "luna-dt sync"),
+        (["search", "--text", "a cat"], "identity_mismatch", "before the projection"),
+        (["search"], "bad_input", "give one of"),
+        (["sync"], "dt_unreachable", "http://127.0.0.1:9 does not answer"),
+        (["sync", "--dt", "ftp://x"], "bad_settings", "postgresql://"),
+    ],
+)
+def test_what_fails_says_why_and_ends_with_1(home: Path, arguments: list[str], code: str, told: str) -> None:
+    plain = luna_dt(*arguments, home=home)
+    assert plain.returncode == 1
+    assert told in plain.stderr
+    assert "Traceback" not in plain.stderr
+    for_programs = luna_dt(*arguments, "--json", home=home)
+    assert for_programs.returncode == 1
+    assert json.loads(for_programs.stdout)["error"]["code"] == code
+
+
+def test_an_empty_library_says_what_to_do(tmp_path: Path) -> None:
+    assert "luna-dt sync" in luna_dt("status", home=tmp_path).stdout
+    assert "luna-dt sync" in luna_dt("search", "--id", 1, home=tmp_path).stderr
+
+
+def test_a_wrong_command_line_ends_with_2(tmp_path: Path) -> None:
+    assert luna_dt("search", "--layer", "smell", home=tmp_path).returncode == 2
+    assert luna_dt("fly", home=tmp_path).returncode == 2
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    done = luna_dt("demo", "-o", tmp_path / "out", "--pictures", 100, home=tmp_path / "unused")
+    assert done.returncode == 0, done.stderr
+    assert "searched again with everything closed" in done.stdout
+    assert "0 rows had changed" in done.stdout
+    assert (tmp_path / "out" / "contact-sheet.png").is_file()
+    with Image.open(tmp_path / "out" / "pictures" / "00001-arrow.png") as picture:
+        assert "Negative prompt:" in picture.info["parameters"]
+
+
+def test_the_wheel_is_whole_and_holds_nothing_else(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-qq",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    needed = {"luna_dt/py.typed", "luna_dt/demo/fork.sql", "luna_dt/models/tiny/open_clip_model.safetensors"}
+    assert needed <= set(names)
+    assert {name.split("/")[0] for name in names} == {"luna_dt", "luna_dt-0.1.0.dist-info"}
