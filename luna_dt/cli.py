@@ -126,7 +126,7 @@ def search(
 ) -> None:
     """Find similar pictures: by picture, by id, by vector or by text; works with DT closed."""
     # one question does not repay loading a graph
-    with Library(settings=settings.replace(engine="exact")) as library:
+    with Library(settings=settings.replace(index="exact")) as library:
         hits = library.search(
             image,
             image_id=image_id,

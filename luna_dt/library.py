@@ -128,7 +128,7 @@ class Library:
 
     def index(self, progress: syncing.Progress = lambda *_: None) -> None:
         """Brings the saved indexes up to the synced vectors (``sync`` does so by itself)."""
-        if not searching.graphs_wanted(self.settings.engine):
+        if not searching.graphs_wanted(self.settings.index):
             return
         folder = self._store.home / "index"
         states = self._store.layers()
@@ -227,7 +227,9 @@ class Library:
         with self._lock:
             if layer not in self._searchers:
                 self._store.layer_identity(layer)
-                self._searchers[layer] = searching.Searcher(self._store, layer, self.settings.engine)
+                self._searchers[layer] = searching.Searcher(
+                    self._store, layer, searching.graphs_wanted(self.settings.index)
+                )
             return self._searchers[layer]
 
     # -- looking up ---------------------------------------------------------------------------------
@@ -277,7 +279,7 @@ class Library:
         """What is synced and how it is searched; reads no vector and contacts nothing."""
         counts = self._store.counts()
         total = counts["images"][0]
-        graphs = searching.graphs_wanted(self.settings.engine)
+        graphs = searching.graphs_wanted(self.settings.index)
         layers = []
         for state in self._store.layers():
             indexed = hnsw.saved_rows(self._store.home / "index", state.file)

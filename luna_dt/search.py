@@ -29,10 +29,10 @@ FAR = 0.1  # asking a graph for more than this share of its rows costs more than
 _said_exact = False
 
 
-def graphs_wanted(engine: str) -> bool:
-    """Whether graphs are to be used, with ``engine`` auto or exact; says once when hnswlib is missing."""
+def graphs_wanted(index: str) -> bool:
+    """Whether graphs are to be used, with ``index`` auto or exact; says once when hnswlib is missing."""
     global _said_exact
-    if engine == "exact":
+    if index == "exact":
         return False
     if hnsw.installed():
         return True
@@ -45,9 +45,8 @@ def graphs_wanted(engine: str) -> bool:
 class Searcher:
     """One layer, ready to be searched from several threads; follows the store as it is synced."""
 
-    def __init__(self, store: Store, name: str, engine: str) -> None:
-        self._store, self._name = store, name
-        self._graphs = graphs_wanted(engine)
+    def __init__(self, store: Store, name: str, graphs: bool) -> None:
+        self._store, self._name, self._graphs = store, name, graphs
         self._lock = threading.Lock()
         self._version: int | None = None
         self._layer: Layer | None = None
@@ -141,6 +140,8 @@ class Searcher:
                 break
             except Timeout:
                 log.debug("waiting for the index of layer %s", layer.name)
+        else:
+            return
         try:
             # a graph in use must not grow, and two at once are too much memory: exact meanwhile
             self._graph = None

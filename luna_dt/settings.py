@@ -7,7 +7,7 @@
 | token      | DT_API_TOKEN      | token = "…"               | none                                      |
 | timeout    | LUNA_DT_TIMEOUT   | timeout = 30              | 30 s for one answer of DT                 |
 | device     | LUNA_DT_DEVICE    | device = "cuda:0"         | auto (CUDA, then MPS, then CPU)           |
-| engine     | LUNA_DT_ENGINE    | engine = "exact"          | auto (hnswlib where it is installed)      |
+| index      | LUNA_DT_INDEX     | index = "exact"           | auto (hnswlib where it is installed)      |
 | models     | LUNA_DT_MODELS    | models = "…"              | the folder ``models`` in the home         |
 | path_map   | LUNA_DT_PATH_MAP  | [path_map] DT's = "ours"  | empty; in the environment ``A=B;C=D``     |
 """
@@ -37,7 +37,7 @@ class Settings:
     token: str = field(default="", repr=False)
     timeout: float = 30.0
     device: str = "auto"
-    engine: str = "auto"
+    index: str = "auto"
     models: Path | None = None
     path_map: Mapping[str, str] = field(default_factory=dict)
 
@@ -74,8 +74,8 @@ class Settings:
                 values["timeout"] = float(values["timeout"])
                 if not values["timeout"] > 0:
                     raise ValueError("timeout must be above 0 seconds")
-            if values.get("engine", "auto") not in ("auto", "exact"):
-                raise ValueError(f"engine is auto or exact, not '{values['engine']}'")
+            if values.get("index", "auto") not in ("auto", "exact"):
+                raise ValueError(f"index is auto or exact, not '{values['index']}'")
             if "path_map" in values:
                 values["path_map"] = {str(a): str(b) for a, b in dict(values["path_map"]).items()}
         except (TypeError, ValueError) as error:
@@ -88,7 +88,7 @@ _ENVIRONMENT = {
     "token": "DT_API_TOKEN",
     "timeout": "LUNA_DT_TIMEOUT",
     "device": "LUNA_DT_DEVICE",
-    "engine": "LUNA_DT_ENGINE",
+    "index": "LUNA_DT_INDEX",
     "models": "LUNA_DT_MODELS",
     "path_map": "LUNA_DT_PATH_MAP",
 }

@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DT_API_URL", "DT_API_TOKEN", "LUNA_DT_HOME", "LUNA_DT_PATH_MAP", "LUNA_DT_MODELS", "LUNA_DT_ENGINE"):
+    for name in ("DT_API_URL", "DT_API_TOKEN", "LUNA_DT_HOME", "LUNA_DT_PATH_MAP", "LUNA_DT_MODELS", "LUNA_DT_INDEX"):
         monkeypatch.delenv(name, raising=False)
 
 

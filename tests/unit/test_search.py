@@ -210,7 +210,7 @@ def test_another_process_sees_what_was_synced(library: Library) -> None:
 def test_the_exact_engine_when_asked_for_or_without_hnswlib(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Library(settings=Settings(home=tmp_path, engine="exact")) as library:
+    with Library(settings=Settings(home=tmp_path, index="exact")) as library:
         vectors = unit_vectors(50)
         fill(library, vectors)
         library.index()
