@@ -136,6 +136,7 @@ def search(
             top_k=top_k,
             min_similarity=min_similarity,
             exclude=exclude,
+            engine="local",
         )
         if contact_sheet:
             _draw_sheet(library, contact_sheet, image, image_id, text, hits)

@@ -2,7 +2,8 @@
 
 LunaError
  ├─ SettingsError            a setting is missing or makes no sense
- │   └─ MissingExtra         a part that is not installed is needed
+ │   ├─ MissingExtra         a part that is not installed is needed
+ │   └─ NotAllowed           an address that the user has not allowed
  ├─ BadInput                 what was given cannot be used (also a ValueError)
  │   ├─ BadPicture           not a picture, broken, or over a limit
  │   ├─ BadVector            wrong shape or dimension, NaN, infinite or zero
@@ -11,7 +12,8 @@ LunaError
  │   ├─ UnknownImage
  │   ├─ UnknownCluster
  │   ├─ UnknownLayer
- │   └─ PictureMissing       DT names a file that is not to be found from here
+ │   ├─ PictureMissing       DT names a file that is not to be found from here
+ │   └─ MapMissing           no ControlNet map of this type is stored for the image
  ├─ NotSearchable            the layer holds nothing to compare with yet
  │   └─ NoVector             this image has no vector in the layer
  ├─ IdentityMismatch         query and layer were made by different encoders
@@ -46,6 +48,11 @@ class MissingExtra(SettingsError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f'{what} is not installed; run: pip install "luna_dt[{extra}]"')
+
+
+class NotAllowed(SettingsError):
+    code = "not_allowed"
+    http_status = 403
 
 
 class BadInput(LunaError, ValueError):
@@ -84,6 +91,10 @@ class UnknownLayer(NotFound):
 
 class PictureMissing(NotFound):
     code = "picture_missing"
+
+
+class MapMissing(NotFound):
+    code = "map_missing"
 
 
 class NotSearchable(LunaError):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 from filelock import FileLock
@@ -16,17 +17,47 @@ from filelock import FileLock
 from . import search as searching
 from . import sync as syncing
 from .dt import connect
-from .dt.catalog import Catalog
-from .errors import BadInput, CatalogError, IdentityMismatch, NoVector, PictureMissing
+from .dt.catalog import Catalog, Health
+from .errors import (
+    BadInput,
+    CatalogError,
+    IdentityMismatch,
+    NotFound,
+    NotOffered,
+    NotSearchable,
+    NoVector,
+    PictureMissing,
+    UnknownCluster,
+    UnknownImage,
+    UnknownLayer,
+    Unreachable,
+)
 from .index import hnsw
-from .models import Encoders
+from .models import Encoders, Residency
 from .pixels import PictureLike, local_path, read_pictures
-from .records import Captions, Cluster, ClusterImage, Float32s, Hit, Identity, ImageRecord, Int64s
+from .records import (
+    DT_IDENTITIES,
+    EMBEDDINGS,
+    LAYERS,
+    Captions,
+    Cluster,
+    ClusterImage,
+    Float32s,
+    Hit,
+    Identity,
+    ImageRecord,
+    Int64s,
+)
 from .settings import Settings
 from .store import LayerState, Store
 
 if TYPE_CHECKING:
     from PIL import Image
+
+T = TypeVar("T")
+Engine = Literal["auto", "local", "dt"]
+Given: TypeAlias = Mapping[str, Any]
+SORTS = ("quality", "confidence", "random", "diverse")
 
 
 @dataclass(frozen=True)
@@ -74,6 +105,7 @@ class Library:
 
     ``home`` and ``dt`` win over the settings (settings.py); nothing is contacted before ``sync``.  Safe
     to use from several threads; several processes may search one home, one at a time may sync it.
+    ``residency`` is for a host that shares its memory with the encoders (models/__init__.py).
     Raises StoreError, SettingsError.
     """
 
@@ -82,10 +114,11 @@ class Library:
         home: str | os.PathLike[str] | None = None,
         dt: str | None = None,
         settings: Settings | None = None,
+        residency: Residency | None = None,
     ) -> None:
         self.settings = (settings or Settings.load(home)).replace(home=home, dt=dt)
         self._store = Store(self.settings.home)
-        self._encoders = Encoders(self.settings)
+        self._encoders = Encoders(self.settings, residency)
         self._searchers: dict[str, searching.Searcher] = {}
         self._dt: Catalog | None = None
         self._lock = threading.Lock()
@@ -158,24 +191,45 @@ class Library:
         exclude: Iterable[int] = (),
         exclude_source: bool = True,
         identity: Identity | None = None,
+        engine: Engine = "auto",
     ) -> list[Hit]:
         """The images most similar to one reference, best first; images that DT hides are left out.
 
         Give one of: ``image`` (path, PIL image, bytes, array or ComfyUI tensor [B,H,W,C]; of several
         pictures the mean direction counts), ``image_id`` (its stored vector; the image itself is left
         out unless ``exclude_source`` is False), ``vector`` (float[dim], with ``identity`` if known), or
-        ``text``.  ``top_k`` >= 1; ``min_similarity`` is a cosine, -1..1.
+        ``text``.  ``top_k`` >= 1; ``min_similarity`` is a cosine, -1..1.  ``engine``: ``local`` searches
+        what is synced, ``dt`` asks DT with the vector made here, ``auto`` prefers local.
 
         Raises BadInput, BadPicture, BadVector, UnknownLayer, UnknownImage, NoVector, NotSearchable,
-        IdentityMismatch, WeightsError.
+        IdentityMismatch, WeightsError; CatalogError when DT is asked.
         """
         if top_k < 1:
             raise BadInput(f"top_k must be at least 1, not {top_k}")
-        left_out = set(exclude)
-        query = self._query_vector(layer, image, image_id, vector, text, identity)
+        given = {"image": image, "image_id": image_id, "vector": vector, "text": text}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) != 1:
+            raise BadInput(f"give one of image, image_id, vector and text, not {' and '.join(names) or 'none'}")
+        left_out = {int(i) for i in exclude}
         if image_id is not None and exclude_source:
             left_out.add(int(image_id))
-        ids, similarities = self._searcher(layer).nearest(query, top_k, left_out)
+        if engine == "local" or (engine == "auto" and self._store.generation(EMBEDDINGS + layer)):
+            return self._search_here(layer, given, identity, top_k, min_similarity, left_out)
+        return self._search_in_dt(layer, given, identity, top_k, min_similarity, left_out)
+
+    def _search_here(
+        self, layer: str, given: Given, identity: Identity | None, top_k: int, min_similarity: float, left_out: set[int]
+    ) -> list[Hit]:
+        searcher = self._searcher(layer)
+        image_id = given["image_id"]
+        if image_id is not None:
+            query = searcher.vector_of(int(image_id))
+            if query is None:
+                self._store.image(int(image_id))
+                raise NoVector(f"image {image_id} has no vector in layer '{layer}'; search by its picture instead")
+        else:
+            query = self._query_vector(layer, searcher.layer().identity, given, identity)
+        ids, similarities = searcher.nearest(query, top_k, left_out)
         records = self._store.images(ids.tolist())
         return [
             Hit(found, similarity, records[found])
@@ -183,44 +237,46 @@ class Library:
             if similarity >= min_similarity and found in records
         ]
 
+    def _search_in_dt(
+        self, layer: str, given: Given, identity: Identity | None, top_k: int, min_similarity: float, left_out: set[int]
+    ) -> list[Hit]:
+        if layer not in LAYERS:
+            raise UnknownLayer(f"there is no layer '{layer}'; layers are: {', '.join(LAYERS)}")
+        catalog = self._catalog()
+        try:
+            query = None
+            if given["image_id"] is None:
+                query = self._query_vector(layer, self._identity_in_dt(layer), given, identity)
+            hits = catalog.similar(layer, query, given["image_id"], top_k + len(left_out), min_similarity)
+        except Unreachable as away:
+            raise NotSearchable(f"layer '{layer}' is not synced (run: luna-dt sync), and {away}") from away
+        return [hit for hit in hits if hit.id not in left_out][:top_k]
+
+    def _identity_in_dt(self, layer: str) -> Identity:
+        """What DT says made its layer; a DT that cannot say has its usual one."""
+        try:
+            kinds = self._catalog().kinds()
+        except NotOffered:
+            return DT_IDENTITIES[layer]
+        return next((kind.identity for kind in kinds if kind.layer == layer and kind.identity), DT_IDENTITIES[layer])
+
     def nearest(self, vector: Any, layer: str = "visual", top_k: int = 10) -> tuple[Int64s, Float32s]:
         """``search`` without the records: ids int64[n] and cosines float32[n], best first, n <= top_k."""
         return self._searcher(layer).nearest(vector, top_k)
 
-    def _query_vector(
-        self,
-        layer: str,
-        image: PictureLike | None,
-        image_id: int | None,
-        vector: Any,
-        text: str | None,
-        identity: Identity | None,
-    ) -> Float32s:
-        given = {"image": image, "image_id": image_id, "vector": vector, "text": text}
-        names = [name for name, value in given.items() if value is not None]
-        if len(names) != 1:
-            raise BadInput(f"give one of image, image_id, vector and text, not {' and '.join(names) or 'none'}")
-        searcher = self._searcher(layer)
-        made_by = searcher.layer().identity
-        if image_id is not None:
-            own = searcher.vector_of(int(image_id))
-            if own is None:
-                self._store.image(int(image_id))
-                raise NoVector(f"image {image_id} has no vector in layer '{layer}'; search by its picture instead")
-            return own
-        if vector is not None:
+    def _query_vector(self, layer: str, made_by: Identity, given: Given, identity: Identity | None) -> Float32s:
+        if given["vector"] is not None:
             if identity is not None and identity != made_by:
                 raise IdentityMismatch(
                     f"the query vector was made by {identity}, layer '{layer}' by {made_by}: they cannot be compared"
                 )
-            array = np.asarray(vector)
+            array = np.asarray(given["vector"])
             return cast("Float32s", array[0] if array.ndim == 2 and len(array) == 1 else array)
-        if text is not None:
-            if not text.strip():
+        if given["text"] is not None:
+            if not given["text"].strip():
                 raise BadInput("the text to search for is empty")
-            return cast("Float32s", self._encoders.texts(made_by, [text])[0])
-        assert image is not None
-        mean: Float32s = self._encoders.pictures(made_by, read_pictures(image)).mean(axis=0)
+            return cast("Float32s", self._encoders.texts(made_by, [given["text"]])[0])
+        mean: Float32s = self._encoders.pictures(made_by, read_pictures(given["image"])).mean(axis=0)
         return mean
 
     def _searcher(self, layer: str) -> searching.Searcher:
@@ -232,48 +288,109 @@ class Library:
                 )
             return self._searchers[layer]
 
-    # -- looking up ---------------------------------------------------------------------------------
+    # -- looking up: what is mirrored here, else what DT says --------------------------------------
 
     def image(self, image_id: int) -> ImageRecord:
         """Raises UnknownImage."""
-        return self._store.image(image_id)
+        try:
+            return self._store.image(image_id)
+        except UnknownImage as here:
+            return self._from_dt(here, lambda dt: dt.image(image_id))
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         """Images in id order, by DT's query language (query.py); raises BadQuery."""
-        return self._store.find(query, after_id, limit)
+        if self._store.generation("images"):
+            return self._store.find(query, after_id, limit)
+        return self._from_dt(NotFound("nothing is synced yet"), lambda dt: dt.images(query, after_id, limit))
 
     def captions(self, image_id: int) -> Captions:
         """Raises UnknownImage."""
-        return self._store.captions(image_id)
+        try:
+            return self._store.captions(image_id)
+        except UnknownImage as here:
+            return self._from_dt(here, lambda dt: dt.captions(image_id))
 
     def clusters(self) -> list[Cluster]:
-        return self._store.clusters()
+        if self._store.generation("clusters"):
+            return self._store.clusters()
+        return self._from_dt(NotFound("no clusters are synced"), lambda dt: dt.clusters())
 
     def cluster_images(
-        self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: str = "quality"
+        self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: str = "quality", seed: int = 0
     ) -> list[ClusterImage]:
-        """Raises UnknownCluster, BadInput for a ``sort`` other than confidence, quality and random."""
-        return self._store.cluster_images(cluster_id, limit, min_quality, sort)
+        """A cluster's images of at least ``min_quality`` (0..5, half the rating).
 
-    def picture(self, image_id: int) -> Image.Image:
-        """An image's pixels, RGB and upright: from its own path (through the path map), else from DT.
+        ``sort``: quality; confidence; random, the same for the same ``seed``; diverse, each the farthest
+        from those before it in the visual layer, beginning with the best.
+        Raises UnknownCluster, BadInput; NotSearchable when diverse ones are asked for without that layer.
+        """
+        if sort not in SORTS:
+            raise BadInput(f"'{sort}' is no way to sort; there is: {', '.join(SORTS)}")
+        try:
+            found = self._store.cluster_images(cluster_id, min_quality)
+        except UnknownCluster as here:
+            found = self._from_dt(here, lambda dt: dt.cluster_images(cluster_id, 10_000, min_quality, "quality"))
+        if sort == "confidence":
+            found.sort(key=lambda member: (-member.confidence, member.image.id))
+        elif sort == "random":
+            random.Random(seed).shuffle(found)
+        elif sort == "diverse":
+            found = self._diverse(found, limit)
+        return found[:limit]
 
-        Raises UnknownImage, BadPicture; PictureMissing saying what was tried.
+    def _diverse(self, found: list[ClusterImage], limit: int) -> list[ClusterImage]:
+        vectors = self._searcher("visual").vectors_of([member.image.id for member in found])
+        having = [(i, vector) for i, vector in enumerate(vectors) if vector is not None]
+        if not having:
+            return found
+        units = np.stack([vector for _, vector in having])
+        units /= np.linalg.norm(units, axis=1, keepdims=True)
+        chosen, nearest = [0], units @ units[0]
+        while len(chosen) < min(limit, len(having)):
+            nearest[chosen[-1]] = np.inf
+            chosen.append(int(np.argmin(nearest)))
+            nearest = np.maximum(nearest, units @ units[chosen[-1]])
+        return [found[having[i][0]] for i in chosen] + [m for m, v in zip(found, vectors, strict=True) if v is None]
+
+    def _from_dt(self, here: NotFound, ask: Callable[[Catalog], T]) -> T:
+        try:
+            return ask(self._catalog())
+        except Unreachable as away:
+            raise type(here)(f"{here}; and {away}") from away
+
+    def file(self, image_id: int) -> bytes:
+        """An image's file as it is: from its own path (through the path map), else from DT.
+
+        Raises UnknownImage; PictureMissing saying what was tried.
         """
         record = self.image(image_id)
         tried = []
         try:
-            path = local_path(record.path, self.settings.path_map)
-            if path.is_file():
-                return read_pictures(path)[0]
-            tried.append(f"{path}: no such file")
-        except PictureMissing as error:
+            return local_path(record.path, self.settings.path_map).read_bytes()
+        except (PictureMissing, OSError) as error:
             tried.append(str(error))
         try:
-            return read_pictures(self._catalog().file(image_id))[0]
+            return self._catalog().file(image_id)
         except (CatalogError, PictureMissing) as error:
             tried.append(str(error))
         raise PictureMissing(f"image {image_id} could not be opened: {'; '.join(tried)}")
+
+    def picture(self, image_id: int) -> Image.Image:
+        """An image's pixels, RGB and upright; see ``file``; raises BadPicture as well."""
+        return read_pictures(self.file(image_id), f"image {image_id}")[0]
+
+    def control_map(self, image_id: int, kind: str) -> Image.Image:
+        """A ControlNet map that DT has stored, RGB; raises MapMissing, UnknownImage, CatalogError."""
+        return read_pictures(self._catalog().control_map(image_id, kind), f"the {kind} map of image {image_id}")[0]
+
+    def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
+        """A text that changes when those kinds are synced anew, or the image's record or captions change."""
+        generations = ",".join(f"{kind}:{self._store.generation(kind)}" for kind in kinds)
+        return generations + (f" {image_id}:{self._store.version_of(image_id)}" if image_id is not None else "")
+
+    def health(self) -> Health:
+        """What answers at DT's address; raises CatalogError."""
+        return self._catalog().health()
 
     def status(self) -> Status:
         """What is synced and how it is searched; reads no vector and contacts nothing."""

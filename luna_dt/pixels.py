@@ -23,7 +23,7 @@ PictureLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDA
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning level: it refuses to open more by itself
 
 
-def read_pictures(source: PictureLike) -> list[Image.Image]:
+def read_pictures(source: PictureLike, name: str = "the given picture") -> list[Image.Image]:
     """Every picture in ``source`` as 8-bit RGB, upright; a batch gives several, everything else one.
 
     16-bit values are scaled by 257, palettes resolved, alpha dropped, EXIF rotation applied, and of an
@@ -32,12 +32,22 @@ def read_pictures(source: PictureLike) -> list[Image.Image]:
     from PIL import Image
 
     if isinstance(source, Image.Image):
-        return [_upright_rgb(source, "the given picture")]
+        return [_upright_rgb(source, name)]
     if isinstance(source, (str, os.PathLike)):
         return [_open(Path(source), str(source))]
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return [_open(io.BytesIO(source), "the given bytes")]
+        return [_open(io.BytesIO(source), name)]
     return _from_array(source)
+
+
+def read_alpha(data: bytes) -> Image.Image | None:
+    """The first frame's transparency, upright, as 8-bit grey (255 opaque); None where there is none."""
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(data)) as picture:
+        if "A" not in picture.getbands() and "transparency" not in picture.info:
+            return None
+        return ImageOps.exif_transpose(picture).convert("RGBA").getchannel("A")
 
 
 def _open(file: Path | io.BytesIO, name: str) -> Image.Image:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -63,9 +63,14 @@ class Searcher:
 
     def vector_of(self, image_id: int) -> Float32s | None:
         """An image's own vector; None if it has none."""
+        return self.vectors_of([image_id])[0]
+
+    def vectors_of(self, image_ids: Sequence[int]) -> list[Float32s | None]:
+        """For each image its own vector, None if it has none."""
         layer = self._current()[0]
-        rows = np.flatnonzero(layer.ids == image_id)
-        return np.array(layer.vectors[rows[0]]) if len(rows) else None
+        rows = np.flatnonzero(np.isin(layer.ids, image_ids))
+        found = {image_id: layer.vectors[row] for image_id, row in zip(layer.ids[rows].tolist(), rows, strict=True)}
+        return [np.array(found[image_id]) if image_id in found else None for image_id in image_ids]
 
     def nearest(self, vector: Float32s, k: int, exclude: Collection[int] = ()) -> tuple[Int64s, Float32s]:
         """The ids of the ``k`` nearest visible images but those to ``exclude``, and their cosine, best first.

@@ -4,6 +4,7 @@
 |------------|-------------------|---------------------------|-------------------------------------------|
 | home       | LUNA_DT_HOME      |                           | the platform's user data folder           |
 | dt         | DT_API_URL        | dt = "…"                  | http://localhost:5000                     |
+| allowed    | LUNA_DT_ALLOWED   | allowed = ["http://…"]    | none; addresses a workflow may name, "; " |
 | token      | DT_API_TOKEN      | token = "…"               | none                                      |
 | timeout    | LUNA_DT_TIMEOUT   | timeout = 30              | 30 s for one answer of DT                 |
 | device     | LUNA_DT_DEVICE    | device = "cuda:0"         | auto (CUDA, then MPS, then CPU)           |
@@ -34,6 +35,7 @@ class Settings:
 
     home: Path
     dt: str = DEFAULT_DT
+    allowed: tuple[str, ...] = ()
     token: str = field(default="", repr=False)
     timeout: float = 30.0
     device: str = "auto"
@@ -76,6 +78,10 @@ class Settings:
                     raise ValueError("timeout must be above 0 seconds")
             if values.get("index", "auto") not in ("auto", "exact"):
                 raise ValueError(f"index is auto or exact, not '{values['index']}'")
+            if "allowed" in values:
+                given = values["allowed"]
+                addresses = given.split(";") if isinstance(given, str) else list(given)
+                values["allowed"] = tuple(str(address).strip().rstrip("/") for address in addresses)
             if "path_map" in values:
                 values["path_map"] = {str(a): str(b) for a, b in dict(values["path_map"]).items()}
         except (TypeError, ValueError) as error:
@@ -85,6 +91,7 @@ class Settings:
 
 _ENVIRONMENT = {
     "dt": "DT_API_URL",
+    "allowed": "LUNA_DT_ALLOWED",
     "token": "DT_API_TOKEN",
     "timeout": "LUNA_DT_TIMEOUT",
     "device": "LUNA_DT_DEVICE",

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from . import query
-from .errors import BadInput, NotSearchable, StoreError, UnknownCluster, UnknownImage, UnknownLayer
+from .errors import NotSearchable, StoreError, UnknownCluster, UnknownImage, UnknownLayer
 from .records import (
     EMBEDDINGS,
     LAYERS,
@@ -233,27 +233,31 @@ class Store:
     def clusters(self) -> list[Cluster]:
         return [Cluster(*row) for row in self._rows("SELECT id, name, image_count FROM clusters ORDER BY id")]
 
-    def cluster_images(
-        self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: str = "quality"
-    ) -> list[ClusterImage]:
-        """A cluster's images, best first by ``sort``: confidence, quality or random."""
-        orders = {
-            "confidence": "m.confidence DESC, i.id",
-            "quality": "COALESCE(i.rating, 0) DESC, m.confidence DESC, i.id",
-            "random": "RANDOM()",
-        }
-        if sort not in orders:
-            raise BadInput(f"'{sort}' is no way to sort; there is: {', '.join(orders)}")
+    def cluster_images(self, cluster_id: int, min_quality: float = 0) -> list[ClusterImage]:
+        """A cluster's visible images, best quality first."""
         if not self._rows("SELECT 1 FROM clusters WHERE id = ?", [cluster_id]):
             raise UnknownCluster(f"cluster {cluster_id} is not in this library; if DT has it, sync again")
         columns = ", ".join(f"i.{name}" for name in _IMAGE_COLUMNS)
         rows = self._rows(
             f"SELECT {columns}, m.confidence FROM cluster_members m JOIN images i ON i.id = m.image_id "
-            f"WHERE m.cluster_id = ? AND COALESCE(i.rating, 0) / 2.0 >= ? AND NOT i.for_deletion AND NOT i.unavailable "
-            f"ORDER BY {orders[sort]} LIMIT ?",
-            [cluster_id, min_quality, limit],
+            "WHERE m.cluster_id = ? AND COALESCE(i.rating, 0) / 2.0 >= ? AND NOT i.for_deletion AND NOT i.unavailable "
+            "ORDER BY COALESCE(i.rating, 0) DESC, m.confidence DESC, i.id",
+            [cluster_id, min_quality],
         )
         return [ClusterImage(_image(row[:-1]), row[-1]) for row in rows]
+
+    def version_of(self, image_id: int) -> str:
+        """Changes when the image's record, captions or tags do; "" for an unknown image."""
+        rows = self._rows(
+            "SELECT i.digest, c.digest FROM images i LEFT JOIN captions c ON c.image_id = i.id WHERE i.id = ?",
+            [image_id],
+        )
+        return f"{rows[0][0]} {rows[0][1]}" if rows else ""
+
+    def generation(self, kind: str) -> int:
+        """Changes whenever a row of that kind is added, changed or dropped; 0 for what was never synced."""
+        rows = self._rows("SELECT generation FROM kinds WHERE name = ?", [kind])
+        return int(rows[0][0]) if rows else 0
 
     def counts(self) -> dict[str, tuple[int, str]]:
         """For every kind of record: how many are here, and when it was last synced to its end."""
@@ -277,8 +281,7 @@ class Store:
 
     def layer_generation(self, layer: str) -> tuple[int, int]:
         """Changes whenever what a search of this layer could find may have changed."""
-        found = dict(self._rows("SELECT name, generation FROM kinds WHERE name IN ('images', ?)", [EMBEDDINGS + layer]))
-        return found.get("images", 0), found.get(EMBEDDINGS + layer, 0)
+        return self.generation("images"), self.generation(EMBEDDINGS + layer)
 
     def layer_identity(self, layer: str) -> Identity:
         """Raises UnknownLayer for a name that is none, NotSearchable for one that holds nothing yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an empty PostgreSQL with pgvector."""
-    with database.postgres(tmp_path_factory.mktemp("pg")) as address:
+def postgres() -> Iterator[str]:
+    """The address of an empty PostgreSQL with pgvector; not in pytest's own folder, which it closes to others."""
+    data = tempfile.TemporaryDirectory(prefix="luna-dt-pg-", ignore_cleanup_errors=True)
+    with data as folder, database.postgres(Path(folder)) as address:
         yield address
 
 

@@ -62,6 +62,10 @@ class Catalog(Protocol):
         """The picture's own bytes; raises UnknownImage, PictureMissing, NotOffered."""
         ...
 
+    def control_map(self, image_id: int, kind: str) -> bytes:
+        """A stored ControlNet map, encoded as a picture; raises MapMissing, UnknownImage."""
+        ...
+
     def kinds(self) -> list[Kind]:
         """What can be mirrored; raises NotOffered where nothing can."""
         ...

@@ -24,6 +24,7 @@ import numpy as np
 from .. import __version__, query
 from ..errors import (
     BadAnswer,
+    MapMissing,
     MissingExtra,
     NotOffered,
     NotSearchable,
@@ -129,6 +130,7 @@ class PostgresCatalog:
         )
         self._known: dict[str, dict[str, tuple[str, str]]] | None = None
         self._found_layers: dict[str, _LayerColumn] | None = None
+        self._places: tuple[int, int | None] | None = None
 
     def _configure(self, connection: psycopg.Connection[Any]) -> None:
         connection.read_only = True
@@ -373,6 +375,9 @@ class PostgresCatalog:
     def file(self, image_id: int) -> bytes:
         raise NotOffered(f"the database holds no pictures, only their paths (image {image_id})")
 
+    def control_map(self, image_id: int, kind: str) -> bytes:
+        raise MapMissing(f"DT's database stores no ControlNet maps (asked for {kind} of image {image_id})")
+
     # -- sync ---------------------------------------------------------------------------------------
 
     def kinds(self) -> list[Kind]:
@@ -481,20 +486,29 @@ class PostgresCatalog:
         written and stays when only other columns are; the number comes from one counter of the whole
         database cluster, whose identifier seeds the hash, so that a restored copy starts afresh.
         """
-        major = self._server_version() // 10_000
+        if self._places is None:
+            self._places = self._where_values_lie()
+        major, seed = self._places
         content = (
             f"hashbyteaextended(vector_send({column}), 0)"
             if major >= 18
             else f"('x' || left(md5(vector_send({column})), 16))::bit(64)::bigint"
         )
-        if major < 17:
+        if seed is None:
             return content
-        seed = self._count("SELECT system_identifier FROM pg_control_system()")
         return f"COALESCE(hashint8extended(pg_column_toast_chunk_id({column})::bigint, {seed}), {content})"
 
-    def _server_version(self) -> int:
+    def _where_values_lie(self) -> tuple[int, int | None]:
+        """PostgreSQL's version, and the database cluster's identifier if both let us ask where a value lies."""
         with self._connection() as connection:
-            return connection.info.server_version
+            major = connection.info.server_version // 10_000
+        if major < 17:
+            return major, None
+        try:
+            return major, self._count("SELECT system_identifier FROM pg_control_system()")
+        except Refused as error:
+            log.info("vectors are compared by their content, which is slower: %s", error)
+            return major, None
 
     def _image_digest(self) -> str:
         return f"hashtextextended(ROW({', '.join(self._select().values())})::text, 0)"

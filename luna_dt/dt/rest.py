@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, TypeVar, cast
@@ -12,7 +13,18 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
-from ..errors import BadAnswer, LunaError, NotFound, NotOffered, Refused, Unreachable, by_code
+from ..errors import (
+    BadAnswer,
+    LunaError,
+    MapMissing,
+    NotFound,
+    NotOffered,
+    PictureMissing,
+    Refused,
+    UnknownImage,
+    Unreachable,
+    by_code,
+)
 from ..records import (
     Batch,
     Captions,
@@ -161,8 +173,28 @@ class RestCatalog:
         return Captions.from_json(self._json("GET", f"/api/images/{int(image_id)}/caption"), int(image_id))
 
     def file(self, image_id: int) -> bytes:
-        with self._call("GET", f"/api/images/{int(image_id)}/file") as answer:
-            return answer.content
+        try:
+            with self._call("GET", f"/api/images/{int(image_id)}/file") as answer:
+                return answer.content
+        except UnknownImage:
+            raise
+        except (NotFound, NotOffered) as refusal:  # a plain DT server may send the pixels with the record
+            found = self._json("GET", f"/api/images/{int(image_id)}")
+            if not found.get("image_base64"):
+                raise PictureMissing(f"{refusal}; and its record has no image_base64") from refusal
+            return _decoded(found["image_base64"], f"image {image_id}")
+
+    def control_map(self, image_id: int, kind: str) -> bytes:
+        try:
+            found = self._json("GET", f"/api/images/{int(image_id)}/controlnet/{quote(kind, safe='')}")
+        except UnknownImage:
+            raise
+        except (NotFound, NotOffered) as refusal:
+            raise MapMissing(f"DT has no {kind} map of image {image_id}") from refusal
+        if isinstance(found, Mapping) and found.get("image_base64"):
+            return _decoded(found["image_base64"], f"the {kind} map of image {image_id}")
+        path = found.get("path") if isinstance(found, Mapping) else None
+        raise MapMissing(f"DT names the {kind} map of image {image_id} by a path ({path}), but sends no image_base64")
 
     # -- sync ---------------------------------------------------------------------------------------
 
@@ -205,6 +237,14 @@ class RestCatalog:
             if layer_of(kind):
                 return list(wire.unpack_vectors(_body(answer), self._identities[kind].dim))
             return list(wire.unpack_records(kind, answer.iter_lines(1 << 20)))
+
+
+def _decoded(text: Any, name: str) -> bytes:
+    """Base64, with or without a data URL's head."""
+    try:
+        return base64.b64decode(str(text).rpartition(",")[2], validate=True)
+    except ValueError as error:
+        raise BadAnswer(f"DT sent {name} in something that is no base64") from error
 
 
 def _body(answer: requests.Response) -> BinaryIO:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..errors import IdentityMismatch, NotOffered
 from ..records import Float32s, Identity
@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from .clip import ImageTower, TextTower
 
 
+#: Called with a tower (a torch module) before each use, brings it where it is to run; a host such as ComfyUI,
+#: which gives its own, moves it out again when it wants the memory.
+Residency = Callable[[Any], object]
+
+
 class Encoders:
     """The towers in use, an image and a text tower for each identity; safe to use from several threads."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, residency: Residency | None = None) -> None:
+        self._settings, self._residency = settings, residency
         self._image_towers: dict[Identity, ImageTower] = {}
         self._text_towers: dict[Identity, TextTower] = {}
         self._lock = threading.Lock()
@@ -39,7 +44,7 @@ class Encoders:
             )
         with self._lock:
             if identity not in self._image_towers:
-                self._image_towers[identity] = ImageTower(identity, self._settings)
+                self._image_towers[identity] = ImageTower(identity, self._settings, self._residency)
             return self._image_towers[identity].encode(pictures)
 
     def texts(self, identity: Identity, texts: Sequence[str]) -> Float32s:
@@ -61,7 +66,7 @@ class Encoders:
             )
         with self._lock:
             if identity not in self._text_towers:
-                self._text_towers[identity] = TextTower(identity, self._settings)
+                self._text_towers[identity] = TextTower(identity, self._settings, self._residency)
             return self._text_towers[identity].encode(texts)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import MissingExtra, SettingsError, WeightsError
 from ..records import Float32s, Identity
 from ..settings import Settings
-from . import weights
+from . import Residency, weights
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -30,25 +30,28 @@ class ImageTower:
     ``projected``; pixels are squashed or cropped to the tower's square input, bicubic with antialiasing.
     """
 
-    def __init__(self, identity: Identity, settings: Settings) -> None:
+    def __init__(self, identity: Identity, settings: Settings, residency: Residency | None = None) -> None:
         found = weights.find(identity, settings.models_folder)
         self.identity = identity
         self._mean, self._std = np.array(found.mean, np.float32), np.array(found.std, np.float32)
-        self._device, self._dtype = place(settings.device)
+        device, self._dtype = place(settings.device)
+        self._ready = residency or (lambda module: module.to(device))  # a host with a say places it by itself
         tower = _empty_model(found).visual
         if identity.output == "pooled":
             tower.proj = None
         self._pixels = int(tower.image_size[0])
-        self._tower = _filled(tower, found, "image", self._dtype).to(self._device)
-        log.info("%s from %s on %s", identity, found.file, self._device)
+        self._tower = _filled(tower, found, "image", self._dtype)
+        log.info("%s from %s", identity, found.file)
 
     def encode(self, pictures: Sequence[Image.Image]) -> Float32s:
         """float32[n, dim] for RGB pictures, each row of length 1."""
         import torch
 
+        device = _device(self._ready, self._tower)
+
         def run(part: Sequence[Image.Image]) -> torch.Tensor:
             pixels = np.stack([self._prepared(picture) for picture in part])
-            output: torch.Tensor = self._tower(torch.from_numpy(pixels).to(self._device, self._dtype))
+            output: torch.Tensor = self._tower(torch.from_numpy(pixels).to(device, self._dtype))
             return output
 
         return _unit_vectors(pictures, run, self.identity)
@@ -74,12 +77,13 @@ _BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, whose kernel has a = -0.5, as DT's
 class TextTower:
     """The text tower of the model an identity names, projected or pooled as the identity says."""
 
-    def __init__(self, identity: Identity, settings: Settings) -> None:
+    def __init__(self, identity: Identity, settings: Settings, residency: Residency | None = None) -> None:
         import torch
 
         found = weights.find(identity, settings.models_folder)
         self.identity = identity
-        self._device, self._dtype = place(settings.device)
+        device, self._dtype = place(settings.device)
+        self._ready = residency or (lambda module: module.to(device))  # a host with a say places it by itself
         model = _empty_model(found)
         del model.visual, model.logit_scale
         if identity.output == "pooled":
@@ -87,17 +91,25 @@ class TextTower:
         size = model.context_length
         # a buffer that no weights file has: nothing may look ahead
         model.attn_mask = torch.full((size, size), float("-inf")).triu_(1)
-        self._model = _filled(model, found, "text", self._dtype).to(self._device)
+        self._model = _filled(model, found, "text", self._dtype)
         self._tokenize = _tokenizer(identity, found)
 
     def encode(self, texts: Sequence[str]) -> Float32s:
         """float32[n, dim], each row of length 1; what exceeds the context (77 tokens) is cut off."""
 
+        device = _device(self._ready, self._model)
+
         def run(part: Sequence[str]) -> torch.Tensor:
-            output: torch.Tensor = self._model.encode_text(self._tokenize(list(part)).to(self._device))
+            output: torch.Tensor = self._model.encode_text(self._tokenize(list(part)).to(device))
             return output
 
         return _unit_vectors(texts, run, self.identity)
+
+
+def _device(ready: Residency, module: Any) -> Any:
+    """Has the module brought where it is to run, and gives that device."""
+    ready(module)
+    return next(module.parameters()).device
 
 
 def place(device: str) -> tuple[torch.device, torch.dtype]:

@@ -6,6 +6,8 @@ import http.client
 import json
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -190,7 +192,7 @@ def test_a_token_opens_and_nothing_else_does(drawn: Drawn, free_port: int) -> No
                 refused = get(url, "/api/health")
                 break
             except requests.ConnectionError:
-                __import__("time").sleep(0.1)
+                time.sleep(0.1)
         assert (refused.status_code, refused.json()["code"]) == (401, "no_token")
         assert get(url, "/api/health", headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert get(url, "/api/health", headers={"Authorization": "Bearer s3cret"}).status_code == 200
@@ -217,8 +219,8 @@ def test_what_cannot_be_served_is_told_at_once(options: list[str], told: str) ->
     assert "Traceback" not in done.stderr
 
 
-def test_a_database_that_goes_away_is_a_503(tmp_path: Path, free_port: int) -> None:
-    with database.postgres(tmp_path / "pg") as address:
+def test_a_database_that_goes_away_is_a_503(free_port: int) -> None:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, database.postgres(Path(folder)) as address:
         with psycopg.connect(address) as connection:
             database.create_tables(connection, "s", {})
         server = running(f"{address}&schema=s", free_port)

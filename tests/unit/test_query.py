@@ -89,6 +89,7 @@ def test_queries(library: Library, query: str, expected: list[int]) -> None:
     ],
 )
 def test_bad_queries_say_what(library: Library, query: str, told: str) -> None:
+    fill_records(library)
     with pytest.raises(BadQuery, match=told):
         library.images(query)
 

@@ -55,9 +55,44 @@ def test_captions_and_clusters(library: Library) -> None:
     assert [c.image.id for c in library.cluster_images(7, sort="confidence")] == [2, 3, 1]
     assert [c.image.id for c in library.cluster_images(7, sort="quality")] == [1, 3, 2]
     assert [c.image.id for c in library.cluster_images(7, min_quality=2)] == [1, 3]
-    assert {c.image.id for c in library.cluster_images(7, sort="random")} == {1, 2, 3}
-    with pytest.raises(BadInput, match="confidence, quality, random"):
+    shuffled = [[c.image.id for c in library.cluster_images(7, sort="random", seed=seed)] for seed in range(20)]
+    assert all(sorted(ids) == [1, 2, 3] for ids in shuffled)
+    assert len({tuple(ids) for ids in shuffled}) > 1
+    assert shuffled[3] == [c.image.id for c in library.cluster_images(7, sort="random", seed=3)]
+    with pytest.raises(BadInput, match="quality, confidence, random, diverse"):
         library.cluster_images(7, sort="beauty")
+
+
+def test_diverse_images_are_each_the_farthest_from_those_before(library: Library) -> None:
+    directions = np.array([[1, 0], [1, 0.05], [1, -0.05], [0, 1], [-1, 0]], np.float32)
+    fill(library, directions)
+    members = tuple(Member(i, 1 - i / 10) for i in (1, 2, 3, 4, 5, 6))
+    library._store.put("images", image_batch(ids_of(6)))  # known, but without a vector
+    library._store.put("clusters", Batch(ids_of(7), ids_of(1), [Cluster(7, "Luna", 6, members)]))
+    assert [c.image.id for c in library.cluster_images(7, sort="diverse", limit=3)] == [1, 5, 4]
+    assert [c.image.id for c in library.cluster_images(7, sort="diverse")][-1] == 6
+
+
+def test_a_fingerprint_changes_with_what_it_speaks_of_and_with_nothing_else(library: Library) -> None:
+    store = library._store
+    fill(library, unit_vectors(3))
+
+    def prints() -> list[str]:
+        return [
+            library.fingerprint(image_id=1),
+            library.fingerprint(image_id=2),
+            library.fingerprint("embeddings.visual"),
+        ]
+
+    def changed(kind: str, batch: Batch) -> list[bool]:
+        before = prints()
+        store.put(kind, batch)
+        return [a != b for a, b in zip(before, prints(), strict=True)]
+
+    assert changed("images", image_batch(ids_of(1), digest=2, rating=9)) == [True, False, False]
+    assert changed("captions", Batch(ids_of(2), ids_of(5), [Captions(2, "a")])) == [False, True, False]
+    assert changed("embeddings.visual", Batch(ids_of(3), ids_of(5), unit_vectors(1))) == [False, False, True]
+    assert prints() == prints()
 
 
 def test_an_image_takes_everything_with_it(library: Library) -> None:
@@ -100,7 +135,7 @@ def test_bytes_that_no_transaction_named_are_written_over(library: Library) -> N
 def test_a_transaction_that_fails_leaves_nothing(library: Library) -> None:
     with pytest.raises(AttributeError):
         library._store.put("images", Batch(ids_of(1, 2), ids_of(1, 1), [ImageRecord(1, "a"), object()]))  # type: ignore[arg-type]
-    assert library.images() == []
+    assert library._store.find() == []
 
 
 def test_unusable_vectors_are_remembered_but_not_kept(library: Library) -> None:
