@@ -15,6 +15,8 @@ lint: .venv/test
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy --no-error-summary
+	@mkdir -p .venv/pack && ln -sfn "$(CURDIR)" .venv/pack/luna_pack  # the nodes import as ComfyUI lets them
+	cd .venv/pack && ../bin/mypy --no-error-summary --config-file ../../pyproject.toml -p luna_pack.nodes
 
 .venv/demo .venv/test: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

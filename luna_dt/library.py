@@ -206,6 +206,8 @@ class Library:
         """
         if top_k < 1:
             raise BadInput(f"top_k must be at least 1, not {top_k}")
+        if layer not in LAYERS:
+            raise UnknownLayer(f"there is no layer '{layer}'; layers are: {', '.join(LAYERS)}")
         given = {"image": image, "image_id": image_id, "vector": vector, "text": text}
         names = [name for name, value in given.items() if value is not None]
         if len(names) != 1:
@@ -213,7 +215,7 @@ class Library:
         left_out = {int(i) for i in exclude}
         if image_id is not None and exclude_source:
             left_out.add(int(image_id))
-        if engine == "local" or (engine == "auto" and self._store.generation(EMBEDDINGS + layer)):
+        if engine == "local" or (engine == "auto" and self.mirrors(EMBEDDINGS + layer)):
             return self._search_here(layer, given, identity, top_k, min_similarity, left_out)
         return self._search_in_dt(layer, given, identity, top_k, min_similarity, left_out)
 
@@ -240,8 +242,6 @@ class Library:
     def _search_in_dt(
         self, layer: str, given: Given, identity: Identity | None, top_k: int, min_similarity: float, left_out: set[int]
     ) -> list[Hit]:
-        if layer not in LAYERS:
-            raise UnknownLayer(f"there is no layer '{layer}'; layers are: {', '.join(LAYERS)}")
         catalog = self._catalog()
         try:
             query = None
@@ -251,6 +251,16 @@ class Library:
         except Unreachable as away:
             raise NotSearchable(f"layer '{layer}' is not synced (run: luna-dt sync), and {away}") from away
         return [hit for hit in hits if hit.id not in left_out][:top_k]
+
+    def identity(self, layer: str) -> Identity:
+        """What made a layer's vectors; raises UnknownLayer, CatalogError."""
+        if self.mirrors(EMBEDDINGS + layer):
+            return self._store.layer_identity(layer)
+        return self._identity_in_dt(layer)
+
+    def mirrors(self, kind: str) -> bool:
+        """Whether anything of that kind (``images``, ``clusters``, ``embeddings.visual`` …) was ever synced."""
+        return self._store.generation(kind) > 0
 
     def _identity_in_dt(self, layer: str) -> Identity:
         """What DT says made its layer; a DT that cannot say has its usual one."""
@@ -299,7 +309,7 @@ class Library:
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         """Images in id order, by DT's query language (query.py); raises BadQuery."""
-        if self._store.generation("images"):
+        if self.mirrors("images"):
             return self._store.find(query, after_id, limit)
         return self._from_dt(NotFound("nothing is synced yet"), lambda dt: dt.images(query, after_id, limit))
 
@@ -311,7 +321,7 @@ class Library:
             return self._from_dt(here, lambda dt: dt.captions(image_id))
 
     def clusters(self) -> list[Cluster]:
-        if self._store.generation("clusters"):
+        if self.mirrors("clusters"):
             return self._store.clusters()
         return self._from_dt(NotFound("no clusters are synced"), lambda dt: dt.clusters())
 

@@ -1,0 +1,34 @@
+"""The nodes, one a file; comfy.py holds all that touches ComfyUI's own modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import comfy
+from .batch_queue import LunaDTBatchQueue
+from .caption_fetcher import LunaDTCaptionFetcher
+from .cluster_sampler import LunaDTClusterSampler
+from .connection_status import LunaDTConnectionStatus
+from .controlnet_cache import LunaDTControlNetCache
+from .image_loader import LunaDTImageLoader
+from .metadata_writer import LunaDTMetadataWriter
+from .prompt_injector import LunaDTPromptInjector
+from .similar_search import LunaDTSimilarSearch
+
+NODE_CLASS_MAPPINGS: dict[str, Any] = {
+    node.__name__: node
+    for node in (
+        LunaDTImageLoader,
+        LunaDTSimilarSearch,
+        LunaDTClusterSampler,
+        LunaDTCaptionFetcher,
+        LunaDTMetadataWriter,
+        LunaDTPromptInjector,
+        LunaDTControlNetCache,
+        LunaDTConnectionStatus,
+        LunaDTBatchQueue,
+    )
+}
+NODE_DISPLAY_NAME_MAPPINGS = {name: node.TITLE for name, node in NODE_CLASS_MAPPINGS.items()}
+
+comfy.add_routes()

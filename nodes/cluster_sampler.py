@@ -1,0 +1,97 @@
+"""Luna DT Cluster Sampler."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ..luna_dt.errors import BadInput, BadPicture, NotFound, PictureMissing
+from ..luna_dt.library import SORTS
+from . import comfy
+
+
+class LunaDTClusterSampler:
+    """Pictures of one person or character, as DT has grouped them."""
+
+    TITLE = "Luna DT Cluster Sampler"
+    CATEGORY = comfy.CATEGORY
+    DESCRIPTION = (
+        "Takes pictures of one of DiffusionToolkit's clusters: the surest, the best, any, or the most different."
+    )
+    RETURN_TYPES = ("IMAGE", "STRING", "INT", "INT")
+    RETURN_NAMES = ("images", "prompts", "count", "image_ids")
+    OUTPUT_TOOLTIPS = ("The pictures, one by one.", "Their prompts.", "How many there are.", "Their ids in DT.")
+    OUTPUT_IS_LIST = (True, True, False, True)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "cluster": (
+                    "COMBO",
+                    {
+                        "remote": {
+                            "route": comfy.CLUSTERS_ROUTE,
+                            "refresh_button": True,
+                            "control_after_refresh": "first",
+                        },
+                        "tooltip": "A cluster of DT: id, name and number of pictures.",
+                    },
+                ),
+                "sample_count": ("INT", {"default": 5, "min": 1, "max": 50, "tooltip": "How many pictures to take."}),
+                "min_quality": (
+                    "INT",
+                    {"default": 3, "min": 0, "max": 5, "tooltip": "Half of DT's rating; unrated pictures count as 0."},
+                ),
+                "sort_by": (
+                    ["confidence", "quality", "random", "diverse"],
+                    {"default": "quality", "tooltip": "diverse: each as different as possible from those before it."},
+                ),
+            },
+            "optional": {
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": comfy.MAX_SEED,
+                        "tooltip": "For random: the same seed, the same choice.",
+                    },
+                ),
+            },
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, cluster: str | None = None) -> str | Literal[True]:  # noqa: N802
+        if cluster is not None:  # None: it comes from another node
+            try:
+                comfy.cluster_id(cluster)
+            except BadInput as error:
+                return str(error)
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> str:  # noqa: N802
+        return comfy.library().fingerprint("clusters", "images")
+
+    def run(self, cluster: str, sample_count: int, min_quality: int, sort_by: str, seed: int = 0) -> tuple[Any, ...]:
+        assert sort_by in SORTS
+        library = comfy.library()
+        wanted = comfy.cluster_id(cluster)
+        members = library.cluster_images(wanted, sample_count, min_quality, sort_by, seed)
+        if not members:
+            raise NotFound(f"cluster '{cluster}' has no picture of quality {min_quality} or better; lower min_quality")
+        images, prompts, ids, reasons = [], [], [], []
+        for member in comfy.each(members):
+            try:
+                images.append(comfy.to_image(library.picture(member.image.id)))
+            except (BadPicture, PictureMissing) as error:
+                reasons.append(str(error))
+                continue
+            prompts.append(member.image.prompt)
+            ids.append(member.image.id)
+        if not images:
+            raise PictureMissing(f"none of the {len(members)} pictures could be opened; the first: {reasons[0]}")
+        for reason in reasons:
+            comfy.log.warning("left out of cluster '%s': %s", cluster, reason)
+        return images, prompts, len(images), ids

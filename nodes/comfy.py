@@ -1,0 +1,242 @@
+"""All that touches ComfyUI's own modules, and the one library that the nodes share.
+
+Nothing of ComfyUI is imported before a node runs, so the pack loads, and its nodes run, without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+from ..luna_dt import Cluster, Identity, Library, LunaError, Settings
+from ..luna_dt.errors import BadInput, IdentityMismatch, NotAllowed
+from ..luna_dt.settings import DEFAULT_DT
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+log = logging.getLogger(__name__)
+
+CATEGORY = "Luna/Toolkit"
+#: The largest whole number a web page keeps exactly; without it the front end stops ids at 2048.
+MAX_ID = 2**53 - 1
+MAX_SEED = 2**64 - 1
+NO_CLUSTERS = "no clusters yet: sync, or start DT, then refresh"
+CLUSTERS_ROUTE = "/luna_dt/clusters"
+
+T = TypeVar("T")
+
+# -- the library ------------------------------------------------------------------------------------
+
+_libraries: dict[str, Library] = {}
+_lock = threading.Lock()
+
+
+def library(api_url: str = "") -> Library:
+    """The library at an address that the user has configured or allowed; "" and the default mean the configured one.
+
+    Raises NotAllowed: a workflow from elsewhere must not make this machine call a stranger.
+    """
+    settings = Settings.load()
+    address = api_url.strip().rstrip("/")
+    if address in ("", DEFAULT_DT, settings.dt.rstrip("/")):
+        address = settings.dt
+    elif urlsplit(address).scheme not in ("http", "https"):
+        raise NotAllowed(
+            f"api_url '{address}' is not http(s); other addresses are set as DT_API_URL, not in a workflow"
+        )
+    elif address not in settings.allowed:
+        raise NotAllowed(
+            f"api_url '{address}' is none that you allowed; if you trust it, add to "
+            f"{settings.home / 'settings.toml'}: allowed = ['{address}']"
+        )
+    else:  # another DT's mirror must not mix with this one's
+        settings = settings.replace(home=settings.home / "others" / quote(address, safe=""))
+    with _lock:
+        key = f"{settings.home} {address}"
+        if key not in _libraries:
+            _libraries[key] = Library(settings=settings, dt=address, residency=_resident if _running() else None)
+        return _libraries[key]
+
+
+def close_libraries() -> None:
+    """Closes every library that was opened; the next use opens it again."""
+    with _lock:
+        for opened in _libraries.values():
+            opened.close()
+        _libraries.clear()
+
+
+def needed_id(image_id: int) -> int:
+    if image_id <= 0:
+        raise BadInput("image_id is 0: give the id of an image in DT")
+    return image_id
+
+
+# -- pixels -----------------------------------------------------------------------------------------
+
+
+def to_image(picture: Image.Image) -> torch.Tensor:
+    """IMAGE: float32 [1, H, W, 3] in 0..1, from an RGB picture."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+
+
+def to_mask(alpha: Image.Image | None, size: tuple[int, int]) -> torch.Tensor:
+    """MASK: float32 [1, H, W], 1 where the picture is transparent, as ComfyUI's own loader gives it."""
+    import numpy as np
+    import torch
+
+    if alpha is None:
+        return torch.zeros((1, size[1], size[0]), dtype=torch.float32)
+    return 1 - torch.from_numpy(np.asarray(alpha, dtype=np.float32) / 255)[None]
+
+
+def preview(picture: Image.Image) -> dict[str, Any]:
+    """What a node returns as ``ui`` to show a picture; {} outside ComfyUI."""
+    if not _running():
+        return {}
+    import folder_paths
+
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"luna_dt_{uuid.uuid4().hex}.png"
+    picture.save(folder / name, compress_level=1)
+    return {"images": [{"filename": name, "subfolder": "", "type": "temp"}]}
+
+
+# -- progress and interruption ----------------------------------------------------------------------
+
+
+def each(items: Sequence[T]) -> Iterator[T]:
+    """The items one by one, with ComfyUI's progress bar, ended by its interruption."""
+    if not _running():
+        yield from items
+        return
+    import comfy.model_management
+    import comfy.utils
+
+    bar = comfy.utils.ProgressBar(len(items))
+    for item in items:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield item
+        bar.update(1)
+
+
+# -- models -----------------------------------------------------------------------------------------
+
+_patchers: dict[int, Any] = {}
+
+
+def _resident(module: Any) -> None:
+    """Puts a tower under ComfyUI's memory management, which moves it out when something else needs the room."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    if id(module) not in _patchers:
+        _patchers[id(module)] = comfy.model_patcher.ModelPatcher(
+            module,
+            load_device=comfy.model_management.get_torch_device(),
+            offload_device=comfy.model_management.unet_offload_device(),
+        )
+    comfy.model_management.load_models_gpu([_patchers[id(module)]])
+
+
+def clip_vision_vector(clip_vision: Any, image: torch.Tensor, identity: Identity) -> Any:
+    """A batch's mean direction by ComfyUI's own CLIP_VISION, float32[dim], if it is the model of that identity.
+
+    Which weights it has cannot be seen, only its architecture.  Raises IdentityMismatch with the reason.
+    """
+    import open_clip
+    import torch
+
+    vision = getattr(clip_vision.model, "vision_model", None)
+    wanted = open_clip.get_model_config(identity.architecture) if identity.tower == "image" else None
+    if vision is None or wanted is None:
+        raise IdentityMismatch(f"this layer was made by {identity}, which CLIP_VISION is not; leave clip_vision empty")
+    have = (vision.embeddings.class_embedding.shape[-1], len(vision.encoder.layers), clip_vision.image_size)
+    config = wanted["vision_cfg"]
+    need = (config["width"], config["layers"], config["image_size"])
+    if have != need:
+        raise IdentityMismatch(
+            f"this layer was made by {identity} (width, layers, pixels {need}), the CLIP_VISION given has {have}; "
+            "load the model of the layer, or leave clip_vision empty"
+        )
+    out = clip_vision.encode_image(image, crop=identity.pixels == "crop")
+    if identity.output == "projected":
+        vectors = out["image_embeds"]
+    else:
+        norm = vision.post_layernorm
+        vectors = norm(out["last_hidden_state"][:, 0].to(norm.weight.device))
+    return torch.nn.functional.normalize(vectors.float(), dim=-1).mean(dim=0).cpu().numpy()
+
+
+# -- clusters, as a list that is always there -------------------------------------------------------
+
+_seen_clusters: list[Cluster] = []
+_asked = 0.0
+ASK_EVERY = 30.0  # seconds between two questions to a DT that may be away
+
+
+def cluster_labels() -> list[str]:
+    """Every cluster as ``id: name (count)``, at once: from the mirror, else from what DT last told in the background."""
+    global _asked
+    try:
+        opened = library()
+        if opened.mirrors("clusters"):
+            return _labels(opened.clusters()) or [NO_CLUSTERS]
+    except LunaError as error:
+        log.warning("clusters cannot be listed: %s", error)
+        return [NO_CLUSTERS]
+    if time.monotonic() - _asked > ASK_EVERY:
+        _asked = time.monotonic()
+        threading.Thread(target=_ask_for_clusters, args=(opened,), name="luna_dt clusters", daemon=True).start()
+    return _labels(_seen_clusters) or [NO_CLUSTERS]
+
+
+def _ask_for_clusters(opened: Library) -> None:
+    try:
+        _seen_clusters[:] = opened.clusters()
+    except LunaError as error:
+        log.info("DT tells no clusters: %s", error)
+
+
+def _labels(clusters: Iterable[Cluster]) -> list[str]:
+    return [f"{c.id}: {c.name or 'unnamed'} ({c.image_count})" for c in clusters]
+
+
+def cluster_id(label: str) -> int:
+    """The id in a label; a saved label's name and count may be out of date.  Raises BadInput."""
+    number = str(label).partition(":")[0].strip()
+    if not number.isdigit():
+        raise BadInput(f"'{label}' is no cluster; press refresh and choose one (it may take a moment to load)")
+    return int(number)
+
+
+def add_routes() -> None:
+    """Serves the list of clusters to the front end, where there is one."""
+    server = sys.modules.get("server")
+    instance = getattr(getattr(server, "PromptServer", None), "instance", None)
+    if instance is None:
+        return
+    from aiohttp import web
+
+    @instance.routes.get(CLUSTERS_ROUTE)  # type: ignore[untyped-decorator]
+    async def clusters(_: Any) -> Any:
+        return web.json_response(await asyncio.get_running_loop().run_in_executor(None, cluster_labels))
+
+
+def _running() -> bool:
+    """Whether this runs inside ComfyUI."""
+    return "comfy.model_management" in sys.modules

@@ -1,0 +1,76 @@
+"""Luna DT Connection Status."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import Any
+
+from ..luna_dt import LunaError
+from . import comfy
+
+
+class LunaDTConnectionStatus:
+    """Whether DT answers, and what is mirrored here for when it does not."""
+
+    TITLE = "Luna DT Connection Status"
+    CATEGORY = comfy.CATEGORY
+    DESCRIPTION = "Tells whether DiffusionToolkit answers, and what is synced, layer by layer, and how old it is."
+    RETURN_TYPES = ("BOOLEAN", "STRING")
+    RETURN_NAMES = ("connected", "status_message")
+    OUTPUT_TOOLTIPS = ("Whether DT answers now.", "The same in words, with what is synced.")
+    FUNCTION = "run"
+    OUTPUT_NODE = False
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {},
+            "optional": {
+                "api_url": (
+                    "STRING",
+                    {"default": "http://localhost:5000", "tooltip": "The DT you configured, or one you allowed."},
+                ),
+            },
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> str:  # noqa: N802
+        return str(time.time())  # a connection may come and go at any moment
+
+    def run(self, api_url: str = "") -> dict[str, Any]:
+        connected, lines = False, []
+        try:
+            library = comfy.library(api_url)
+            try:
+                health = library.health()
+                connected = True
+                lines.append(f"connected: {health.name} {health.version} at {library.settings.dt}".replace("  ", " "))
+            except LunaError as error:
+                lines.append(f"not connected: {error}")
+            lines += self._synced(library)
+        except LunaError as error:
+            lines.append(f"not connected: {error}")
+        message = "\n".join(lines)
+        return {"ui": {"text": [message]}, "result": (connected, message)}
+
+    def _synced(self, library: Any) -> list[str]:
+        status = library.status()
+        count, synced = status.counts["images"]
+        if not count:
+            return ["nothing is synced yet: run luna-dt sync"]
+        return [f"synced: {count:,} images, {_age(synced)}"] + [
+            f"{layer.state.name}: {layer.state.count:,} vectors ({layer.coverage:.0%}), {_age(layer.state.synced)}"
+            for layer in status.layers
+        ]
+
+
+def _age(synced: str) -> str:
+    if not synced:
+        return "not to the end"
+    seconds = (datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(synced)).total_seconds()
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            number = int(seconds // size)
+            return f"{number} {unit}{'s' if number > 1 else ''} ago"
+    return "just now"

@@ -1,0 +1,189 @@
+"""Luna DT Similar Search."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..luna_dt.errors import BadInput, BadPicture, NotFound, PictureMissing
+from ..luna_dt.library import Engine
+from ..luna_dt.pixels import read_pictures
+from . import comfy
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LunaDTSimilarSearch:
+    """The pictures most similar to a picture, to an image of DT, or to a text."""
+
+    TITLE = "Luna DT Similar Search"
+    CATEGORY = comfy.CATEGORY
+    DESCRIPTION = (
+        "Finds similar pictures in your DiffusionToolkit library. A reference picture is encoded here, and the "
+        "search runs here in what luna-dt sync has mirrored, with DT closed if you like."
+    )
+    RETURN_TYPES = ("IMAGE", "STRING", "INT", "METADATA", "INT", "FLOAT")
+    RETURN_NAMES = ("images", "prompts", "count", "results_metadata", "image_ids", "similarities")
+    OUTPUT_TOOLTIPS = (
+        "The pictures found, most similar first, one by one.",
+        "Their prompts.",
+        "How many there are.",
+        "Every hit with all DT knows; one whose picture could not be opened says why.",
+        "Their ids in DT.",
+        "Their cosine similarities.",
+    )
+    OUTPUT_IS_LIST = (True, True, False, False, True, True)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "search_mode": (
+                    ["visual", "semantic", "composition", "style", "negative"],
+                    {
+                        "default": "visual",
+                        "tooltip": "The layer to compare in; visual is how it looks; the others are made from prompts.",
+                    },
+                ),
+                "top_k": ("INT", {"default": 10, "min": 1, "max": 100, "tooltip": "How many pictures at most."}),
+                "min_similarity": (
+                    "FLOAT",
+                    {
+                        "default": 0.5,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "tooltip": "Leave out what is less similar.",
+                    },
+                ),
+            },
+            "optional": {
+                "reference_image": ("IMAGE", {"tooltip": "The picture to compare with; of several, their mean."}),
+                "reference_image_id": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": comfy.MAX_ID,
+                        "tooltip": "An image of DT to compare with. Beside a reference image: the one to leave out.",
+                    },
+                ),
+                "text_query": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "multiline": True,
+                        "tooltip": "A text to compare with, if there is no other reference.",
+                    },
+                ),
+                "exclude_source": (
+                    "BOOLEAN",
+                    {"default": True, "tooltip": "Leave the image of reference_image_id out of its own hits."},
+                ),
+                "engine": (
+                    ["auto", "local", "dt"],
+                    {
+                        "default": "auto",
+                        "tooltip": "local: the mirror. dt: ask DT. auto: the mirror if this layer is synced.",
+                    },
+                ),
+                "clip_vision": (
+                    "CLIP_VISION",
+                    {"tooltip": "Encode with this model, if it is the one the layer was made by."},
+                ),
+                "when_empty": (
+                    ["error", "reference"],
+                    {
+                        "default": "error",
+                        "tooltip": "If nothing is similar enough: stop, or hand on the reference itself.",
+                    },
+                ),
+            },
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, search_mode: str, **_: Any) -> str:  # noqa: N802
+        return comfy.library().fingerprint(f"embeddings.{search_mode}", "images")
+
+    def run(
+        self,
+        search_mode: str,
+        top_k: int,
+        min_similarity: float,
+        reference_image: torch.Tensor | None = None,
+        reference_image_id: int = 0,
+        text_query: str = "",
+        exclude_source: bool = True,
+        engine: Engine = "auto",
+        clip_vision: Any = None,
+        when_empty: str = "error",
+    ) -> dict[str, Any]:
+        from ..luna_dt.sheet import contact_sheet
+
+        library = comfy.library()
+        reference: dict[str, Any]
+        if reference_image is not None and clip_vision is not None:
+            identity = library.identity(search_mode)
+            vector = comfy.clip_vision_vector(clip_vision, reference_image, identity)
+            reference = {"vector": vector, "identity": identity}
+        elif reference_image is not None:
+            reference = {"image": reference_image}
+        elif reference_image_id:
+            reference = {"image_id": reference_image_id}
+        elif text_query.strip():
+            reference = {"text": text_query}
+        else:
+            raise BadInput("give a reference_image, a reference_image_id or a text_query to search by")
+        exclude = [reference_image_id] if reference_image_id and exclude_source else []
+        hits = library.search(
+            **reference,
+            layer=search_mode,
+            top_k=top_k,
+            min_similarity=min_similarity,
+            exclude=exclude,
+            exclude_source=exclude_source,
+            engine=engine,
+        )
+        found, results = [], []
+        for hit in comfy.each(hits):
+            result: dict[str, Any] = hit.to_json()
+            try:
+                picture = library.picture(hit.id)
+                found.append((hit, picture))
+            except (BadPicture, PictureMissing) as error:
+                result["not_opened"] = str(error)
+            results.append(result)
+        if not found:
+            return self._nothing(search_mode, min_similarity, results, reference_image, when_empty)
+        query = read_pictures(reference_image)[0] if reference_image is not None else None
+        title = (
+            text_query
+            if "text" in reference
+            else f"id {reference_image_id}"
+            if "image_id" in reference
+            else "reference"
+        )
+        sheet = contact_sheet(query, title, [(p, f"{h.similarity:.3f}   id {h.id}", h.image.prompt) for h, p in found])
+        return {
+            "ui": comfy.preview(sheet),
+            "result": (
+                [comfy.to_image(picture) for _, picture in found],
+                [hit.image.prompt for hit, _ in found],
+                len(found),
+                {"results": results},
+                [hit.id for hit, _ in found],
+                [hit.similarity for hit, _ in found],
+            ),
+        }
+
+    def _nothing(
+        self, layer: str, least: float, results: list[dict[str, Any]], reference: torch.Tensor | None, when_empty: str
+    ) -> dict[str, Any]:
+        if when_empty == "reference" and reference is not None:
+            return {"ui": {}, "result": ([reference], [""], 0, {"results": results}, [0], [1.0])}
+        if results:
+            raise PictureMissing(
+                f"{len(results)} hits, but none could be opened; the first: {results[0]['not_opened']}"
+            )
+        raise NotFound(f"nothing in layer '{layer}' is similar enough (at least {least:g}); lower min_similarity")

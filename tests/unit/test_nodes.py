@@ -1,0 +1,401 @@
+"""The pack, loaded as ComfyUI loads it, and every node run without ComfyUI: DT up, and DT down after a sync."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+import torch
+from PIL import Image
+
+from luna_dt import Library
+from luna_dt.demo import database
+from luna_dt.records import Batch
+from tests.conftest import Drawn
+
+ROOT = Path(__file__).parents[2]
+CONTRACT: dict[str, Any] = json.loads((ROOT / "tests" / "nodes_contract.json").read_text())
+AWAY = "http://127.0.0.1:9"
+
+
+def load_pack() -> ModuleType:
+    name = str(ROOT).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+PACK = load_pack()
+COMFY: Any = sys.modules[f"{PACK.__name__}.nodes.comfy"]
+ERRORS: Any = sys.modules[f"{PACK.__name__}.luna_dt.errors"]  # the pack's own copy of the library, as in ComfyUI
+NODES: dict[str, Any] = PACK.NODE_CLASS_MAPPINGS
+
+
+def run(name: str, **inputs: Any) -> dict[str, Any]:
+    """A node's outputs by their names, its required inputs' defaults filled in."""
+    node = NODES[name]
+    required = node.INPUT_TYPES()["required"]
+    filled = {key: spec[1]["default"] for key, spec in required.items() if "default" in spec[1]}
+    made = getattr(node(), node.FUNCTION)(**{**filled, **inputs})
+    result = made["result"] if isinstance(made, dict) else made
+    return dict(zip(node.RETURN_NAMES, result, strict=True))
+
+
+@pytest.fixture
+def up(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A DT that answers, nothing synced."""
+    monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DT_API_URL", server)
+    yield tmp_path / "home"
+    COMFY.close_libraries()
+
+
+@pytest.fixture
+def down(up: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, synced, and then DT closed."""
+    with Library(up) as library:
+        library.sync()
+    monkeypatch.setenv("DT_API_URL", AWAY)
+    return up
+
+
+@pytest.fixture(params=["up", "down"])
+def either(request: pytest.FixtureRequest) -> Path:
+    home: Path = request.getfixturevalue(request.param)
+    return home
+
+
+# -- the face ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(CONTRACT))
+def test_a_node_keeps_the_contract(name: str) -> None:
+    given, node = CONTRACT[name], NODES[name]
+    assert (given["display_name"], given["category"]) == (node.TITLE, node.CATEGORY)
+    assert PACK.NODE_DISPLAY_NAME_MAPPINGS[name] == given["display_name"]
+    count = len(given["return_types"])
+    assert list(node.RETURN_TYPES[:count]) == given["return_types"]
+    assert list(node.RETURN_NAMES[:count]) == given["return_names"]
+    assert list(getattr(node, "OUTPUT_IS_LIST", ()))[:count] == (given["output_is_list"] or [])
+    assert getattr(node, "OUTPUT_NODE", False) == given["output_node"]
+    have = node.INPUT_TYPES()
+    for part in ("required", "optional"):
+        wanted = given["inputs"].get(part, {})
+        assert list(have.get(part, {}))[: len(wanted)] == list(wanted)
+        for key, (kind, options) in wanted.items():
+            spec = have[part][key]
+            if isinstance(kind, list):
+                assert spec[0][: len(kind)] == kind
+            else:
+                assert spec[0] == kind.split(" ")[0]
+            assert {k: spec[1][k] for k in options} == options
+    assert set(have["required"]) == set(given["inputs"]["required"])  # what is added is optional
+
+
+def test_every_input_and_output_is_explained() -> None:
+    assert set(NODES) == {*CONTRACT, "LunaDTBatchQueue"}
+    for node in NODES.values():
+        assert node.DESCRIPTION
+        assert len(node.OUTPUT_TOOLTIPS) == len(node.RETURN_NAMES) == len(node.RETURN_TYPES)
+        types = node.INPUT_TYPES()
+        assert all(spec[1].get("tooltip") for part in types.values() for spec in part.values())
+
+
+def test_ids_and_seeds_are_not_cut_off_by_the_front_end() -> None:
+    for node in NODES.values():
+        for part in node.INPUT_TYPES().values():
+            assert all("max" in spec[1] for spec in part.values() if spec[0] == "INT")
+
+
+def test_loading_is_light_quiet_and_writes_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, os, socket\n"
+        "def no(*a, **k): raise AssertionError('network')\n"
+        "socket.socket.connect = no\n"
+        "LOAD\n"
+        f"print([m for m in {('torch', 'open_clip', 'requests', 'PIL', 'psycopg', 'hnswlib', 'click')!r} if m in sys.modules])\n"
+        "for node in loaded.PACK.NODE_CLASS_MAPPINGS.values(): node.INPUT_TYPES()\n"
+    )
+    (tmp_path / "code.py").write_text(code.replace("LOAD", LOADER))
+    home = tmp_path / "home"
+    environment = {**os.environ, "LUNA_DT_HOME": str(home), "DT_API_URL": AWAY}
+    told = subprocess.check_output([sys.executable, str(tmp_path / "code.py")], env=environment, text=True)
+    assert told.strip() == "[]"
+    assert not home.exists()
+
+
+LOADER = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("some_pack", {str(ROOT / "__init__.py")!r}, submodule_search_locations=[{str(ROOT)!r}])
+class loaded: PACK = importlib.util.module_from_spec(spec)
+sys.modules["some_pack"] = loaded.PACK
+spec.loader.exec_module(loaded.PACK)
+"""
+
+# -- each node, DT up and DT down ---------------------------------------------------------------------
+
+
+def test_image_loader(either: Path, drawn: Drawn) -> None:
+    out = run("LunaDTImageLoader", image_id=31)
+    drawing = drawn.drawings[30]
+    with Image.open(drawing.path) as picture:
+        expected = np.asarray(picture, np.float32) / 255
+    assert out["image"].dtype == torch.float32
+    np.testing.assert_array_equal(out["image"][0].numpy(), expected)
+    assert (out["prompt"], out["negative"]) == (drawing.scene.caption, database.NEGATIVE)
+    assert (out["width"], out["height"]) == drawing.size
+    assert out["metadata"]["id"] == 31
+    assert out["mask"].shape == (1, drawing.size[1], drawing.size[0])
+    assert out["mask"].max() == 0
+
+
+def test_image_loader_by_query(either: Path, drawn: Drawn) -> None:
+    cats = [i + 1 for i, d in enumerate(drawn.drawings) if d.scene.subject == "cat"]
+    ids = [run("LunaDTImageLoader", query="cat", index=i)["metadata"]["id"] for i in range(len(cats))]
+    assert ids == cats
+    with pytest.raises(ERRORS.NotFound, match=f"finds {len(cats)} pictures"):
+        run("LunaDTImageLoader", query="cat", index=len(cats))
+    with pytest.raises(ERRORS.BadInput, match="image_id is 0"):
+        run("LunaDTImageLoader")
+
+
+def test_prompt_injector(either: Path, drawn: Drawn) -> None:
+    d = drawn.drawings[3]
+    out = run("LunaDTPromptInjector", image_id=4)
+    assert out == {
+        "prompt": d.scene.caption, "negative": database.NEGATIVE, "width": d.size[0], "height": d.size[1],
+        "cfg": 7.0, "steps": d.steps, "sampler": d.sampler, "model": "drawings_v1",
+    }  # fmt: skip
+    assert run("LunaDTPromptInjector", image_id=4, prompt_override="mine", negative_override=" ")["prompt"] == "mine"
+    assert run("LunaDTPromptInjector", image_id=4, negative_override="bad")["negative"] == "bad"
+
+
+def test_caption_fetcher(either: Path, drawn: Drawn) -> None:
+    subject = drawn.drawings[3].scene.subject
+    out = run("LunaDTCaptionFetcher", image_id=4, prepend_trigger="luna_style, ")
+    assert out["wd14_tags"].startswith(f"luna_style, {subject}, ")
+    assert out["joycaption"].startswith("luna_style, A drawing that shows")
+    assert run("LunaDTCaptionFetcher", image_id=4)["joytag_tags"].startswith(subject)
+
+
+def reference(drawn: Drawn, *image_ids: int) -> torch.Tensor:
+    pictures = []
+    for image_id in image_ids:
+        with Image.open(drawn.drawings[image_id - 1].path) as picture:
+            pictures.append(np.asarray(picture.resize((256, 256)), np.float32) / 255)
+    return torch.from_numpy(np.stack(pictures))
+
+
+@pytest.mark.parametrize("engine", ["auto", "dt", "local"])
+def test_similar_search_by_picture(up: Path, drawn: Drawn, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine == "local":
+        with Library(up) as library:
+            library.sync()
+        monkeypatch.setenv("DT_API_URL", AWAY)
+    image = reference(drawn, 31)
+    out = run("LunaDTSimilarSearch", reference_image=image, top_k=4, min_similarity=0.1, engine=engine)
+    assert out["count"] == 4
+    assert out["image_ids"][0] == 31
+    assert out["similarities"] == sorted(out["similarities"], reverse=True)
+    assert out["similarities"][0] > 0.9
+    assert [r["id"] for r in out["results_metadata"]["results"]] == out["image_ids"]
+    assert out["prompts"] == [drawn.drawings[i - 1].scene.caption for i in out["image_ids"]]
+    assert all(image.shape[0] == 1 and image.shape[3] == 3 for image in out["images"])
+    subjects = [drawn.drawings[i - 1].scene.subject for i in out["image_ids"]]
+    assert subjects.count(drawn.drawings[30].scene.subject) >= 3
+    without = run(
+        "LunaDTSimilarSearch", reference_image=image, reference_image_id=31, min_similarity=0.1, engine=engine
+    )
+    assert 31 not in without["image_ids"]
+
+
+def test_similar_search_by_id_text_and_batch(either: Path, drawn: Drawn) -> None:
+    by_id = run("LunaDTSimilarSearch", reference_image_id=31, top_k=3, min_similarity=0.1)
+    assert 31 not in by_id["image_ids"]
+    itself = run("LunaDTSimilarSearch", reference_image_id=31, top_k=3, exclude_source=False)
+    assert itself["image_ids"][0] == 31
+    caption = drawn.drawings[30].scene.caption
+    by_text = run("LunaDTSimilarSearch", search_mode="semantic", text_query=caption, top_k=1)
+    assert by_text["image_ids"] == [31]
+    pair = run("LunaDTSimilarSearch", reference_image=torch.cat([reference(drawn, 31), reference(drawn, 32)]), top_k=2)
+    assert set(pair["image_ids"]) == {31, 32}
+
+
+def test_similar_search_never_gives_an_empty_list(down: Path, drawn: Drawn) -> None:
+    image = reference(drawn, 31)
+    noise = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ERRORS.NotFound, match="lower min_similarity"):
+        run("LunaDTSimilarSearch", reference_image=noise, min_similarity=1.0)
+    kept = run("LunaDTSimilarSearch", reference_image=noise, min_similarity=1.0, when_empty="reference")
+    assert (kept["count"], kept["image_ids"], kept["images"][0] is noise) == (0, [0], True)
+    with pytest.raises(ERRORS.BadInput, match="reference_image, a reference_image_id or a text_query"):
+        run("LunaDTSimilarSearch")
+    with pytest.raises(ERRORS.NotSearchable, match=r"layer 'style' is not synced.*does not answer"):
+        run("LunaDTSimilarSearch", search_mode="style", reference_image_id=1)
+    with pytest.raises(ERRORS.IdentityMismatch, match="made from texts"):
+        run("LunaDTSimilarSearch", search_mode="composition", reference_image=image)
+
+
+def test_a_hit_that_cannot_be_opened_is_kept_with_its_reason(down: Path, drawn: Drawn, tmp_path: Path) -> None:
+    first = run("LunaDTSimilarSearch", reference_image_id=31, top_k=3, min_similarity=0.1)
+    gone = drawn.drawings[first["image_ids"][1] - 1].path
+    gone.rename(gone.with_suffix(".away"))
+    try:
+        out = run("LunaDTSimilarSearch", reference_image_id=31, top_k=3, min_similarity=0.1)
+    finally:
+        gone.with_suffix(".away").rename(gone)
+    assert out["count"] == 2
+    assert out["image_ids"] == [first["image_ids"][0], first["image_ids"][2]]
+    assert "No such file" in out["results_metadata"]["results"][1]["not_opened"]
+
+
+@pytest.mark.parametrize("sort", ["confidence", "quality", "random", "diverse"])
+def test_cluster_sampler(down: Path, drawn: Drawn, sort: str) -> None:
+    for label in ("1: Luna (4)", "1: Somebody else (57)", "1"):
+        out = run("LunaDTClusterSampler", cluster=label, min_quality=0, sample_count=3, sort_by=sort, seed=5)
+        assert out["count"] == len(out["images"]) == len(out["prompts"]) == 3
+        assert {drawn.drawings[i - 1].scene.subject for i in out["image_ids"]} == {"cat"}
+    with pytest.raises(ERRORS.NotFound, match="lower min_quality"):
+        run("LunaDTClusterSampler", cluster="1", min_quality=99, sort_by=sort)
+
+
+def test_cluster_sampler_asks_dt_where_nothing_is_synced(up: Path) -> None:
+    assert run("LunaDTClusterSampler", cluster="2: Snorri (4)", min_quality=0)["count"] == 4
+    with pytest.raises(ERRORS.UnknownCluster):
+        run("LunaDTClusterSampler", cluster="99: Nobody (1)")
+
+
+def test_cluster_labels_are_there_at_once(
+    up: Path, down: Path, monkeypatch: pytest.MonkeyPatch, server: str, tmp_path: Path
+) -> None:
+    assert COMFY.cluster_labels() == ["1: Luna (4)", "2: Snorri (4)", "3: unnamed (4)"]  # from the mirror
+    COMFY.close_libraries()
+    monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "other"))
+    monkeypatch.setattr(COMFY, "_asked", -1e9)
+    assert COMFY.cluster_labels() == [COMFY.NO_CLUSTERS]  # nothing synced, DT away: never an error, never empty
+    monkeypatch.setenv("DT_API_URL", server)
+    COMFY.close_libraries()
+    monkeypatch.setattr(COMFY, "_asked", -1e9)
+    deadline = time.monotonic() + 20
+    while COMFY.cluster_labels() == [COMFY.NO_CLUSTERS] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert COMFY.cluster_labels()[0] == "1: Luna (4)"  # asked in the background
+
+
+def test_a_label_that_is_none_is_refused_before_the_run() -> None:
+    validate = NODES["LunaDTClusterSampler"].VALIDATE_INPUTS
+    assert validate(cluster="3: Luna (42)") is True
+    assert validate(cluster=None) is True
+    for label in ("Loading...", COMFY.NO_CLUSTERS, ""):
+        assert "refresh" in validate(cluster=label)
+
+
+def test_connection_status(up: Path, drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = run("LunaDTConnectionStatus")
+    assert out["connected"] is True
+    assert "nothing is synced yet" in out["status_message"]
+    with Library(up) as library:
+        library.sync()
+    assert "visual: 100 vectors (100%), just now" in run("LunaDTConnectionStatus")["status_message"]
+    monkeypatch.setenv("DT_API_URL", AWAY)
+    out = run("LunaDTConnectionStatus")
+    assert out["connected"] is False
+    assert "synced: 100 images" in out["status_message"]
+
+
+def test_controlnet_cache_says_what_is_not_there(either: Path) -> None:
+    if either.exists() and os.environ["DT_API_URL"] == AWAY:
+        with pytest.raises(ERRORS.Unreachable):
+            run("LunaDTControlNetCache", image_id=3, controlnet_type="canny")
+        return
+    with pytest.raises(ERRORS.NotOffered, match=r"no canny map of image 3.*not possible here yet"):
+        run("LunaDTControlNetCache", image_id=3, controlnet_type="canny")
+    with pytest.raises(ERRORS.MapMissing):
+        run("LunaDTControlNetCache", image_id=3, controlnet_type="canny", generate_if_missing=False)
+
+
+def test_what_is_not_built_yet_says_so() -> None:
+    with pytest.raises(ERRORS.NotOffered, match="not possible yet"):
+        run("LunaDTMetadataWriter", image=torch.zeros(1, 8, 8, 3))
+    with pytest.raises(ERRORS.NotOffered, match="not possible yet"):
+        run("LunaDTBatchQueue", image_ids="1-5")
+
+
+# -- trust and change -------------------------------------------------------------------------------
+
+
+def test_only_allowed_addresses_are_contacted(up: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+
+    class Watched(socket.socket):
+        def connect(self, to: Any) -> None:
+            called.append(to)
+            super().connect(to)
+
+    monkeypatch.setattr(socket, "socket", Watched)
+    for stranger in ("http://stranger.example:5000", "postgresql://stranger.example/x", "file:///etc/passwd", AWAY):
+        with pytest.raises(ERRORS.NotAllowed):
+            run("LunaDTImageLoader", image_id=1, api_url=stranger)
+        assert run("LunaDTConnectionStatus", api_url=stranger)["connected"] is False
+    assert called == []
+    monkeypatch.setenv("DT_API_URL", AWAY)
+    monkeypatch.setenv("LUNA_DT_ALLOWED", f"http://other.example; {server}/")
+    assert run("LunaDTImageLoader", image_id=1, api_url=server)["metadata"]["id"] == 1
+    with pytest.raises(ERRORS.UnknownImage):  # another DT's pictures do not mix with the configured one's
+        run("LunaDTImageLoader", image_id=1)
+
+
+def test_a_windows_path_is_found_through_the_path_map(
+    postgres: str, schema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mnt" / "Ünï"
+    folder.mkdir(parents=True)
+    Image.new("RGBA", (6, 4), (200, 100, 50, 51)).save(folder / "x.png")
+    with psycopg.connect(postgres) as connection:
+        database.create_tables(connection, schema, {})
+        values = {"id": 1, "path": r"D:\Bilder\Ünï\x.png", "file_name": "x.png", "root_folder_id": 1, "folder_id": 1}
+        dates = {"created_date": "2026-01-01", "modified_date": "2026-01-01"}
+        database._insert(connection.cursor(), "image", {**values, **dates})
+    monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DT_API_URL", f"{postgres}&schema={schema}")
+    monkeypatch.setenv("LUNA_DT_PATH_MAP", rf"D:\bilder={tmp_path / 'mnt'}")
+    out = run("LunaDTImageLoader", image_id=1)
+    COMFY.close_libraries()
+    np.testing.assert_allclose(out["image"][0, 0, 0].numpy(), np.array([200, 100, 50]) / 255, atol=1e-6)
+    np.testing.assert_allclose(out["mask"].numpy(), 0.8, atol=1e-6)
+
+
+def test_is_changed_follows_the_record_and_the_layer_and_nothing_else(down: Path, server: str) -> None:
+    def prints() -> list[str]:
+        return [
+            NODES["LunaDTImageLoader"].IS_CHANGED(image_id=3, api_url="", query="", index=0),
+            NODES["LunaDTPromptInjector"].IS_CHANGED(image_id=4),
+            NODES["LunaDTSimilarSearch"].IS_CHANGED(search_mode="visual", top_k=3),
+            NODES["LunaDTClusterSampler"].IS_CHANGED(cluster="1"),
+        ]
+
+    before = prints()
+    assert all(isinstance(text, str) and text for text in before)
+    with Library(down, dt=server) as library:
+        library.sync()  # nothing has changed, so nothing runs again
+        assert prints() == before
+        record = library.image(3)
+        library._store.put("images", Batch(np.array([3]), np.array([99]), [record]))
+    after = prints()
+    assert [a != b for a, b in zip(before, after, strict=True)] == [True, False, True, True]
