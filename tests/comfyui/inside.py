@@ -1,0 +1,66 @@
+"""What only ComfyUI's own modules can show; run by COMFYUI_PYTHON with COMFYUI_PATH and this pack's root as arguments."""
+
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+
+comfyui, root = map(Path, sys.argv[1:3])
+sys.path.insert(0, str(comfyui))
+sys.argv = ["main.py", "--cpu"]
+import comfy.options
+
+comfy.options.enable_args_parsing()
+import comfy.clip_vision
+import comfy.model_management as memory
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+spec = importlib.util.spec_from_file_location("luna_pack", root / "__init__.py", submodule_search_locations=[str(root)])
+assert spec is not None and spec.loader is not None
+pack = importlib.util.module_from_spec(spec)
+sys.modules["luna_pack"] = pack
+spec.loader.exec_module(pack)
+nodes, errors = sys.modules["luna_pack.nodes.comfy"], sys.modules["luna_pack.luna_dt.errors"]
+from luna_pack.luna_dt import Identity, Settings
+from luna_pack.luna_dt.demo.database import TINY_IMAGE
+from luna_pack.luna_dt.models import Encoders
+from luna_pack.luna_dt.pixels import read_pictures
+
+image = torch.rand(1, 300, 200, 3, generator=torch.Generator().manual_seed(1))
+image = torch.nn.functional.avg_pool2d(image.movedim(-1, 1), 9, 1, 4).movedim(1, -1)
+with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+    settings = Settings(home=Path(folder))
+
+    # an encoder is ComfyUI's to unload, and comes back by itself
+    encoders = Encoders(settings, nodes._resident)
+    first = encoders.pictures(TINY_IMAGE, read_pictures(image))
+    assert len(memory.current_loaded_models) == 1
+    memory.unload_all_models()
+    assert len(memory.current_loaded_models) == 0
+    assert np.allclose(encoders.pictures(TINY_IMAGE, read_pictures(image)), first, atol=1e-5)
+    print("unloaded and back")
+
+    # ComfyUI's CLIP_VISION gives the same vector as our tower from the same weights
+    clip_vision = comfy.clip_vision.ClipVisionModel(comfyui / "comfy" / "clip_vision_config_vitl.json")
+    torch.manual_seed(0)
+    state = {name: torch.randn(v.shape) * 0.03 for name, v in clip_vision.get_sd().items() if v.is_floating_point()}
+    clip_vision.load_sd(state)
+    settings.models_folder.mkdir()
+    save_file(state, settings.models_folder / "ViT-L-14-openai.safetensors")
+    for output, dim in (("pooled", 1024), ("projected", 768)):
+        for pixels in ("squash", "crop"):
+            identity = Identity("ViT-L-14", "openai", "image", output, pixels, dim)
+            ours = Encoders(settings).pictures(identity, read_pictures(image))[0]
+            theirs = nodes.clip_vision_vector(clip_vision, image, identity)
+            assert ours @ theirs > 0.999, (output, pixels, ours @ theirs)
+    print("CLIP_VISION agrees")
+
+    try:
+        nodes.clip_vision_vector(
+            clip_vision, image, Identity("ViT-H-14", "laion2b_s32b_b79k", "image", "pooled", "squash", 1280)
+        )
+    except errors.IdentityMismatch as error:
+        assert "1280" in str(error) and "1024" in str(error)
+        print("another model is refused")

@@ -1,0 +1,312 @@
+"""The pack in a real ComfyUI: every node and every example workflow, with DT up and with DT down.
+
+Needs ``COMFYUI_PATH`` (a checkout) and ``COMFYUI_PYTHON`` (a Python that can import its requirements
+and this pack's requirements.txt); skipped without them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+from PIL import Image
+
+from luna_dt import Library, Settings
+from luna_dt.demo import database, served
+from luna_dt.demo.drawing import draw
+from luna_dt.models import Encoders
+from luna_dt.pixels import read_pictures
+from tests.unit.test_rest import Stranger
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+PREFIX = "luna_dt_test"
+
+pytestmark = pytest.mark.skipif(
+    not {"COMFYUI_PATH", "COMFYUI_PYTHON"} <= set(os.environ), reason="COMFYUI_PATH and COMFYUI_PYTHON are not set"
+)
+
+
+class ComfyUI:
+    """A running ComfyUI of its own, with this pack as its only custom node."""
+
+    def __init__(self, base: Path, environment: dict[str, str]) -> None:
+        (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+        link = base / "custom_nodes" / "luna_dt"
+        if not link.exists():
+            link.symlink_to(ROOT, target_is_directory=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = base / "comfyui.log"
+        command = [
+            os.environ["COMFYUI_PYTHON"], str(Path(os.environ["COMFYUI_PATH"]) / "main.py"), "--cpu",
+            "--port", str(port), "--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes",
+            "--database-url", f"sqlite:///{base / 'comfyui.db'}",
+        ]  # fmt: skip
+        self._out = self.log.open("w")
+        self._process = subprocess.Popen(
+            command, cwd=base, env={**os.environ, **environment}, stdout=self._out, stderr=subprocess.STDOUT
+        )
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                requests.get(f"{self.url}/system_stats", timeout=5)
+                break
+            except requests.ConnectionError:
+                assert self._process.poll() is None, self.log.read_text()[-3000:]
+                assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+                time.sleep(0.2)
+        self.info: dict[str, Any] = requests.get(f"{self.url}/object_info", timeout=60).json()
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        self._out.close()
+
+    def run(self, prompt: dict[str, Any], seconds: float = 600) -> dict[str, Any]:
+        """What each output node showed; raises AssertionError with ComfyUI's own words when anything failed."""
+        answer = requests.post(f"{self.url}/prompt", json={"prompt": prompt}, timeout=60).json()
+        assert "prompt_id" in answer, json.dumps(answer)[:3000]
+        assert not answer["node_errors"], answer["node_errors"]
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            history = requests.get(f"{self.url}/history/{answer['prompt_id']}", timeout=60).json()
+            if history:
+                done: dict[str, Any] = history[answer["prompt_id"]]
+                failed = [told for kind, told in done["status"]["messages"] if kind == "execution_error"]
+                assert not failed, f"{failed[0]['node_type']}: {failed[0]['exception_message']}"
+                outputs: dict[str, Any] = done["outputs"]
+                return outputs
+            time.sleep(0.1)
+        raise AssertionError(f"not done after {seconds} s: {self.log.read_text()[-2000:]}")
+
+    def picture(self, shown: dict[str, str]) -> Image.Image:
+        data = requests.get(f"{self.url}/view?{urllib.parse.urlencode(shown)}", timeout=60).content
+        return Image.open(io.BytesIO(data))
+
+    def prompt(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A saved workflow in the form the queue takes, as ComfyUI's page makes it."""
+        links = {link[0]: [str(link[1]), link[2]] for link in saved["links"]}
+        prompt = {}
+        for node in saved["nodes"]:
+            assert node["type"] in self.info, f"missing node {node['type']}"
+            declared = self.info[node["type"]]["input"]
+            specs = {**declared.get("required", {}), **declared.get("optional", {})}
+            values = iter(node["widgets_values"])
+            inputs: dict[str, Any] = {}
+            for name, spec in specs.items():
+                if isinstance(spec[0], list) or spec[0] in ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO"):
+                    inputs[name] = next(values)
+                    if name == "seed":
+                        next(values)  # what the page does with the seed after a run
+            assert not list(values), f"{node['type']} has more values than inputs"
+            inputs |= {entry["name"]: links[entry["link"]] for entry in node["inputs"] if entry["link"] is not None}
+            prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+        return prompt
+
+
+@pytest.fixture(scope="module")
+def home(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A library synced from a server that goes on running; its pictures are small, since a CPU draws more of them."""
+    folder = tmp_path_factory.mktemp("comfyui")
+    drawings = [
+        replace(drawing, size=(64, 64), steps=1) for drawing in database.draw_library(folder / "pictures", 100, seed=4)
+    ]
+    for drawing in drawings:
+        draw(drawing.scene, drawing.size).save(drawing.path)
+    encoders = Encoders(Settings(home=folder))
+    vectors = {"visual": encoders.pictures(database.TINY_IMAGE, [read_pictures(d.path)[0] for d in drawings])}
+    vectors["semantic"] = encoders.texts(database.TINY_TEXT, [d.scene.caption for d in drawings])
+    with psycopg.connect(postgres) as connection:
+        identities = {"visual": database.TINY_IMAGE, "semantic": database.TINY_TEXT}
+        database.create_tables(connection, "comfyui", identities)
+        database.fill(connection, drawings, vectors)
+    with served(f"{postgres}&schema=comfyui") as url:
+        with Library(folder / "home", dt=url) as library:
+            library.sync()
+        yield folder / "home", url
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("base")
+    environment = {**os.environ, "PYTHONPATH": os.environ["COMFYUI_PATH"]}
+    command = [os.environ["COMFYUI_PYTHON"], str(HERE / "random_models.py"), str(folder / "models")]
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    yield folder
+    shutil.rmtree(folder / "models")
+
+
+@pytest.fixture(scope="module")
+def stored_maps() -> Iterator[Stranger]:
+    """A DT server of another make, which has a ControlNet map and little else."""
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(out, "PNG")
+    stranger = Stranger()
+    stranger.answers["/api/health"] = (200, {"status": "ok"})
+    stored = {"image_base64": base64.b64encode(out.getvalue()).decode(), "was_cached": True}
+    stranger.answers["/api/images/1/controlnet/openpose"] = (200, stored)
+    yield stranger
+    stranger.close()
+
+
+@pytest.fixture(scope="module", params=["DT up", "DT down"])
+def comfyui(request: pytest.FixtureRequest, home: tuple[Path, str], base: Path) -> Iterator[ComfyUI]:
+    address = home[1] if request.param == "DT up" else "http://127.0.0.1:9"
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": address})
+    yield running
+    running.close()
+
+
+def shown(inputs: dict[str, Any], node: str, output: int, show: str = "PreviewAny") -> dict[str, Any]:
+    return {
+        "1": {"class_type": node, "inputs": inputs},
+        "2": {"class_type": show, "inputs": {"source" if show == "PreviewAny" else "images": ["1", output]}},
+    }
+
+
+SIMILAR = {"search_mode": "visual", "top_k": 4, "min_similarity": 0.1}
+
+
+def test_the_pack_loads_and_describes_itself_without_waiting(comfyui: ComfyUI) -> None:
+    log = comfyui.log.read_text()
+    assert "IMPORT FAILED" not in log
+    contract = json.loads((ROOT / "tests" / "nodes_contract.json").read_text())
+    assert set(contract) < {name for name in comfyui.info if name.startswith("LunaDT")}
+    start = time.perf_counter()
+    for name in contract:
+        assert requests.get(f"{comfyui.url}/object_info/{name}", timeout=5).json()[name]["description"]
+    assert time.perf_counter() - start < 5  # far from any network time-out
+
+
+def test_the_clusters_are_listed_at_once(comfyui: ComfyUI) -> None:
+    labels = requests.get(f"{comfyui.url}/luna_dt/clusters", timeout=5).json()
+    assert labels == ["1: Luna (4)", "2: Snorri (4)", "3: unnamed (4)"]
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "output", "told"),
+    [
+        ("LunaDTPromptInjector", {"image_id": 1}, 0, "arrow"),
+        ("LunaDTCaptionFetcher", {"image_id": 1, "prepend_trigger": "mine"}, 3, "mine, arrow"),
+        ("LunaDTImageLoader", {"image_id": 0, "query": "cat size: square", "index": 1}, 1, "cat"),
+        ("LunaDTConnectionStatus", {}, 1, "visual: 100 vectors"),
+        ("LunaDTSimilarSearch", {**SIMILAR, "reference_image_id": 7}, 1, "car"),
+        ("LunaDTSimilarSearch", {**SIMILAR, "search_mode": "semantic", "text_query": "a cat"}, 5, "0."),
+        ("LunaDTClusterSampler", {"cluster": "1: Old name (7)", "sample_count": 2, "min_quality": 0, "sort_by": "diverse"}, 1, "cat"),
+    ],
+)  # fmt: skip
+def test_a_node_tells_the_same_with_dt_up_and_down(
+    comfyui: ComfyUI, node: str, inputs: dict[str, Any], output: int, told: str
+) -> None:
+    text = comfyui.run(shown(inputs, node, output))["2"]["text"]
+    assert told in str(text)
+
+
+def test_a_picture_is_searched_by_picture(comfyui: ComfyUI) -> None:
+    prompt = {
+        "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 7}},
+        "2": {"class_type": "LunaDTSimilarSearch", "inputs": {**SIMILAR, "reference_image": ["1", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+        "4": {"class_type": "PreviewAny", "inputs": {"source": ["2", 4]}},
+    }
+    outputs = comfyui.run(prompt)
+    assert len(outputs["3"]["images"]) == 4
+    assert "7" in str(outputs["4"]["text"])
+    strip = comfyui.picture(outputs["2"]["images"][0])  # the hits with their scores, on the node itself
+    assert strip.width > 4 * 192
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "told"),
+    [
+        ("LunaDTImageLoader", {"image_id": 4711}, "4711"),
+        ("LunaDTImageLoader", {"image_id": 1, "api_url": "http://stranger.example"}, "allowed"),
+        ("LunaDTSimilarSearch", {**SIMILAR, "search_mode": "visual"}, "text_query"),
+        ("LunaDTControlNetCache", {"image_id": 1, "controlnet_type": "canny"}, ""),
+        ("LunaDTMetadataWriter", {"source_image_id": 1, "operation": "txt2img"}, "not possible yet"),
+        ("LunaDTBatchQueue", {"image_ids": "1", "operation": "img2img"}, "not possible yet"),
+    ],
+)
+def test_what_cannot_be_done_is_told_on_the_node(
+    comfyui: ComfyUI, node: str, inputs: dict[str, Any], told: str
+) -> None:
+    prompt = shown(inputs, node, 0)
+    if node == "LunaDTMetadataWriter":
+        prompt["3"] = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
+        prompt["1"]["inputs"]["image"] = ["3", 0]
+    with pytest.raises(AssertionError, match=node) as failed:
+        comfyui.run(prompt)
+    assert told in str(failed.value)
+
+
+def test_a_loading_label_is_refused_before_the_run(comfyui: ComfyUI) -> None:
+    inputs = {"cluster": "Loading...", "sample_count": 1, "min_quality": 0, "sort_by": "quality"}
+    with pytest.raises(AssertionError, match="refresh"):
+        comfyui.run(shown(inputs, "LunaDTClusterSampler", 0, "PreviewImage"))
+
+
+@pytest.mark.parametrize("example", [e for e in EXAMPLES if "pose" not in e.name], ids=lambda path: path.stem)
+def test_an_example_workflow_runs_to_its_end(comfyui: ComfyUI, example: Path) -> None:
+    prompt = comfyui.prompt(json.loads(example.read_text()))
+    for node in prompt.values():
+        if node["class_type"] == "KSampler" and not isinstance(node["inputs"]["steps"], list):
+            node["inputs"]["steps"] = 2
+    outputs = comfyui.run(prompt)
+    pictures = [p for o in outputs.values() for p in o.get("images", []) if p["type"] == "output"]
+    assert pictures
+    assert comfyui.picture(pictures[0]).size == (64, 64)
+
+
+def test_the_example_with_a_stored_map_runs_to_its_end(
+    home: tuple[Path, str], base: Path, stored_maps: Stranger
+) -> None:
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": stored_maps.url})
+    try:
+        (example,) = (e for e in EXAMPLES if "pose" in e.name)
+        prompt = running.prompt(json.loads(example.read_text()))
+        for node in prompt.values():
+            if node["class_type"] == "KSampler":
+                node["inputs"]["steps"] = 2
+        outputs = running.run(prompt)
+    finally:
+        running.close()
+    kinds = {p["type"] for o in outputs.values() for p in o.get("images", [])}
+    assert kinds == {"output", "temp"}
+    assert ("GET", "/api/images/1/controlnet/openpose") in [asked[:2] for asked in stored_maps.asked]
+
+
+def test_nothing_runs_again_that_has_not_changed(comfyui: ComfyUI) -> None:
+    prompt = shown({**SIMILAR, "reference_image_id": 8}, "LunaDTSimilarSearch", 2)
+    comfyui.run(prompt)
+    answer = requests.post(f"{comfyui.url}/prompt", json={"prompt": prompt}, timeout=60).json()
+    deadline = time.monotonic() + 60
+    while not (history := requests.get(f"{comfyui.url}/history/{answer['prompt_id']}", timeout=60).json()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    messages = dict(history[answer["prompt_id"]]["status"]["messages"])
+    assert set(messages["execution_cached"]["nodes"]) == {"1", "2"}
+
+
+def test_encoders_are_comfyuis_to_unload_and_clip_vision_agrees() -> None:
+    command = [os.environ["COMFYUI_PYTHON"], str(HERE / "inside.py"), os.environ["COMFYUI_PATH"], str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split("\n")[-4:-1] == ["unloaded and back", "CLIP_VISION agrees", "another model is refused"]
