@@ -30,11 +30,7 @@ class LunaDTClusterSampler:
                 "cluster": (
                     "COMBO",
                     {
-                        "remote": {
-                            "route": comfy.CLUSTERS_ROUTE,
-                            "refresh_button": True,
-                            "control_after_refresh": "first",
-                        },
+                        "remote": {"route": comfy.CLUSTERS_ROUTE, "refresh_button": True},
                         "tooltip": "A cluster of DT: id, name and number of pictures.",
                     },
                 ),

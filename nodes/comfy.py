@@ -30,7 +30,7 @@ CATEGORY = "Luna/Toolkit"
 #: The largest whole number a web page keeps exactly; without it the front end stops ids at 2048.
 MAX_ID = 2**53 - 1
 MAX_SEED = 2**64 - 1
-NO_CLUSTERS = "no clusters yet: sync, or start DT, then refresh"
+NO_CLUSTERS = "no clusters yet: sync, or start DT"
 CLUSTERS_ROUTE = "/luna_dt/clusters"
 
 T = TypeVar("T")
@@ -220,7 +220,7 @@ def cluster_id(label: str) -> int:
     """The id in a label; a saved label's name and count may be out of date.  Raises BadInput."""
     number = str(label).partition(":")[0].strip()
     if not number.isdigit():
-        raise BadInput(f"'{label}' is no cluster; press refresh and choose one (it may take a moment to load)")
+        raise BadInput(f"'{label}' is no cluster; choose one from the list again (it may take a moment to load)")
     return int(number)
 
 

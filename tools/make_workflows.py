@@ -42,6 +42,8 @@ CORE = {
         ("LATENT",),
     ),
 }  # fmt: skip
+#: What the page puts behind a list it fetches: "Auto-refresh after generation" and the refresh button.
+REMOTE_WIDGETS: list[Any] = [False, None]
 WIDGETS = ("STRING", "INT", "FLOAT", "COMBO", "BOOLEAN")
 
 CHECKPOINT = ("CheckpointLoaderSimple", {"ckpt_name": "v1-5-pruned-emaonly-fp16.safetensors"})
@@ -150,6 +152,8 @@ def saved(workflow: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
                 node["inputs"].append({"name": key, "type": type_, "link": None})
             if type_ in WIDGETS:
                 node["widgets_values"].append(value)
+                if key == "cluster":
+                    node["widgets_values"] += REMOTE_WIDGETS
                 if key == "seed":
                     node["widgets_values"].append("fixed")
     return {"last_node_id": len(nodes), "last_link_id": len(links), "nodes": list(nodes.values()), "links": links,

@@ -1,9 +1,11 @@
 """What only ComfyUI's own modules can show; run by COMFYUI_PYTHON with COMFYUI_PATH and this pack's root as arguments."""
 
+import importlib
 import importlib.util
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 comfyui, root = map(Path, sys.argv[1:3])
 sys.path.insert(0, str(comfyui))
@@ -22,11 +24,13 @@ assert spec is not None and spec.loader is not None
 pack = importlib.util.module_from_spec(spec)
 sys.modules["luna_pack"] = pack
 spec.loader.exec_module(pack)
-nodes, errors = sys.modules["luna_pack.nodes.comfy"], sys.modules["luna_pack.luna_dt.errors"]
-from luna_pack.luna_dt import Identity, Settings
-from luna_pack.luna_dt.demo.database import TINY_IMAGE
-from luna_pack.luna_dt.models import Encoders
-from luna_pack.luna_dt.pixels import read_pictures
+nodes: Any = sys.modules["luna_pack.nodes.comfy"]
+errors: Any = sys.modules["luna_pack.luna_dt.errors"]
+luna_dt: Any = importlib.import_module("luna_pack.luna_dt")
+database: Any = importlib.import_module("luna_pack.luna_dt.demo.database")
+Identity, Settings, TINY_IMAGE = luna_dt.Identity, luna_dt.Settings, database.TINY_IMAGE
+Encoders: Any = importlib.import_module("luna_pack.luna_dt.models").Encoders
+read_pictures: Any = importlib.import_module("luna_pack.luna_dt.pixels").read_pictures
 
 image = torch.rand(1, 300, 200, 3, generator=torch.Generator().manual_seed(1))
 image = torch.nn.functional.avg_pool2d(image.movedim(-1, 1), 9, 1, 4).movedim(1, -1)
