@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from luna_dt import Library
-from luna_dt.demo import database
+from luna_dt.demo import database, served
 from luna_dt.records import Batch
 from tests.conftest import Drawn
 
@@ -379,6 +379,27 @@ def test_a_windows_path_is_found_through_the_path_map(
     COMFY.close_libraries()
     np.testing.assert_allclose(out["image"][0, 0, 0].numpy(), np.array([200, 100, 50]) / 255, atol=1e-6)
     np.testing.assert_allclose(out["mask"].numpy(), 0.8, atol=1e-6)
+
+
+def test_a_picture_on_dts_disk_alone_comes_through_its_server(
+    postgres: str, schema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (6, 4), (200, 100, 50)).save(tmp_path / "x.png")
+    with psycopg.connect(postgres) as connection:
+        database.create_tables(connection, schema, {})
+        for i, name in ((1, "x.png"), (2, "gone.png")):
+            values = {"id": i, "path": rf"D:\Bilder\{name}", "file_name": name, "root_folder_id": 1, "folder_id": 1}
+            dates = {"created_date": "2026-01-01", "modified_date": "2026-01-01"}
+            database._insert(connection.cursor(), "image", {**values, **dates})
+    monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LUNA_DT_PATH_MAP", rf"D:\Bilder={tmp_path}")  # the server's, who alone sees the disk
+    with served(f"{postgres}&schema={schema}") as url:
+        monkeypatch.delenv("LUNA_DT_PATH_MAP")
+        monkeypatch.setenv("DT_API_URL", url)
+        assert run("LunaDTImageLoader", image_id=1)["image"].shape == (1, 4, 6, 3)
+        with pytest.raises(ERRORS.PictureMissing, match=r"path_map.*not to be found where the server runs"):
+            run("LunaDTImageLoader", image_id=2)
+    COMFY.close_libraries()
 
 
 def test_is_changed_follows_the_record_and_the_layer_and_nothing_else(down: Path, server: str) -> None:

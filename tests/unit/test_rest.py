@@ -18,8 +18,10 @@ from luna_dt.dt import connect, wire
 from luna_dt.dt.rest import RestCatalog
 from luna_dt.errors import (
     BadAnswer,
+    MapMissing,
     NotFound,
     NotOffered,
+    PictureMissing,
     Refused,
     SettingsError,
     UnknownImage,
@@ -117,6 +119,36 @@ def test_a_plain_dt_server_is_understood(stranger: Stranger, catalog: RestCatalo
     method, _, headers, body = stranger.asked[-1]
     assert (method, headers["Authorization"]) == ("POST", "Bearer secret")
     assert body == {"query_type": "visual", "top_k": 10, "min_similarity": 0.5, "embedding": [1.0, 1.0, 1.0]}
+
+
+def test_pixels_come_as_a_file_or_with_the_record(stranger: Stranger, catalog: RestCatalog) -> None:
+    stranger.answers["/api/images/3/file"] = (200, b"the bytes")
+    assert catalog.file(3) == b"the bytes"
+    del stranger.answers["/api/images/3/file"]
+    stranger.answers["/api/images/3"] = (
+        200,
+        {"id": 3, "path": "x", "image_base64": "data:image/png;base64,dGhlIGJ5dGVz"},
+    )
+    assert catalog.file(3) == b"the bytes"
+    stranger.answers["/api/images/3"] = (200, {"id": 3, "path": "x", "image_base64": "no base64 at all!"})
+    with pytest.raises(BadAnswer, match="no base64"):
+        catalog.file(3)
+    stranger.answers["/api/images/3"] = (200, {"id": 3, "path": "x"})
+    with pytest.raises(PictureMissing, match="no image_base64"):
+        catalog.file(3)
+    stranger.answers["/api/images/3/file"] = (404, {"code": "unknown_image", "detail": "DT has no image 3"})
+    with pytest.raises(UnknownImage):
+        catalog.file(3)
+
+
+def test_stored_maps(stranger: Stranger, catalog: RestCatalog) -> None:
+    call = "/api/images/3/controlnet/canny"
+    stranger.answers[call] = (200, {"image_base64": "dGhlIGJ5dGVz", "was_cached": True})
+    assert catalog.control_map(3, "canny") == b"the bytes"
+    for missing in ((404, {}), (501, {"code": "not_offered", "detail": "later"}), (200, {"path": "D:\\map.png"})):
+        stranger.answers[call] = missing
+        with pytest.raises(MapMissing, match="canny map of image 3"):
+            catalog.control_map(3, "canny")
 
 
 def test_a_server_without_sync_says_what_to_do(catalog: RestCatalog) -> None:
