@@ -128,17 +128,20 @@ class Store:
         self.path = home / "library.db"
         try:
             (home / "vectors").mkdir(parents=True, exist_ok=True)
-            self._reader = self._connect()
-            self._writer = self._connect()
-            self._create()
+            with contextlib.ExitStack() as opened:  # closed again unless all goes well
+                self._reader = self._connect(opened)
+                self._writer = self._connect(opened)
+                self._create()
+                self._opened = opened.pop_all()
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{self.path} cannot be opened ({error}); move it away and sync again") from error
         except OSError as error:
             raise StoreError(f"{home} cannot be used as the library's home: {error}") from error
         self._read_lock, self._write_lock = threading.RLock(), threading.RLock()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, opened: contextlib.ExitStack) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        opened.callback(connection.close)
         connection.create_function("LOWER", 1, _lower, deterministic=True)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -160,8 +163,7 @@ class Store:
 
     def close(self) -> None:
         with self._read_lock, self._write_lock:
-            self._reader.close()
-            self._writer.close()
+            self._opened.close()
 
     @contextlib.contextmanager
     def sole_writer(self) -> Iterator[None]:
