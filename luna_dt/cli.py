@@ -7,6 +7,7 @@ error, and an object ``{"error": {"code", "message"}}`` with ``--json``), 2 for 
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import logging
 import sys
@@ -56,6 +57,9 @@ class _Commands(click.Group):
 @click.pass_context
 def main(context: click.Context, home: Path | None, verbose: bool) -> None:
     """Mirror a DiffusionToolkit library and find similar pictures in it, also with DT closed."""
+    for stream in (sys.stdout, sys.stderr):  # a Windows pipe cannot hold every prompt otherwise
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
     handler = RichHandler(console=err, show_time=False, show_path=False, show_level=verbose)
     ours = logging.getLogger("luna_dt")
     ours.handlers, ours.propagate = [handler], False

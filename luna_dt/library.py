@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import random
 import threading
@@ -22,6 +24,7 @@ from .errors import (
     BadInput,
     CatalogError,
     IdentityMismatch,
+    LunaError,
     NotFound,
     NotOffered,
     NotSearchable,
@@ -215,9 +218,15 @@ class Library:
         left_out = {int(i) for i in exclude}
         if image_id is not None and exclude_source:
             left_out.add(int(image_id))
+        asked = (layer, given, identity, top_k, min_similarity, left_out)
         if engine == "local" or (engine == "auto" and self.mirrors(EMBEDDINGS + layer)):
-            return self._search_here(layer, given, identity, top_k, min_similarity, left_out)
-        return self._search_in_dt(layer, given, identity, top_k, min_similarity, left_out)
+            return self._search_here(*asked)
+        try:
+            return self._search_in_dt(*asked)
+        except Unreachable as away:
+            if engine == "auto" and self._store.generation(EMBEDDINGS + layer):
+                return self._search_here(*asked)  # the part of the layer that is here
+            raise NotSearchable(f"layer '{layer}' is not synced (run: luna-dt sync), and {away}") from away
 
     def _search_here(
         self, layer: str, given: Given, identity: Identity | None, top_k: int, min_similarity: float, left_out: set[int]
@@ -242,14 +251,16 @@ class Library:
     def _search_in_dt(
         self, layer: str, given: Given, identity: Identity | None, top_k: int, min_similarity: float, left_out: set[int]
     ) -> list[Hit]:
-        catalog = self._catalog()
+        catalog, count = self._catalog(), top_k + len(left_out)
         try:
+            if given["text"] is None:
+                raise NotOffered("only texts are DT's to encode")
+            hits = catalog.similar(layer, None, None, count, min_similarity, given["text"])
+        except NotOffered:
             query = None
             if given["image_id"] is None:
                 query = self._query_vector(layer, self._identity_in_dt(layer), given, identity)
-            hits = catalog.similar(layer, query, given["image_id"], top_k + len(left_out), min_similarity)
-        except Unreachable as away:
-            raise NotSearchable(f"layer '{layer}' is not synced (run: luna-dt sync), and {away}") from away
+            hits = catalog.similar(layer, query, given["image_id"], count, min_similarity)
         return [hit for hit in hits if hit.id not in left_out][:top_k]
 
     def identity(self, layer: str) -> Identity:
@@ -259,16 +270,15 @@ class Library:
         return self._identity_in_dt(layer)
 
     def mirrors(self, kind: str) -> bool:
-        """Whether anything of that kind (``images``, ``clusters``, ``embeddings.visual`` …) was ever synced."""
-        return self._store.generation(kind) > 0
+        """Whether that kind (``images``, ``clusters``, ``embeddings.visual`` …) was ever synced to its end."""
+        return self._store.synced(kind)
 
     def _identity_in_dt(self, layer: str) -> Identity:
         """What DT says made its layer; a DT that cannot say has its usual one."""
         try:
-            kinds = self._catalog().kinds()
+            return self._catalog().identity(layer)
         except NotOffered:
             return DT_IDENTITIES[layer]
-        return next((kind.identity for kind in kinds if kind.layer == layer and kind.identity), DT_IDENTITIES[layer])
 
     def nearest(self, vector: Any, layer: str = "visual", top_k: int = 10) -> tuple[Int64s, Float32s]:
         """``search`` without the records: ids int64[n] and cosines float32[n], best first, n <= top_k."""
@@ -309,9 +319,9 @@ class Library:
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         """Images in id order, by DT's query language (query.py); raises BadQuery."""
-        if self.mirrors("images"):
-            return self._store.find(query, after_id, limit)
-        return self._from_dt(NotFound("nothing is synced yet"), lambda dt: dt.images(query, after_id, limit))
+        return self._mirrored_or_dt(
+            "images", lambda: self._store.find(query, after_id, limit), lambda dt: dt.images(query, after_id, limit)
+        )
 
     def captions(self, image_id: int) -> Captions:
         """Raises UnknownImage."""
@@ -321,9 +331,7 @@ class Library:
             return self._from_dt(here, lambda dt: dt.captions(image_id))
 
     def clusters(self) -> list[Cluster]:
-        if self.mirrors("clusters"):
-            return self._store.clusters()
-        return self._from_dt(NotFound("no clusters are synced"), lambda dt: dt.clusters())
+        return self._mirrored_or_dt("clusters", self._store.clusters, lambda dt: dt.clusters())
 
     def cluster_images(
         self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: str = "quality", seed: int = 0
@@ -362,6 +370,17 @@ class Library:
             nearest = np.maximum(nearest, units @ units[chosen[-1]])
         return [found[having[i][0]] for i in chosen] + [m for m, v in zip(found, vectors, strict=True) if v is None]
 
+    def _mirrored_or_dt(self, kind: str, here: Callable[[], T], ask: Callable[[Catalog], T]) -> T:
+        """A kind that was synced to its end is answered here; one that was not by DT, or by its part if DT is away."""
+        if self.mirrors(kind):
+            return here()
+        try:
+            return ask(self._catalog())
+        except Unreachable as away:
+            if self._store.generation(kind):
+                return here()
+            raise NotFound(f"no {kind} are synced yet (run: luna-dt sync), and {away}") from away
+
     def _from_dt(self, here: NotFound, ask: Callable[[Catalog], T]) -> T:
         try:
             return ask(self._catalog())
@@ -376,12 +395,12 @@ class Library:
         record = self.image(image_id)
         tried = []
         try:
-            return local_path(record.path, self.settings.path_map).read_bytes()
+            return _picture_file(record.path, self.settings.path_map)
         except (PictureMissing, OSError) as error:
             tried.append(str(error))
         try:
             return self._catalog().file(image_id)
-        except (CatalogError, PictureMissing) as error:
+        except (CatalogError, NotFound) as error:
             tried.append(str(error))
         raise PictureMissing(f"image {image_id} could not be opened: {'; '.join(tried)}")
 
@@ -390,13 +409,38 @@ class Library:
         return read_pictures(self.file(image_id), f"image {image_id}")[0]
 
     def control_map(self, image_id: int, kind: str) -> Image.Image:
-        """A ControlNet map that DT has stored, RGB; raises MapMissing, UnknownImage, CatalogError."""
-        return read_pictures(self._catalog().control_map(image_id, kind), f"the {kind} map of image {image_id}")[0]
+        """A ControlNet map that DT has stored, RGB; kept here for when DT is away.
+
+        Raises MapMissing, UnknownImage, PictureMissing, BadPicture; CatalogError when DT is away and it is not here.
+        """
+        kept = self._store.home / "maps" / f"{int(image_id)}-{kind}.png"
+        try:
+            found = self._catalog().control_map(image_id, kind)
+        except Unreachable:
+            if not kept.is_file():
+                raise
+            return read_pictures(kept)[0]
+        data = found if isinstance(found, bytes) else _picture_file(found, self.settings.path_map)
+        picture = read_pictures(data, f"the {kind} map of image {image_id}")[0]
+        kept.parent.mkdir(exist_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}.part")
+        picture.save(part, "PNG")
+        part.replace(kept)
+        return picture
 
     def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
-        """A text that changes when those kinds are synced anew, or the image's record or captions change."""
-        generations = ",".join(f"{kind}:{self._store.generation(kind)}" for kind in kinds)
-        return generations + (f" {image_id}:{self._store.version_of(image_id)}" if image_id is not None else "")
+        """A text that changes when those kinds are synced anew, or the image's record or captions change.
+
+        DT is asked only about an image that is not mirrored.
+        """
+        said = [f"{kind}:{self._store.generation(kind)}" for kind in kinds]
+        if image_id is not None:
+            version = self._store.version_of(image_id)
+            if not version and image_id > 0:
+                with contextlib.suppress(LunaError):  # the node itself will say that DT is away
+                    version = repr((self._catalog().image(image_id), self._catalog().captions(image_id)))
+            said.append(f"{image_id}:{hashlib.sha256(version.encode()).hexdigest()[:16]}")
+        return " ".join(said)
 
     def health(self) -> Health:
         """What answers at DT's address; raises CatalogError."""
@@ -413,5 +457,21 @@ class Library:
             layers.append(
                 LayerStatus(state, state.count / total if total else 0.0, "hnswlib" if graphs else "exact", indexed)
             )
-        size = sum(file.stat().st_size for file in self._store.home.rglob("*") if file.is_file())
-        return Status(self._store.home, self.settings.dt, counts, tuple(layers), size)
+        size = 0
+        for file in self._store.home.rglob("*"):
+            with contextlib.suppress(OSError):  # a sync beside us replaces files
+                size += file.stat().st_size if file.is_file() else 0
+        return Status(self._store.home, self.settings.shown_dt, counts, tuple(layers), size)
+
+
+MAX_FILE = 1 << 30  # bytes; no picture is larger, and what is may be no picture
+
+
+def _picture_file(dt_path: str, path_map: Mapping[str, str]) -> bytes:
+    """The bytes of a file that DT names; only a plain file of a picture's size is read."""
+    path = local_path(dt_path, path_map)
+    if not path.is_file():  # not a device or a pipe, which could be read for ever
+        raise PictureMissing(f"{path}: No such file")
+    if path.stat().st_size > MAX_FILE:
+        raise PictureMissing(f"{path}: {path.stat().st_size:,} bytes are too many for a picture")
+    return path.read_bytes()

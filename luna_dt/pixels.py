@@ -134,7 +134,7 @@ def local_path(dt_path: str, path_map: Mapping[str, str]) -> Path:
     if best:
         return Path(best[1]).joinpath(*wanted[best[0] :])
     windows = PureWindowsPath(dt_path)
-    network = dt_path.startswith(("\\\\", "//"))
+    network = dt_path.replace("/", "\\").startswith("\\\\")
     if not network and ((os.name == "nt" and windows.drive) or (os.name != "nt" and dt_path.startswith("/"))):
         return Path(dt_path)
     folder = str(windows.parent) if windows.drive else dt_path

@@ -159,7 +159,7 @@ _IMAGE_FIELDS = {f.name: _CONVERTERS[str(f.type)] for f in fields(ImageRecord) i
 class Captions:
     """An image's captions and tags: comma-separated strings, "" when absent.
 
-    ``combined`` is every tag once, most certain first, then the latest caption.
+    ``combined`` is every tag once, most certain first, then the latest caption; ``tags`` the tags alone.
     """
 
     image_id: int
@@ -167,14 +167,19 @@ class Captions:
     joytag_tags: str = ""
     joycaption: str = ""
     combined: str = ""
+    tags: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value = asdict(self)
+        value["tags"] = list(self.tags)
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], image_id: int) -> Captions:
-        names = ("wd14_tags", "joytag_tags", "joycaption", "combined")
-        return cls(image_id, *(str(value.get(name) or "") for name in names))
+        wd14, joytag, caption, combined = (
+            str(value.get(name) or "") for name in ("wd14_tags", "joytag_tags", "joycaption", "combined")
+        )
+        return cls(image_id, wd14, joytag, caption, combined, tuple(value.get("tags") or ()))
 
 
 @dataclass(frozen=True, slots=True)

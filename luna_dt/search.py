@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 from filelock import FileLock, Timeout
 
-from .errors import IndexDamaged, LunaError, NotSearchable
+from .errors import IndexDamaged, LunaError, NotSearchable, StoreError
 from .index import hnsw
 from .index.exact import Exact
 from .index.hnsw import Hnsw
@@ -115,12 +115,13 @@ class Searcher:
             version = self._store.data_version()
             layer, exact = self._layer, self._exact
             if layer is None or exact is None or version != self._version:
-                self._version = version
                 if layer is None or exact is None or layer.generation != self._store.layer_generation(self._name):
+                    self._layer = None  # if reading it fails, it is not there any more
                     layer = self._layer = self._store.layer(self._name)
                     exact = self._exact = Exact(layer.vectors, layer.norms, layer.visible)
                     if self._graph_file != layer.file.name:
                         self._graph, self._graph_file = None, layer.file.name
+                self._version = version
                 self._prepare_if_needed(layer)
             return layer, exact, self._graph
 
@@ -165,7 +166,10 @@ def _merged(exact: Exact, graph: Hnsw | None, vector: Float32s, k: int) -> tuple
     """The ``k`` nearest rows by the graph for what it covers, exactly for the rest."""
     if graph is None or k > FAR * graph.rows or graph.rows > exact.rows:
         return exact.query(vector, k)
-    rows, similarities = graph.query(vector, k)
+    try:
+        rows, similarities = graph.query(vector, k)
+    except RuntimeError:  # hnswlib reaches fewer than k rows, as among thousands of equal vectors
+        return exact.query(vector, k)
     if graph.rows == exact.rows:
         return rows, similarities
     tail_rows, tail_similarities = exact.query(vector, k, start=graph.rows)
@@ -193,5 +197,8 @@ def catch_up(
     if layer.rows and (graph is None or graph.rows < layer.rows):
         graph = hnsw.build(layer.vectors, graph, stop, progress)
         if graph:
-            hnsw.save(graph, folder, layer.file.name, layer.identity)
+            try:
+                hnsw.save(graph, folder, layer.file.name, layer.identity)
+            except (StoreError, OSError) as error:
+                log.warning("the index of layer %s is used, but could not be saved: %s", layer.name, error)
     return graph

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,11 @@ class Settings:
     index: str = "auto"
     models: Path | None = None
     path_map: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shown_dt(self) -> str:
+        """DT's address without its secrets, to be shown and stored."""
+        return without_secrets(self.dt)
 
     @property
     def models_folder(self) -> Path:
@@ -87,6 +93,15 @@ class Settings:
         except (TypeError, ValueError) as error:
             raise SettingsError(f"a setting cannot be used: {error}; see luna_dt/settings.py") from error
         return replace(self, **values)
+
+
+def without_secrets(address: str) -> str:
+    """An address with its user's password, and any password among its options, as ``***``."""
+    head, at, host = address.rpartition("@")
+    if at and "://" in head:
+        scheme, _, user = head.partition("://")
+        head = f"{scheme}://{user.partition(':')[0]}" + (":***" if ":" in user else "")
+    return re.sub(r"(password=)[^&\s]*", r"\1***", head + at + host)
 
 
 _ENVIRONMENT = {

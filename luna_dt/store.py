@@ -20,14 +20,14 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from . import query
-from .errors import NotSearchable, StoreError, UnknownCluster, UnknownImage, UnknownLayer
+from .errors import BadInput, NotSearchable, StoreError, UnknownCluster, UnknownImage, UnknownLayer
 from .records import (
     EMBEDDINGS,
     LAYERS,
@@ -54,11 +54,11 @@ CREATE TABLE images (
     seed INTEGER NOT NULL, rating INTEGER, aesthetic_score REAL, favorite INTEGER NOT NULL,
     nsfw INTEGER NOT NULL, for_deletion INTEGER NOT NULL, unavailable INTEGER NOT NULL,
     no_metadata INTEGER NOT NULL, created TEXT NOT NULL, custom_tags TEXT NOT NULL, loras TEXT NOT NULL,
-    tags TEXT NOT NULL, digest INTEGER NOT NULL);
+    digest INTEGER NOT NULL);
 CREATE INDEX hidden_images ON images (id) WHERE for_deletion OR unavailable;
 CREATE TABLE captions (
     image_id INTEGER PRIMARY KEY, wd14_tags TEXT NOT NULL, joytag_tags TEXT NOT NULL,
-    joycaption TEXT NOT NULL, combined TEXT NOT NULL, digest INTEGER NOT NULL);
+    joycaption TEXT NOT NULL, combined TEXT NOT NULL, tags TEXT NOT NULL, digest INTEGER NOT NULL);
 CREATE TABLE clusters (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, image_count INTEGER NOT NULL, digest INTEGER NOT NULL);
 CREATE TABLE cluster_members (
@@ -70,7 +70,7 @@ CREATE TABLE vectors (
     layer TEXT NOT NULL REFERENCES layers ON DELETE CASCADE, image_id INTEGER NOT NULL,
     digest INTEGER NOT NULL, row INTEGER, norm REAL, PRIMARY KEY (layer, image_id)) WITHOUT ROWID;
 """
-_IMAGE_COLUMNS = [f.name for f in fields(ImageRecord)]
+_IMAGE_COLUMNS = [f.name for f in fields(ImageRecord) if f.name != "tags"]  # tags are synced with the captions
 _IMAGES = f"INSERT OR REPLACE INTO images VALUES ({', '.join('?' * (len(_IMAGE_COLUMNS) + 1))})"
 _COLUMNS = query.Columns(
     {name: name for name in _IMAGE_COLUMNS}
@@ -133,6 +133,8 @@ class Store:
                 self._writer = self._connect(opened)
                 self._create()
                 self._opened = opened.pop_all()
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{self.path} cannot be opened now ({error}); is another program writing it?") from error
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{self.path} cannot be opened ({error}); move it away and sync again") from error
         except OSError as error:
@@ -144,11 +146,13 @@ class Store:
         opened.callback(connection.close)
         connection.create_function("LOWER", 1, _lower, deterministic=True)
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a file is deleted, and an index saved, only after its commit
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
 
     def _create(self) -> None:
+        if self._writer.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+            return
         with _transaction(self._writer):
             version = self._writer.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
@@ -181,6 +185,8 @@ class Store:
         try:
             with self._read_lock:
                 return self._reader.execute(sql, values).fetchall()
+        except OverflowError as error:
+            raise BadInput("a number is too large for a library's ids and seeds") from error
         except sqlite3.Error as error:
             raise StoreError(f"{self.path} cannot be read: {error}") from error
 
@@ -224,11 +230,12 @@ class Store:
 
     def captions(self, image_id: int) -> Captions:
         rows = self._rows(
-            "SELECT image_id, wd14_tags, joytag_tags, joycaption, combined FROM captions WHERE image_id = ?",
+            "SELECT image_id, wd14_tags, joytag_tags, joycaption, combined, tags FROM captions WHERE image_id = ?",
             [image_id],
         )
         if rows:
-            return Captions(*rows[0])
+            image_id, wd14, joytag, caption, combined, tags = rows[0]
+            return Captions(image_id, wd14, joytag, caption, combined, _split(tags))
         self.image(image_id)
         return Captions(image_id)
 
@@ -239,11 +246,10 @@ class Store:
         """A cluster's visible images, best quality first."""
         if not self._rows("SELECT 1 FROM clusters WHERE id = ?", [cluster_id]):
             raise UnknownCluster(f"cluster {cluster_id} is not in this library; if DT has it, sync again")
-        columns = ", ".join(f"i.{name}" for name in _IMAGE_COLUMNS)
         rows = self._rows(
-            f"SELECT {columns}, m.confidence FROM cluster_members m JOIN images i ON i.id = m.image_id "
-            "WHERE m.cluster_id = ? AND COALESCE(i.rating, 0) / 2.0 >= ? AND NOT i.for_deletion AND NOT i.unavailable "
-            "ORDER BY COALESCE(i.rating, 0) DESC, m.confidence DESC, i.id",
+            f"SELECT {_SELECT_IMAGE}, confidence FROM cluster_members JOIN images ON id = image_id "
+            "WHERE cluster_id = ? AND COALESCE(rating, 0) / 2.0 >= ? AND NOT for_deletion AND NOT unavailable "
+            "ORDER BY COALESCE(rating, 0) DESC, confidence DESC, id",
             [cluster_id, min_quality],
         )
         return [ClusterImage(_image(row[:-1]), row[-1]) for row in rows]
@@ -255,6 +261,10 @@ class Store:
             [image_id],
         )
         return f"{rows[0][0]} {rows[0][1]}" if rows else ""
+
+    def synced(self, kind: str) -> bool:
+        """Whether a kind was ever synced to its end, and is still there."""
+        return bool(self._rows("SELECT 1 FROM kinds WHERE name = ? AND synced IS NOT NULL", [kind]))
 
     def generation(self, kind: str) -> int:
         """Changes whenever a row of that kind is added, changed or dropped; 0 for what was never synced."""
@@ -296,6 +306,12 @@ class Store:
 
     def layer(self, name: str) -> Layer:
         """The layer as it is now; see ``layer_identity`` for the errors."""
+        try:
+            return self._layer(name)
+        except StoreError:  # another process may just have moved the live rows to a new file
+            return self._layer(name)
+
+    def _layer(self, name: str) -> Layer:
         self.layer_identity(name)
         with self._read_lock, _transaction(self._reader, "DEFERRED"):
             generation = self.layer_generation(name)
@@ -341,8 +357,11 @@ class Store:
             if kind == "images":
                 self._writer.executemany(_IMAGES, map(_image_row, batch.rows, digests))
             elif kind == "captions":
-                rows = ((*_values(c), d) for c, d in zip(batch.rows, digests, strict=True))
-                self._writer.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?, ?, ?)", rows)
+                rows = (
+                    (c.image_id, c.wd14_tags, c.joytag_tags, c.joycaption, c.combined, "\n".join(c.tags), d)
+                    for c, d in zip(cast("list[Captions]", batch.rows), digests, strict=True)
+                )
+                self._writer.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             else:
                 self._put_clusters(batch)
 
@@ -361,14 +380,18 @@ class Store:
     def _put_vectors(self, layer: str, batch: Batch) -> None:
         file, rows, dim = self._layer_file(layer)
         vectors = np.ascontiguousarray(batch.rows, dtype="<f4")
-        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+        with np.errstate(over="ignore"):
+            norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))  # in float32, as those who search will see it
         usable = np.isfinite(norms) & (norms > 0)
         kept = vectors if usable.all() else vectors[usable]
-        with file.open("r+b") as out:
-            out.seek(rows * dim * 4)
-            out.write(kept.data)
-            out.flush()
-            os.fsync(out.fileno())
+        try:
+            with file.open("r+b") as out:
+                out.seek(rows * dim * 4)
+                out.write(kept.data)
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError as error:
+            raise StoreError(f"{file} cannot be written ({error}); is the disk full?") from error
         at = iter(range(rows, rows + len(kept)))
         named = [
             (layer, image_id, digest, next(at) if good else None, norm if good else None)
@@ -381,7 +404,7 @@ class Store:
             self._writer.execute("UPDATE layers SET rows = ? WHERE name = ?", [rows + len(kept), layer])
 
     def drop(self, kind: str, ids: Int64s) -> None:
-        """Removes what is gone; an image takes its captions, vectors and places in clusters with it."""
+        """Removes what is gone; an image takes its captions and vectors with it."""
         gone = [(int(i),) for i in ids]
         if not gone:
             return
@@ -397,7 +420,6 @@ class Store:
             self._writer.executemany(f"DELETE FROM {kind} WHERE {_KEYS[kind]} = ?", gone)
             if kind == "images":
                 self._writer.executemany("DELETE FROM captions WHERE image_id = ?", gone)
-                self._writer.executemany("DELETE FROM cluster_members WHERE image_id = ?", gone)
                 for name in layers:
                     self._writer.executemany(
                         "DELETE FROM vectors WHERE layer = ? AND image_id = ?",
@@ -435,6 +457,7 @@ class Store:
         """Forgets a layer and its vectors."""
         with self._writing(EMBEDDINGS + layer):
             self._writer.execute("DELETE FROM layers WHERE name = ?", [layer])
+            self._writer.execute("UPDATE kinds SET synced = NULL WHERE name = ?", [EMBEDDINGS + layer])
         self._sweep()
 
     def compact(self, layer: str) -> None:
@@ -493,8 +516,10 @@ class Store:
 
 
 _KEYS = {"images": "id", "captions": "image_id", "clusters": "id"}
-_SELECT_IMAGE = ", ".join(_IMAGE_COLUMNS)
-_TAGS = _IMAGE_COLUMNS.index("tags")
+_SELECT_IMAGE = (
+    ", ".join(f"images.{name}" for name in _IMAGE_COLUMNS)
+    + ", (SELECT tags FROM captions WHERE captions.image_id = images.id)"
+)
 _FLAGS = [i for i, f in enumerate(fields(ImageRecord)) if f.type == "bool"]
 
 
@@ -512,19 +537,16 @@ def _image(row: Sequence[Any]) -> ImageRecord:
     values = list(row)
     for i in _FLAGS:
         values[i] = bool(values[i])
-    values[_TAGS] = tuple(values[_TAGS].split("\n")) if values[_TAGS] else ()
+    values[-1] = _split(values[-1])
     return ImageRecord(*values)
 
 
+def _split(tags: str | None) -> tuple[str, ...]:
+    return tuple(tags.split("\n")) if tags else ()
+
+
 def _image_row(record: Any, digest: int) -> list[Any]:
-    values = _values(record)
-    values[_TAGS] = "\n".join(record.tags)
-    values.append(digest)
-    return values
-
-
-def _values(record: Any) -> list[Any]:
-    return [getattr(record, name) for name in record.__dataclass_fields__]
+    return [*(getattr(record, name) for name in _IMAGE_COLUMNS), digest]
 
 
 def _mapped(path: Path, rows: int, dim: int) -> Float32s:
@@ -534,7 +556,7 @@ def _mapped(path: Path, rows: int, dim: int) -> Float32s:
         return np.memmap(path, "<f4", mode="r", shape=(rows, dim))
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"{path} is missing or shorter than its {rows} vectors ({error}); delete the library's home and sync again"
+            f"{path} is missing or shorter than its {rows} vectors ({error}); to fetch them anew, run: luna-dt sync"
         ) from error
 
 

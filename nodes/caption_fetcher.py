@@ -41,8 +41,8 @@ class LunaDTCaptionFetcher:
         }
 
     @classmethod
-    def IS_CHANGED(cls, image_id: int, **_: Any) -> str:  # noqa: N802
-        return comfy.library().fingerprint(image_id=image_id)
+    def IS_CHANGED(cls, image_id: int | None = None, **_: Any) -> str:  # noqa: N802
+        return comfy.fingerprint(comfy.library(), image_id)
 
     def run(self, image_id: int, prepend_trigger: str = "") -> tuple[str, ...]:
         c = comfy.library().captions(comfy.needed_id(image_id))

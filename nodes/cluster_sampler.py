@@ -68,7 +68,7 @@ class LunaDTClusterSampler:
 
     @classmethod
     def IS_CHANGED(cls, **_: Any) -> str:  # noqa: N802
-        return comfy.library().fingerprint("clusters", "images")
+        return comfy.library().fingerprint("clusters", "images", "embeddings.visual")
 
     def run(self, cluster: str, sample_count: int, min_quality: int, sort_by: str, seed: int = 0) -> tuple[Any, ...]:
         assert sort_by in SORTS

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -47,6 +48,10 @@ def library(api_url: str = "") -> Library:
     Raises NotAllowed: a workflow from elsewhere must not make this machine call a stranger.
     """
     settings = Settings.load()
+    if _running():
+        import comfy.model_management
+
+        settings = settings.replace(device=str(comfy.model_management.get_torch_device()))
     address = api_url.strip().rstrip("/")
     if address in ("", DEFAULT_DT, settings.dt.rstrip("/")):
         address = settings.dt
@@ -60,12 +65,17 @@ def library(api_url: str = "") -> Library:
             f"{settings.home / 'settings.toml'}: allowed = ['{address}']"
         )
     else:  # another DT's mirror must not mix with this one's
-        settings = settings.replace(home=settings.home / "others" / quote(address, safe=""))
+        home = settings.home / "others" / quote(address, safe="")
+        settings = replace(settings, home=home, models=settings.models_folder, token="")  # the token is the other's
+    settings = settings.replace(dt=address)
     with _lock:
-        key = f"{settings.home} {address}"
-        if key not in _libraries:
-            _libraries[key] = Library(settings=settings, dt=address, residency=_resident if _running() else None)
-        return _libraries[key]
+        opened = _libraries.get(address)
+        if opened is not None and opened.settings != settings:  # changed since, in settings.toml
+            opened.close()
+            opened = None
+        if opened is None:
+            opened = _libraries[address] = Library(settings=settings, residency=_resident if _running() else None)
+        return opened
 
 
 def close_libraries() -> None:
@@ -74,6 +84,11 @@ def close_libraries() -> None:
         for opened in _libraries.values():
             opened.close()
         _libraries.clear()
+
+
+def fingerprint(opened: Library, image_id: int | None) -> str:
+    """What a node that shows one image depends on; ComfyUI does not tell a linked id (None) before the run."""
+    return opened.fingerprint(image_id=image_id) if image_id else opened.fingerprint("images", "captions")
 
 
 def needed_id(image_id: int) -> int:
@@ -136,21 +151,20 @@ def each(items: Sequence[T]) -> Iterator[T]:
 
 # -- models -----------------------------------------------------------------------------------------
 
-_patchers: dict[int, Any] = {}
-
 
 def _resident(module: Any) -> None:
     """Puts a tower under ComfyUI's memory management, which moves it out when something else needs the room."""
     import comfy.model_management
     import comfy.model_patcher
 
-    if id(module) not in _patchers:
-        _patchers[id(module)] = comfy.model_patcher.ModelPatcher(
+    if not hasattr(module, "luna_dt_patcher"):
+        module.luna_dt_patcher = comfy.model_patcher.ModelPatcher(
             module,
             load_device=comfy.model_management.get_torch_device(),
             offload_device=comfy.model_management.unet_offload_device(),
         )
-    comfy.model_management.load_models_gpu([_patchers[id(module)]])
+    # whole: a partial load leaves parameters that are not in a leaf module behind
+    comfy.model_management.load_models_gpu([module.luna_dt_patcher], force_full_load=True)
 
 
 def clip_vision_vector(clip_vision: Any, image: torch.Tensor, identity: Identity) -> Any:

@@ -45,7 +45,9 @@ class LunaDTConnectionStatus:
             try:
                 health = library.health()
                 connected = True
-                lines.append(f"connected: {health.name} {health.version} at {library.settings.dt}".replace("  ", " "))
+                lines.append(
+                    f"connected: {health.name} {health.version} at {library.settings.shown_dt}".replace("  ", " ")
+                )
             except LunaError as error:
                 lines.append(f"not connected: {error}")
             lines += self._synced(library)

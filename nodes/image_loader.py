@@ -64,9 +64,8 @@ class LunaDTImageLoader:
         }
 
     @classmethod
-    def IS_CHANGED(cls, image_id: int, api_url: str = "", **_: Any) -> str:  # noqa: N802
-        library = comfy.library(api_url)
-        return library.fingerprint(image_id=image_id) if image_id else library.fingerprint("images")
+    def IS_CHANGED(cls, image_id: int | None = None, api_url: str | None = None, **_: Any) -> str:  # noqa: N802
+        return comfy.fingerprint(comfy.library(api_url or ""), image_id)
 
     def run(self, image_id: int, api_url: str = "", query: str = "", index: int = 0) -> tuple[Any, ...]:
         library = comfy.library(api_url)

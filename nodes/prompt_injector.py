@@ -49,8 +49,8 @@ class LunaDTPromptInjector:
         }
 
     @classmethod
-    def IS_CHANGED(cls, image_id: int, **_: Any) -> str:  # noqa: N802
-        return comfy.library().fingerprint(image_id=image_id)
+    def IS_CHANGED(cls, image_id: int | None = None, **_: Any) -> str:  # noqa: N802
+        return comfy.fingerprint(comfy.library(), image_id)
 
     def run(self, image_id: int, prompt_override: str = "", negative_override: str = "") -> tuple[Any, ...]:
         r = comfy.library().image(comfy.needed_id(image_id))

@@ -103,7 +103,7 @@ class LunaDTSimilarSearch:
         }
 
     @classmethod
-    def IS_CHANGED(cls, search_mode: str, **_: Any) -> str:  # noqa: N802
+    def IS_CHANGED(cls, search_mode: str | None = None, **_: Any) -> str:  # noqa: N802
         return comfy.library().fingerprint(f"embeddings.{search_mode}", "images")
 
     def run(

@@ -97,6 +97,8 @@ def fill(library: Library, vectors: Float32s, first_id: int = 1, layer: str = "v
     store.put("images", image_batch(ids))
     store.prepare_layer(layer, Identity("test", "", "image", "pooled", "squash", vectors.shape[1]))
     store.put(f"embeddings.{layer}", Batch(ids, np.full(len(ids), 1, np.int64), vectors))
+    for kind in ("images", f"embeddings.{layer}"):
+        store.finish(kind, "a test")
     return ids
 
 

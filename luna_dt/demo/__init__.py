@@ -36,7 +36,7 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
     from . import database, drawing
 
     folder = folder.absolute()
-    if (folder / "library").exists():
+    if (folder / "library" / "library.db").exists():  # the last demo's
         shutil.rmtree(folder / "library")
     settings = Settings(home=folder / "library")
     clock = _Clock(tell)

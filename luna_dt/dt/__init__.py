@@ -24,6 +24,6 @@ def connect(settings: Settings) -> Catalog:
 
         return PostgresCatalog(settings.dt, timeout=settings.timeout)
     raise SettingsError(
-        f"'{settings.dt}' is no address of DT; use http://host:5000 for a DT server "
+        f"'{settings.shown_dt}' is no address of DT; use http://host:5000 for a DT server "
         "or postgresql://user:password@host:5436/diffusion_images for the LUNA fork's database"
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ..records import Batch, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, Int64s, Kind
+from ..records import Batch, Captions, Cluster, ClusterImage, Float32s, Hit, Identity, ImageRecord, Int64s, Kind
 
 Sort = Literal["confidence", "quality", "random"]
 
@@ -38,11 +38,17 @@ class Catalog(Protocol):
         ...
 
     def similar(
-        self, layer: str, vector: Float32s | None, image_id: int | None, top_k: int, min_similarity: float
+        self,
+        layer: str,
+        vector: Float32s | None,
+        image_id: int | None,
+        top_k: int,
+        min_similarity: float,
+        text: str | None = None,
     ) -> list[Hit]:
-        """The nearest images to a vector or to an image's own vector, best first.
+        """The nearest images to a vector, to an image's own vector, or to a text that DT encodes, best first.
 
-        Raises UnknownLayer, NotSearchable, BadVector, UnknownImage, NoVector.
+        Raises NotOffered where DT encodes no texts; UnknownLayer, NotSearchable, BadVector, UnknownImage, NoVector.
         """
         ...
 
@@ -62,8 +68,12 @@ class Catalog(Protocol):
         """The picture's own bytes; raises UnknownImage, PictureMissing, NotOffered."""
         ...
 
-    def control_map(self, image_id: int, kind: str) -> bytes:
-        """A stored ControlNet map, encoded as a picture; raises MapMissing, UnknownImage."""
+    def control_map(self, image_id: int, kind: str) -> bytes | str:
+        """A stored ControlNet map, encoded as a picture, or DT's path of it; raises MapMissing, UnknownImage."""
+        ...
+
+    def identity(self, layer: str) -> Identity:
+        """What made a layer's vectors; raises NotOffered where DT cannot say, NotSearchable, UnknownLayer."""
         ...
 
     def kinds(self) -> list[Kind]:

@@ -12,12 +12,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -53,6 +52,7 @@ from ..records import (
     checked_vectors,
     layer_of,
 )
+from ..settings import without_secrets
 from .catalog import Health, Sort
 
 try:
@@ -99,6 +99,7 @@ IMAGE_FIELDS = {
     "loras": ("loras", "COALESCE({}::text, '')", "''"),
 }
 PROBES = 10  # of an ivfflat index's lists; the server's default, 1, misses most neighbours
+PAGE = 4096  # rows read at once
 WAIT = 5  # seconds for a connection
 
 
@@ -112,11 +113,13 @@ class PostgresCatalog:
     """A catalog over the fork's tables in one schema of one database; see dt/catalog.py."""
 
     def __init__(self, address: str, timeout: float = 30.0) -> None:
-        parts = urlsplit(address)
-        options = dict(parse_qsl(parts.query))
-        self.schema = options.pop("schema", "public")
-        self._conninfo = urlunsplit(parts._replace(query=urlencode(options)))
-        self.address = re.sub(r"//([^:@/]*):[^@/]*@", r"//\1:***@", address)
+        base, _, query = address.partition("?")
+        options = [option for option in query.split("&") if option]
+        schemas = [unquote(option[7:]) for option in options if option.startswith("schema=")]
+        self.schema = schemas[-1] if schemas else "public"
+        libpqs = "&".join(option for option in options if not option.startswith("schema="))
+        self._conninfo = f"{base}?{libpqs}" if libpqs else base
+        self.address = without_secrets(address)
         self._timeout = timeout
         self._pool = psycopg_pool.ConnectionPool(
             self._conninfo,
@@ -170,7 +173,8 @@ class PostgresCatalog:
 
     def _columns(self, table: str) -> dict[str, tuple[str, str]]:
         """A table's columns: name -> (type, comment); empty where there is no such table."""
-        if self._known is None:
+        tables = self._known
+        if tables is None:
             known: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
             for name, column, kind, comment in self._rows(
                 "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), col_description(c.oid, a.attnum) "
@@ -185,8 +189,8 @@ class PostgresCatalog:
                     f"schema '{self.schema}' of {self.address} has no table 'image': not a collection of "
                     "DiffusionToolkit's LUNA fork; name the collection with ?schema=NAME"
                 )
-            self._known = dict(known)
-        return self._known.get(table, {})
+            tables = self._known = dict(known)
+        return tables.get(table, {})
 
     def _select(self) -> dict[str, str]:
         """SQL for each of ImageRecord's fields, with what this database's ``image`` table has."""
@@ -238,6 +242,7 @@ class PostgresCatalog:
         return found
 
     def health(self) -> Health:
+        self._rows("SELECT 1")
         self._columns("image")
         return Health("luna_dt", __version__, ("images", "similar", "clusters", "captions", "files", "sync"))
 
@@ -247,8 +252,15 @@ class PostgresCatalog:
         rows = self._rows(f"SELECT {', '.join(self._select().values())} FROM image WHERE id = %s", [image_id])
         if not rows:
             raise UnknownImage(f"DT has no image {image_id}")
-        tags = self._tags([image_id]).get(image_id, [])
-        return replace(ImageRecord(*rows[0]), tags=tuple(dict.fromkeys(tag for tag, _ in tags)))
+        return self._records(rows)[0]
+
+    def _records(self, rows: Iterable[Sequence[Any]]) -> list[ImageRecord]:
+        """Rows of an image's fields, with each image's tags."""
+        found = [ImageRecord(*row) for row in rows]
+        tags = self._tags([record.id for record in found])
+        return [
+            replace(r, tags=tuple(dict.fromkeys(tag for tag, _ in tags[r.id]))) if r.id in tags else r for r in found
+        ]
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         condition, values = self._where(query)
@@ -257,7 +269,7 @@ class PostgresCatalog:
             f"WHERE id > %s AND {condition} ORDER BY id LIMIT %s",
             [after_id, *values, limit],
         )
-        return [ImageRecord(*row) for row in rows]
+        return self._records(rows)
 
     def _where(self, text: str) -> query.Sql:
         there = self._columns("image")
@@ -270,9 +282,17 @@ class PostgresCatalog:
         return query.where(text, query.Columns(names, "%s"))
 
     def similar(
-        self, layer: str, vector: Float32s | None, image_id: int | None, top_k: int, min_similarity: float
+        self,
+        layer: str,
+        vector: Float32s | None,
+        image_id: int | None,
+        top_k: int,
+        min_similarity: float,
+        text: str | None = None,
     ) -> list[Hit]:
         column = self._layer(layer)
+        if text is not None:
+            raise NotOffered("the database itself encodes no texts")
         if vector is None:
             rows = self._rows(f"SELECT {column.name}::text FROM image WHERE id = %s", [image_id])
             if not rows:
@@ -294,7 +314,9 @@ class PostgresCatalog:
                 ),
                 {"v": wanted, "k": top_k},
             ).fetchall()
-        return [Hit(row[0], row[-1], ImageRecord(*row[:-1])) for row in rows if row[-1] >= min_similarity]
+        near = [row for row in rows if row[-1] >= min_similarity]
+        records = self._records(row[:-1] for row in near)
+        return [Hit(record.id, row[-1], record) for row, record in zip(near, records, strict=True)]
 
     def clusters(self) -> list[Cluster]:
         if not self._columns("face_group"):
@@ -327,7 +349,8 @@ class PostgresCatalog:
             f"ORDER BY {order} LIMIT %s",
             [cluster_id, min_quality, limit],
         )
-        return [ClusterImage(ImageRecord(*row[:-1]), row[-1] or 0.0) for row in rows]
+        records = self._records(row[:-1] for row in rows)
+        return [ClusterImage(record, row[-1] or 0.0) for row, record in zip(rows, records, strict=True)]
 
     def captions(self, image_id: int) -> Captions:
         if not self._rows("SELECT 1 FROM image WHERE id = %s", [image_id]):
@@ -368,6 +391,7 @@ class PostgresCatalog:
                     ", ".join(tag for tag, source in own if _by(source, "joytag")),
                     texts.get("joycaption", ""),
                     ", ".join([*every, best] if best else every),
+                    tuple(every),
                 )
             )
         return made
@@ -375,7 +399,7 @@ class PostgresCatalog:
     def file(self, image_id: int) -> bytes:
         raise NotOffered(f"the database holds no pictures, only their paths (image {image_id})")
 
-    def control_map(self, image_id: int, kind: str) -> bytes:
+    def control_map(self, image_id: int, kind: str) -> bytes | str:
         raise MapMissing(f"DT's database stores no ControlNet maps (asked for {kind} of image {image_id})")
 
     # -- sync ---------------------------------------------------------------------------------------
@@ -412,6 +436,10 @@ class PostgresCatalog:
         return both["id"].astype(np.int64), both["digest"].astype(np.int64)
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
+        for at in range(0, max(1, len(ids)), PAGE):
+            yield from self._fetch_page(kind, ids[at : at + PAGE])
+
+    def _fetch_page(self, kind: str, ids: Int64s) -> Iterator[Batch]:
         layer = layer_of(kind)
         if layer is not None:
             yield from self._fetch_vectors(self._layer(layer), ids)
@@ -434,6 +462,9 @@ class PostgresCatalog:
         keys = [record.image_id if isinstance(record, Captions) else record.id for record in found]
         if keys:
             yield Batch(np.array(keys, np.int64), np.array(digests, np.int64), list(found))
+
+    def identity(self, layer: str) -> Identity:
+        return self._layer(layer).identity
 
     def _unknown(self, kind: str) -> UnknownLayer:
         names = ", ".join(known.name for known in self.kinds())

@@ -19,6 +19,7 @@ from ..errors import (
     MapMissing,
     NotFound,
     NotOffered,
+    NotSearchable,
     PictureMissing,
     Refused,
     UnknownImage,
@@ -26,6 +27,7 @@ from ..errors import (
     by_code,
 )
 from ..records import (
+    EMBEDDINGS,
     Batch,
     Captions,
     Cluster,
@@ -80,8 +82,9 @@ class RestCatalog:
     def _call(self, method: str, path: str, **options: Any) -> Iterator[requests.Response]:
         """An answer with status 200; everything else becomes a typed error, also while its body is read."""
         try:
+            timeout = (self._timeout[0], self._timeout[1] * (10 if path.startswith("/api/sync") else 1))
             with self._session.request(
-                method, self.address + path, timeout=self._timeout, stream=True, **options
+                method, self.address + path, timeout=timeout, stream=True, allow_redirects=False, **options
             ) as answer:
                 if answer.status_code != 200:
                     raise self._refusal(answer, f"{method} {path}")
@@ -141,11 +144,19 @@ class RestCatalog:
         return [ImageRecord.from_json(i) for i in self._list("images", "GET", "/api/images", params=wanted)]
 
     def similar(
-        self, layer: str, vector: Float32s | None, image_id: int | None, top_k: int, min_similarity: float
+        self,
+        layer: str,
+        vector: Float32s | None,
+        image_id: int | None,
+        top_k: int,
+        min_similarity: float,
+        text: str | None = None,
     ) -> list[Hit]:
         body: dict[str, Any] = {"query_type": layer, "top_k": top_k, "min_similarity": min_similarity}
         if vector is not None:
             body["embedding"] = [float(value) for value in vector]
+        elif text is not None:
+            body["text_query"] = text
         else:
             body["image_id"] = image_id
         hits = []
@@ -184,7 +195,7 @@ class RestCatalog:
                 raise PictureMissing(f"{refusal}; and its record has no image_base64") from refusal
             return _decoded(found["image_base64"], f"image {image_id}")
 
-    def control_map(self, image_id: int, kind: str) -> bytes:
+    def control_map(self, image_id: int, kind: str) -> bytes | str:
         try:
             found = self._json("GET", f"/api/images/{int(image_id)}/controlnet/{quote(kind, safe='')}")
         except UnknownImage:
@@ -193,10 +204,19 @@ class RestCatalog:
             raise MapMissing(f"DT has no {kind} map of image {image_id}") from refusal
         if isinstance(found, Mapping) and found.get("image_base64"):
             return _decoded(found["image_base64"], f"the {kind} map of image {image_id}")
-        path = found.get("path") if isinstance(found, Mapping) else None
-        raise MapMissing(f"DT names the {kind} map of image {image_id} by a path ({path}), but sends no image_base64")
+        if isinstance(found, Mapping) and found.get("path"):
+            return str(found["path"])
+        raise BadAnswer(f"DT sent the {kind} map of image {image_id} with neither image_base64 nor path")
 
     # -- sync ---------------------------------------------------------------------------------------
+
+    def identity(self, layer: str) -> Identity:
+        kind = EMBEDDINGS + layer
+        if kind not in self._identities:
+            self.kinds()
+        if kind not in self._identities:
+            raise NotSearchable(f"DT at {self.address} has no vectors in layer '{layer}'")
+        return self._identities[kind]
 
     def kinds(self) -> list[Kind]:
         try:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from .. import __version__
-from ..errors import BadInput, LunaError, MissingExtra, NotOffered, PictureMissing, UnknownLayer
+from ..errors import BadInput, LunaError, MissingExtra, NotOffered, PictureMissing
 from ..pixels import local_path
 from ..records import Float32s, Identity, layer_of
 from . import wire
@@ -136,10 +136,7 @@ def create_app(
     def _text_vector(layer: str, text: str) -> Float32s:
         if encode_text is None:
             raise NotOffered("this server answers no text queries; send an embedding or an image_id")
-        for kind in catalog.kinds():
-            if kind.layer == layer and kind.identity:
-                return encode_text(kind.identity, text)
-        raise UnknownLayer(f"DT has no layer '{layer}' with vectors")
+        return encode_text(catalog.identity(layer), text)
 
     @app.get("/api/clusters")
     def clusters() -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,20 @@ class Hnsw:
     def __init__(self, graph: Any, dim: int, rows: int) -> None:
         self._graph, self._dim, self.rows = graph, dim, rows
         graph.set_ef(EF)
+        self._wide = threading.Lock()
 
     def query(self, vector: Float32s, k: int) -> tuple[Int64s, Float32s]:
         vector = checked_vectors(vector, self._dim)
         k = min(k, self.rows)
-        if k > self._graph.ef:  # hnswlib finds fewer than k otherwise, and raises
-            self._graph.set_ef(k)
-        rows, distances = self._graph.knn_query(vector, k=k, num_threads=1)
+        if k <= EF:
+            rows, distances = self._graph.knn_query(vector, k=k, num_threads=1)
+        else:  # hnswlib finds at most ef rows, and ef is the whole graph's; a query beside this one is only slower
+            with self._wide:
+                self._graph.set_ef(k)
+                try:
+                    rows, distances = self._graph.knn_query(vector, k=k, num_threads=1)
+                finally:
+                    self._graph.set_ef(EF)
         return rows[0].astype(np.int64), 1.0 - distances[0]
 
 

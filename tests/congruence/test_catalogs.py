@@ -56,6 +56,8 @@ def test_an_image_has_what_was_put_in(catalog: Catalog, drawn: Drawn) -> None:
 def test_pages_and_queries(catalog: Catalog, drawn: Drawn) -> None:
     assert [image.id for image in catalog.images(limit=3)] == [1, 2, 3]
     assert [image.id for image in catalog.images(after_id=98)] == [99, 100]
+    assert catalog.images(after_id=4, limit=1) == [catalog.image(5)]
+    assert catalog.similar("visual", None, 5, 1, 0)[0].image == catalog.image(5)
     cats = [i + 1 for i, d in enumerate(drawn.drawings) if d.scene.subject == "cat"]
     assert [image.id for image in catalog.images("cat")] == cats
     with pytest.raises(BadQuery, match="steps: many"):

@@ -72,6 +72,15 @@ def test_the_exact_engine_passes_over_dead_rows() -> None:
 
 
 @needs_hnswlib
+def test_a_wide_query_leaves_the_next_one_as_it_was() -> None:
+    index = engine("hnswlib")
+    before = index.query(VECTORS[0], 5)[0].tolist()
+    index.query(VECTORS[0], 500)
+    assert index._graph.ef == hnsw.EF  # type: ignore[attr-defined]
+    assert index.query(VECTORS[0], 5)[0].tolist() == before
+
+
+@needs_hnswlib
 def test_a_bad_stored_vector_is_not_added() -> None:
     broken = VECTORS.copy()
     broken[7, 3] = np.nan

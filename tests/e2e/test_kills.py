@@ -122,7 +122,7 @@ def test_killed_twenty_times_while_dt_changes(dt: ChangingDT, tmp_path: Path) ->
             with Library(home) as library:
                 counts.append(check_every_vector(library, dt.history))
                 if counts[-1]:
-                    hits = library.search(vector=unit_vectors(1, DIM)[0], top_k=5)
+                    hits = library.search(vector=unit_vectors(1, DIM)[0], top_k=5, engine="local")
                     assert [h.similarity for h in hits] == sorted((h.similarity for h in hits), reverse=True)
                     assert len(hits) == min(5, counts[-1])
             dt.change(turn)

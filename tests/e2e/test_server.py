@@ -229,6 +229,7 @@ def test_a_database_that_goes_away_is_a_503(free_port: int) -> None:
     try:
         answer = get(url, "/api/images")
         assert (answer.status_code, answer.json()["code"]) == (503, "dt_unreachable")
+        assert get(url, "/api/health").status_code == 503
     finally:
         server.__exit__()
 

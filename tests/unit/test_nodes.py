@@ -161,6 +161,7 @@ def test_image_loader(either: Path, drawn: Drawn) -> None:
     assert (out["prompt"], out["negative"]) == (drawing.scene.caption, database.NEGATIVE)
     assert (out["width"], out["height"]) == drawing.size
     assert out["metadata"]["id"] == 31
+    assert out["metadata"]["tags"][0] == drawing.scene.subject
     assert out["mask"].shape == (1, drawing.size[1], drawing.size[0])
     assert out["mask"].max() == 0
 
@@ -420,3 +421,27 @@ def test_is_changed_follows_the_record_and_the_layer_and_nothing_else(down: Path
         library._store.put("images", Batch(np.array([3]), np.array([99]), [record]))
     after = prints()
     assert [a != b for a, b in zip(before, after, strict=True)] == [True, False, True, True]
+
+
+def test_a_linked_id_and_one_that_is_not_mirrored_are_followed_too(
+    drawn: Drawn, up: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = NODES["LunaDTCaptionFetcher"].IS_CHANGED
+
+    def rate(rating: int) -> None:
+        with psycopg.connect(drawn.address.replace("&schema=drawn", "")) as connection:
+            connection.execute("UPDATE drawn.image SET rating = %s WHERE id = 60", [rating])
+
+    before = drawn.drawings[59].rating
+    rate(1)
+    first = changed(image_id=60)  # asked in DT: nothing is synced
+    assert changed(image_id=60) == first
+    rate(2)
+    assert changed(image_id=60) != first
+    with Library(up) as library:
+        library.sync()
+        linked = changed(image_id=None)
+        rate(before or 0)
+        assert changed(image_id=None) == linked
+        library.sync()
+        assert changed(image_id=None) != linked

@@ -134,7 +134,7 @@ def test_windows_paths_are_found_through_the_map(dt_path: str, expected: str) ->
 
 @pytest.mark.parametrize(
     "dt_path",
-    [r"\\stranger\share\x.png", "//stranger/share/x.png", r"\\.\PhysicalDrive0", r"\\?\C:\x.png", "x.png", "",
+    [r"\\stranger\share\x.png", "//stranger/share/x.png", "/\\stranger\\share\\x.png", "\\/stranger/share/x.png", r"\\.\PhysicalDrive0", r"\\?\C:\x.png", "x.png", "",
      r"D:\Bilder\..\..\secret.png", "/mnt/../etc/passwd"],
 )  # fmt: skip
 def test_strange_paths_are_refused(dt_path: str) -> None:

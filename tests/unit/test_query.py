@@ -69,6 +69,7 @@ CASES = [
 def fill_records(library: Library) -> None:
     ids = np.array([r.id for r in RECORDS], np.int64)
     library._store.put("images", Batch(ids, ids, RECORDS))
+    library._store.finish("images", "a test")
 
 
 @pytest.mark.parametrize(("query", "expected"), CASES)

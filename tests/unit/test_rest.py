@@ -9,11 +9,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from luna_dt import Library
 from luna_dt.dt import connect, wire
 from luna_dt.dt.rest import RestCatalog
 from luna_dt.errors import (
@@ -145,10 +148,38 @@ def test_stored_maps(stranger: Stranger, catalog: RestCatalog) -> None:
     call = "/api/images/3/controlnet/canny"
     stranger.answers[call] = (200, {"image_base64": "dGhlIGJ5dGVz", "was_cached": True})
     assert catalog.control_map(3, "canny") == b"the bytes"
-    for missing in ((404, {}), (501, {"code": "not_offered", "detail": "later"}), (200, {"path": "D:\\map.png"})):
+    stranger.answers[call] = (200, {"path": "D:\\map.png"})
+    assert catalog.control_map(3, "canny") == "D:\\map.png"
+    missing: Answer
+    for missing in ((404, {}), (501, {"code": "not_offered", "detail": "later"})):
         stranger.answers[call] = missing
         with pytest.raises(MapMissing, match="canny map of image 3"):
             catalog.control_map(3, "canny")
+
+
+def test_a_map_is_kept_for_when_dt_is_away(stranger: Stranger, tmp_path: Path) -> None:
+    Image.new("RGB", (5, 4), (9, 8, 7)).save(tmp_path / "map.png")
+    stranger.answers["/api/images/3/controlnet/canny"] = (200, {"path": "D:\\maps\\map.png"})
+    settings = Settings(home=tmp_path / "home", dt=stranger.url, path_map={"D:\\maps": str(tmp_path)})
+    with Library(settings=settings) as library:
+        assert library.control_map(3, "canny").size == (5, 4)
+    with Library(settings=settings, dt="http://127.0.0.1:9") as library:
+        assert library.control_map(3, "canny").getpixel((0, 0)) == (9, 8, 7)
+        with pytest.raises(Unreachable):
+            library.control_map(3, "openpose")
+
+
+def test_a_text_is_encoded_by_dt_where_it_can(stranger: Stranger, tmp_path: Path) -> None:
+    stranger.answers["/api/images/similar"] = (200, [{"id": 3, "path": "x", "similarity": 0.9}])
+    with Library(tmp_path, dt=stranger.url) as library:
+        assert [hit.id for hit in library.search(text="a cat", layer="semantic")] == [3]
+    assert stranger.asked[-1][3]["text_query"] == "a cat"
+
+
+def test_a_redirect_is_not_followed(stranger: Stranger, catalog: RestCatalog) -> None:
+    stranger.answers["/api/clusters"] = (302, {})
+    with pytest.raises(Refused, match="302"):
+        catalog.clusters()
 
 
 def test_a_server_without_sync_says_what_to_do(catalog: RestCatalog) -> None:

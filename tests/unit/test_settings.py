@@ -48,5 +48,18 @@ def test_a_bad_file_is_told(tmp_path: Path, text: str, told: str) -> None:
         Settings.load(tmp_path, environ={})
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://u:p@ss@h:5436/d?schema=x", "postgresql://u:***@h:5436/d?schema=x"),
+        ("postgresql://u@h/d", "postgresql://u@h/d"),
+        ("postgresql:///d?host=/tmp&password=secret&user=u", "postgresql:///d?host=/tmp&password=***&user=u"),
+        ("http://localhost:5000", "http://localhost:5000"),
+    ],
+)
+def test_secrets_are_not_shown(tmp_path: Path, address: str, shown: str) -> None:
+    assert Settings(home=tmp_path, dt=address).shown_dt == shown
+
+
 def test_the_token_is_not_shown(tmp_path: Path) -> None:
     assert "secret" not in repr(Settings(home=tmp_path, token="secret"))

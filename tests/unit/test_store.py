@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from luna_dt import Identity, Library
-from luna_dt.errors import BadInput, NotSearchable, StoreError, UnknownCluster, UnknownImage, UnknownLayer
+from luna_dt.errors import (
+    BadInput,
+    NotSearchable,
+    PictureMissing,
+    StoreError,
+    UnknownCluster,
+    UnknownImage,
+    UnknownLayer,
+)
 from luna_dt.records import Batch, Captions, Cluster, ImageRecord, Member
 from luna_dt.store import COMPACT_ROWS, Store
 from tests.conftest import IDENTITY, fill, image_batch, unit_vectors
@@ -25,6 +33,7 @@ def test_a_record_comes_back_whole(library: Library) -> None:
         2**62, 9, 7.25, True, True, False, False, True, "2026-01-02T03:04:05", "mine", "[]", ("cat", "red, hat"),
     )  # fmt: skip
     library._store.put("images", Batch(ids_of(record.id), ids_of(-(2**63)), [record]))
+    library._store.put("captions", Batch(ids_of(record.id), ids_of(1), [Captions(record.id, tags=record.tags)]))
     assert library.image(record.id) == record
     assert library._store.digests("images")[1].tolist() == [-(2**63)]
 
@@ -104,6 +113,39 @@ def test_an_image_takes_everything_with_it(library: Library) -> None:
     assert store.digests("embeddings.visual")[0].tolist() == [1, 3]
     assert store.digests("captions")[0].tolist() == []
     assert library.cluster_images(7) == []
+    store.put("images", image_batch(ids_of(2)))  # DT has it again, and never changed the cluster
+    assert [c.image.id for c in library.cluster_images(7)] == [2]
+
+
+def test_a_number_too_large_for_sqlite_is_told(library: Library) -> None:
+    fill(library, unit_vectors(1))
+    with pytest.raises(BadInput, match="too large"):
+        library.images("seed: 18446744073709551615")
+
+
+def test_what_is_half_synced_is_used_only_while_dt_is_away(library: Library) -> None:
+    store = library._store
+    store.put("images", image_batch(ids_of(1, 2)))
+    store.prepare_layer("visual", IDENTITY)
+    store.put("embeddings.visual", Batch(ids_of(1, 2), ids_of(1, 1), unit_vectors(2)))
+    assert not library.mirrors("images")
+    assert len(library.images()) == len(library.search(vector=unit_vectors(1)[0])) == 2
+    store.finish("embeddings.visual", "a test")
+    assert library.mirrors("embeddings.visual")
+    store.remove_layer("visual")
+    assert not library.mirrors("embeddings.visual")
+    for _ in range(2):
+        with pytest.raises(NotSearchable):
+            library.search(vector=unit_vectors(1)[0], engine="local")
+
+
+def test_only_plain_files_are_read(library: Library) -> None:
+    paths = ["/dev/zero", str(library.settings.home)]
+    records = [ImageRecord(i, path) for i, path in enumerate(paths, 1)]
+    library._store.put("images", Batch(ids_of(1, 2), ids_of(1, 1), records))
+    for i in (1, 2):
+        with pytest.raises(PictureMissing, match="No such file"):
+            library.file(i)
 
 
 def test_a_changed_vector_is_a_new_row_and_readers_keep_theirs(library: Library) -> None:
@@ -209,5 +251,6 @@ def test_only_one_may_sync(library: Library) -> None:
 
 def test_names_with_markup_and_case(library: Library) -> None:
     library._store.put("images", image_batch(ids_of(1), negative_prompt="ÄRGER 100%"))
+    library._store.finish("images", "a test")
     assert [i.id for i in library.images("negative: ärger 100%")] == [1]
     assert library.images("negative: 100_") == []
