@@ -60,6 +60,8 @@ def filled(settings: Settings, vectors: Float32s) -> Library:
             ]
             store.put("images", Batch(ids, ids, records))
             store.put("embeddings.visual", Batch(ids, ids, part))
+        for kind in ("images", "embeddings.visual"):
+            store.finish(kind, "this bench")
     return library
 
 
@@ -90,8 +92,10 @@ def main() -> None:
         }
         times: dict[str, list[float]] = {name: [] for name in calls}
         found: dict[str, list[set[int]]] = {"bare knn_query": [], "Library.nearest": []}
-        for query in queries:
-            for name, call in calls.items():
+        for i in range(len(queries)):
+            for j, (name, call) in enumerate(calls.items()):
+                # each call another query: whoever asks the same second finds the graph's rows in the processor's cache
+                query = queries[(i + j * len(queries) // len(calls)) % len(queries)]
                 start = time.perf_counter()
                 answer = call(query)
                 times[name].append(time.perf_counter() - start)
@@ -100,6 +104,8 @@ def main() -> None:
                 elif name == "Library.nearest":
                     found[name].append(set(answer[0].tolist()))
         truth = [set((np.argpartition(-(vectors @ q), 10)[:10] + 1).tolist()) for q in queries[:300]]
+        start_at = len(queries) - len(queries) // len(calls)
+        found["Library.nearest"] = found["Library.nearest"][start_at:]  # where its first query came round
         library.close()
 
     print(f"{options.rows:,} x {options.dim}, {options.queries} queries, top 10, ef {hnsw.EF}")
