@@ -27,10 +27,7 @@ class LunaDTCaptionFetcher:
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         return {
             "required": {
-                "image_id": (
-                    "INT",
-                    {"default": 0, "min": 0, "max": comfy.MAX_ID, "tooltip": "DT's id of the picture."},
-                ),
+                "image_id": comfy.IMAGE_ID,
             },
             "optional": {
                 "prepend_trigger": (

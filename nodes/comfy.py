@@ -31,6 +31,7 @@ CATEGORY = "Luna/Toolkit"
 #: The largest whole number a web page keeps exactly; without it the front end stops ids at 2048.
 MAX_ID = 2**53 - 1
 MAX_SEED = 2**64 - 1
+IMAGE_ID = ("INT", {"default": 0, "min": 0, "max": MAX_ID, "tooltip": "DT's id of the picture."})
 NO_CLUSTERS = "no clusters yet: sync, or start DT"
 CLUSTERS_ROUTE = "/luna_dt/clusters"
 
