@@ -6,7 +6,8 @@ LunaError
  │   └─ NotAllowed           an address that the user has not allowed
  ├─ BadInput                 what was given cannot be used (also a ValueError)
  │   ├─ BadPicture           not a picture, broken, or over a limit
- │   ├─ BadVector            wrong shape or dimension, NaN, infinite or zero
+ │   ├─ BadVector            wrong shape, NaN, infinite or zero
+ │   │   └─ WrongDimension   a vector that does not have the layer's dimension
  │   └─ BadQuery             a query in DT's language that cannot be read
  ├─ NotFound                 (also a LookupError)
  │   ├─ UnknownImage
@@ -66,6 +67,11 @@ class BadPicture(BadInput):
 
 class BadVector(BadInput):
     code = "bad_vector"
+
+
+class WrongDimension(BadVector):
+    code = "wrong_dimension"
+    http_status = 409
 
 
 class BadQuery(BadInput):

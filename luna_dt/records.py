@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BadAnswer, BadVector
+from .errors import BadAnswer, BadVector, WrongDimension
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
@@ -268,7 +268,8 @@ def checked_vectors(vectors: Any, dim: int, name: str = "the query vector", ndim
     except (TypeError, ValueError) as error:
         raise BadVector(f"{name} is not made of numbers: {error}") from error
     if array.ndim != ndim or array.shape[-1] != dim:
-        raise BadVector(f"{name} has shape {list(array.shape)}; this layer's vectors have {dim} dimensions")
+        wrong = WrongDimension if array.ndim == ndim else BadVector
+        raise wrong(f"{name} has shape {list(array.shape)}; this layer's vectors have {dim} dimensions")
     # a sum of squares is finite and positive exactly when no row is NaN, infinite, overflowing or zero
     squares = np.einsum("...i,...i->...", array, array)
     good = np.isfinite(squares) & (squares > 0)
