@@ -21,7 +21,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from . import __version__
-from .errors import BadVector, LunaError, PictureMissing, SettingsError
+from .errors import BadVector, LunaError, SettingsError
 from .library import Library
 from .records import LAYERS
 from .settings import Settings
@@ -174,7 +174,7 @@ def _draw_sheet(
     def opened(wanted: int) -> Any:
         try:
             return library.picture(wanted)
-        except (LunaError, PictureMissing) as error:
+        except LunaError as error:
             logging.getLogger(__name__).warning("%s", error)
             return None
 

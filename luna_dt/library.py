@@ -32,7 +32,6 @@ from .errors import (
     PictureMissing,
     UnknownCluster,
     UnknownImage,
-    UnknownLayer,
     Unreachable,
 )
 from .index import hnsw
@@ -41,7 +40,6 @@ from .pixels import PictureLike, local_path, read_pictures
 from .records import (
     DT_IDENTITIES,
     EMBEDDINGS,
-    LAYERS,
     Captions,
     Cluster,
     ClusterImage,
@@ -50,6 +48,7 @@ from .records import (
     Identity,
     ImageRecord,
     Int64s,
+    checked_layer,
 )
 from .settings import Settings
 from .store import LayerState, Store
@@ -209,8 +208,7 @@ class Library:
         """
         if top_k < 1:
             raise BadInput(f"top_k must be at least 1, not {top_k}")
-        if layer not in LAYERS:
-            raise UnknownLayer(f"there is no layer '{layer}'; layers are: {', '.join(LAYERS)}")
+        checked_layer(layer)
         given = {"image": image, "image_id": image_id, "vector": vector, "text": text}
         names = [name for name, value in given.items() if value is not None]
         if len(names) != 1:
@@ -252,11 +250,11 @@ class Library:
         self, layer: str, given: Given, identity: Identity | None, top_k: int, min_similarity: float, left_out: set[int]
     ) -> list[Hit]:
         catalog, count = self._catalog(), top_k + len(left_out)
-        try:
-            if given["text"] is None:
-                raise NotOffered("only texts are DT's to encode")
-            hits = catalog.similar(layer, None, None, count, min_similarity, given["text"])
-        except NotOffered:
+        hits = None
+        if given["text"] is not None:
+            with contextlib.suppress(NotOffered):  # then it is encoded here
+                hits = catalog.similar(layer, None, None, count, min_similarity, given["text"])
+        if hits is None:
             query = None
             if given["image_id"] is None:
                 query = self._query_vector(layer, self._identity_in_dt(layer), given, identity)

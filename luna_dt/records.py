@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BadAnswer, BadVector, WrongDimension
+from .errors import BadAnswer, BadVector, UnknownLayer, WrongDimension
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
@@ -23,6 +23,13 @@ EMBEDDINGS = "embeddings."
 def layer_of(kind: str) -> str | None:
     """The layer a sync kind such as ``embeddings.visual`` carries; None for kinds of records."""
     return kind.removeprefix(EMBEDDINGS) if kind.startswith(EMBEDDINGS) else None
+
+
+def checked_layer(layer: str) -> str:
+    """The name of a layer as it is; raises UnknownLayer, naming those there are."""
+    if layer not in LAYERS:
+        raise UnknownLayer(f"there is no layer '{layer}'; layers are: {', '.join(LAYERS)}")
+    return layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from .errors import IndexDamaged, LunaError, NotSearchable, StoreError
 from .index import hnsw
 from .index.exact import Exact
 from .index.hnsw import Hnsw
-from .records import Float32s, Int64s, checked_vectors
+from .records import Float32s, Int64s
 from .store import Layer, Store
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,6 @@ class Searcher:
         Fewer when there are fewer.  Raises BadVector; NotSearchable when the layer holds nothing.
         """
         layer, exact, graph = self._current()
-        vector = checked_vectors(vector, layer.identity.dim)
         if not layer.rows:
             raise NotSearchable(f"layer '{self._name}' holds no vectors yet; run: luna-dt sync")
         unwanted = np.fromiter(exclude, np.int64, len(exclude)) if exclude else None

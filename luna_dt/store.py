@@ -27,7 +27,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from . import query
-from .errors import BadInput, NotSearchable, StoreError, UnknownCluster, UnknownImage, UnknownLayer
+from .errors import BadInput, NotSearchable, StoreError, UnknownCluster, UnknownImage
 from .records import (
     EMBEDDINGS,
     LAYERS,
@@ -39,6 +39,7 @@ from .records import (
     Identity,
     ImageRecord,
     Int64s,
+    checked_layer,
     layer_of,
 )
 
@@ -300,9 +301,7 @@ class Store:
         rows = self._rows("SELECT identity FROM layers WHERE name = ?", [layer])
         if rows:
             return Identity.from_json(json.loads(rows[0][0]))
-        if layer in LAYERS:
-            raise NotSearchable(f"layer '{layer}' holds no vectors yet; run: luna-dt sync")
-        raise UnknownLayer(f"there is no layer '{layer}'; layers are: {', '.join(LAYERS)}")
+        raise NotSearchable(f"layer '{checked_layer(layer)}' holds no vectors yet; run: luna-dt sync")
 
     def layer(self, name: str) -> Layer:
         """The layer as it is now; see ``layer_identity`` for the errors."""
@@ -408,22 +407,17 @@ class Store:
         gone = [(int(i),) for i in ids]
         if not gone:
             return
-        layer = layer_of(kind)
-        if layer is not None:
-            with self._writing(kind):
-                self._writer.executemany(
-                    "DELETE FROM vectors WHERE layer = ? AND image_id = ?", ((layer, i) for (i,) in gone)
-                )
-            return
-        layers = [EMBEDDINGS + name for (name,) in self._rows("SELECT name FROM layers")] if kind == "images" else []
-        with self._writing(kind, *layers):
-            self._writer.executemany(f"DELETE FROM {kind} WHERE {_KEYS[kind]} = ?", gone)
-            if kind == "images":
-                self._writer.executemany("DELETE FROM captions WHERE image_id = ?", gone)
-                for name in layers:
+        kinds = [kind]
+        if kind == "images":
+            kinds += ["captions", *(EMBEDDINGS + name for (name,) in self._rows("SELECT name FROM layers"))]
+        with self._writing(*kinds):
+            for each in kinds:
+                layer = layer_of(each)
+                if layer is None:
+                    self._writer.executemany(f"DELETE FROM {each} WHERE {_KEYS[each]} = ?", gone)
+                else:
                     self._writer.executemany(
-                        "DELETE FROM vectors WHERE layer = ? AND image_id = ?",
-                        ((layer_of(name), i) for (i,) in gone),
+                        "DELETE FROM vectors WHERE layer = ? AND image_id = ?", ((layer, i) for (i,) in gone)
                     )
 
     def finish(self, kind: str, source: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,10 +99,3 @@ def fill(library: Library, vectors: Float32s, first_id: int = 1, layer: str = "v
     for kind in ("images", f"embeddings.{layer}"):
         store.finish(kind, "a test")
     return ids
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

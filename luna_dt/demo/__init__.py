@@ -101,30 +101,32 @@ class _Clock:
 
 
 @contextlib.contextmanager
-def served(address: str) -> Iterator[str]:
-    """``luna-dt serve`` in a process of its own, ready when the context begins, ended with it."""
+def served(address: str, token: str = "") -> Iterator[str]:
+    """``luna-dt serve`` in a process of its own, ready when the context begins, ended with it; gives its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "luna_dt", "serve", "--db", address, "--port", str(port)]
+    if token:
+        command += ["--token", token]
     here = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
     server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until_ready(url, server)
+        _wait_until_ready(url, token, server)
         yield url
     finally:
         server.terminate()
         server.communicate(timeout=20)
 
 
-def wait_until_ready(url: str, server: subprocess.Popen[str], seconds: float = 60) -> None:
+def _wait_until_ready(url: str, token: str, server: subprocess.Popen[str], seconds: float = 60) -> None:
     """Returns when a server just started answers; raises Unreachable with its last words if it does not."""
     from ..dt.rest import RestCatalog
 
     deadline = time.monotonic() + seconds
-    with contextlib.closing(RestCatalog(url, timeout=5)) as catalog:
+    with contextlib.closing(RestCatalog(url, token, timeout=5)) as catalog:
         while True:
             try:
                 catalog.health()

@@ -37,7 +37,6 @@ from ..errors import (
 from ..records import (
     DT_IDENTITIES,
     EMBEDDINGS,
-    LAYERS,
     Batch,
     Captions,
     Cluster,
@@ -49,6 +48,7 @@ from ..records import (
     Int64s,
     Kind,
     Member,
+    checked_layer,
     checked_vectors,
     layer_of,
 )
@@ -234,8 +234,7 @@ class PostgresCatalog:
         return _LayerColumn(name, identity)
 
     def _layer(self, layer: str) -> _LayerColumn:
-        if layer not in LAYERS:
-            raise UnknownLayer(f"there is no layer '{layer}'; layers are: {', '.join(LAYERS)}")
+        checked_layer(layer)
         found = self._layers().get(layer) or self._layers(anew=True).get(layer)
         if found is None:
             raise NotSearchable(f"DT has no vectors in layer '{layer}' ({' or '.join(LAYER_COLUMNS[layer])} is empty)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
 import requests
@@ -45,8 +45,6 @@ from .catalog import Health, Sort
 
 RETRIES = 3  # of calls that only read, when the connection breaks or the server says 502, 503 or 504
 CONNECT_TIMEOUT = 5  # seconds to reach the server at all; its answer may take ``timeout``
-
-T = TypeVar("T")
 
 
 class RestCatalog:
@@ -241,8 +239,6 @@ class RestCatalog:
             return wire.unpack_digests(_body(answer))
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
-        if layer_of(kind) and kind not in self._identities:
-            self.kinds()
         for attempt in range(RETRIES + 1):
             try:
                 batches = self._fetched(kind, ids)
@@ -253,9 +249,10 @@ class RestCatalog:
         yield from batches
 
     def _fetched(self, kind: str, ids: Int64s) -> list[Batch]:
+        layer = layer_of(kind)
         with self._call("POST", f"/api/sync/{quote(kind)}/fetch", json={"ids": ids.tolist()}) as answer:
-            if layer_of(kind):
-                return list(wire.unpack_vectors(_body(answer), self._identities[kind].dim))
+            if layer is not None:
+                return list(wire.unpack_vectors(_body(answer), self.identity(layer).dim))
             return list(wire.unpack_records(kind, answer.iter_lines(1 << 20)))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import requests
 
-from luna_dt.demo import database, wait_until_ready
+from luna_dt.demo import database, served
 from tests.conftest import Drawn
 
 
@@ -152,7 +152,7 @@ def test_too_much_is_refused_before_it_is_read(server: str) -> None:
     assert raw(server, {"Host": host}, "/api/images/similar", "POST")[0] == 411
 
 
-def test_only_pictures_that_dt_names_are_served(postgres: str, schema: str, tmp_path: Path, free_port: int) -> None:
+def test_only_pictures_that_dt_names_are_served(postgres: str, schema: str, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     with psycopg.connect(postgres) as connection:
@@ -161,39 +161,15 @@ def test_only_pictures_that_dt_names_are_served(postgres: str, schema: str, tmp_
             values = {"id": i, "path": path, "file_name": "", "root_folder_id": 1, "folder_id": 1}
             dates = {"created_date": "2026-01-01", "modified_date": "2026-01-01"}
             database._insert(connection.cursor(), "image", {**values, **dates})
-    with running(f"{postgres}&schema={schema}", free_port) as url:
+    with served(f"{postgres}&schema={schema}") as url:
         for i in range(1, 5):
             answer = get(url, f"/api/images/{i}/file")
             assert (answer.status_code, answer.json()["code"]) == (404, "picture_missing")
 
 
-class running:  # noqa: N801
-    """``luna-dt serve`` with options of a test's own."""
-
-    def __init__(self, address: str, port: int, *options: str) -> None:
-        command = [sys.executable, "-m", "luna_dt", "serve", "--db", address, "--port", str(port), *options]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self._url = f"http://127.0.0.1:{port}"
-        self._ready = "--token" not in options
-
-    def __enter__(self) -> str:
-        if self._ready:
-            wait_until_ready(self._url, self._process)
-        return self._url
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.communicate(timeout=20)
-
-
-def test_a_token_opens_and_nothing_else_does(drawn: Drawn, free_port: int) -> None:
-    with running(drawn.address, free_port, "--token", "s3cret") as url:
-        for _ in range(600):
-            try:
-                refused = get(url, "/api/health")
-                break
-            except requests.ConnectionError:
-                time.sleep(0.1)
+def test_a_token_opens_and_nothing_else_does(drawn: Drawn) -> None:
+    with served(drawn.address, token="s3cret") as url:
+        refused = get(url, "/api/health")
         assert (refused.status_code, refused.json()["code"]) == (401, "no_token")
         assert get(url, "/api/health", headers={"Authorization": "Bearer wrong"}).status_code == 401
         assert get(url, "/api/health", headers={"Authorization": "Bearer s3cret"}).status_code == 200
@@ -220,19 +196,16 @@ def test_what_cannot_be_served_is_told_at_once(options: list[str], told: str) ->
     assert "Traceback" not in done.stderr
 
 
-def test_a_database_that_goes_away_is_a_503(free_port: int) -> None:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, database.postgres(Path(folder)) as address:
-        with psycopg.connect(address) as connection:
-            database.create_tables(connection, "s", {})
-        server = running(f"{address}&schema=s", free_port)
-        url = server.__enter__()
-        assert get(url, "/api/images").json() == []
-    try:
+def test_a_database_that_goes_away_is_a_503() -> None:
+    with contextlib.ExitStack() as server, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        with database.postgres(Path(folder)) as address:
+            with psycopg.connect(address) as connection:
+                database.create_tables(connection, "s", {})
+            url = server.enter_context(served(f"{address}&schema=s"))
+            assert get(url, "/api/images").json() == []
         answer = get(url, "/api/images")
         assert (answer.status_code, answer.json()["code"]) == (503, "dt_unreachable")
         assert get(url, "/api/health").status_code == 503
-    finally:
-        server.__exit__()
 
 
 def test_openapi_describes_the_calls(server: str) -> None:
