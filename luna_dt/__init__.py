@@ -3,9 +3,10 @@
 __version__ = "0.1.0"
 
 from . import errors
+from .embed import Embedded
 from .errors import LunaError
 from .library import Library, Status
-from .records import Captions, Cluster, ClusterImage, Hit, Identity, ImageRecord
+from .records import Captions, Cluster, ClusterImage, Hit, Identity, ImageRecord, Term, Verdict
 from .settings import Settings
 from .sync import Change
 
@@ -14,6 +15,7 @@ __all__ = [
     "Change",
     "Cluster",
     "ClusterImage",
+    "Embedded",
     "Hit",
     "Identity",
     "ImageRecord",
@@ -21,5 +23,7 @@ __all__ = [
     "LunaError",
     "Settings",
     "Status",
+    "Term",
+    "Verdict",
     "errors",
 ]

@@ -23,7 +23,7 @@ from rich.table import Table
 from . import __version__
 from .errors import BadVector, LunaError, SettingsError
 from .library import Library
-from .records import LAYERS
+from .records import LAYERS, Term, Verdict
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -112,6 +112,15 @@ def sync(settings: Settings, dt: str | None, as_json: bool) -> None:
 @click.option("-k", "--top-k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, show_default=True)
 @click.option("--exclude", type=int, multiple=True, help="Leave this id out (repeatable).")
+@click.option(
+    "--term",
+    "terms",
+    nargs=3,
+    type=(click.Choice(LAYERS), float, str),
+    multiple=True,
+    metavar="LAYER WEIGHT REF",
+    help="Part of a weighted query (repeatable): REF is id:4711, text:snow, or a picture; WEIGHT may be negative.",
+)
 @click.option("--contact-sheet", type=click.Path(path_type=Path), help="Draw query and hits into this picture.")
 @_json_option
 @click.pass_obj
@@ -125,14 +134,17 @@ def search(
     top_k: int,
     min_similarity: float,
     exclude: tuple[int, ...],
+    terms: tuple[tuple[str, float, str], ...],
     contact_sheet: Path | None,
     as_json: bool,
 ) -> None:
-    """Find similar pictures: by picture, by id, by vector or by text; works with DT closed."""
+    """Find similar pictures: by picture, by id, by vector, by text, or by a weighted sum of such; works with DT closed."""
+    if terms and (image or vector or image_id is not None or text is not None):
+        raise click.UsageError("--term stands for itself: say the rest of the query in terms, too")
     # one question does not repay loading a graph
     with Library(settings=settings.replace(index="exact")) as library:
         hits = library.search(
-            image,
+            [_term(*term) for term in terms] or image,
             image_id=image_id,
             vector=None if vector is None else _read_vector(vector),
             text=text,
@@ -154,6 +166,15 @@ def search(
     for hit in hits:
         table.add_row(f"{hit.similarity:.4f}", str(hit.id), _plain(hit.image.path), _plain(hit.image.prompt[:80]))
     out.print(table)
+
+
+def _term(layer: str, weight: float, reference: str) -> Term:
+    kind, _, value = reference.partition(":")
+    if kind == "id" and value.isdigit():
+        return Term(image_id=int(value), layer=layer, weight=weight)
+    if kind == "text":
+        return Term(text=value, layer=layer, weight=weight)
+    return Term(image=reference, layer=layer, weight=weight)
 
 
 def _read_vector(path: Path) -> Any:
@@ -205,7 +226,7 @@ def status(settings: Settings, as_json: bool) -> None:
     if not found.layers:
         out.print("no layer is synced yet; run: luna-dt sync")
         return
-    table = Table("layer", "vectors", "coverage", "index", "MB", "last synced", box=None)
+    table = Table("layer", "vectors", "coverage", "index", "MB", "last synced", "verified", box=None)
     for layer in found.layers:
         s = layer.state
         index = layer.engine
@@ -213,10 +234,117 @@ def status(settings: Settings, as_json: bool) -> None:
             index += f", {layer.indexed:,} rows" if layer.indexed else ", not built yet"
         broken = f" (+{s.unusable} unusable)" if s.unusable else ""
         room = f"{s.bytes / 1e6:,.1f}"
-        table.add_row(s.name, f"{s.count:,}{broken}", f"{layer.coverage:.1%}", index, room, _when(s.synced))
+        when = _when(s.synced) + (", made here" if s.local else "")
+        verified = ("passed " if s.verdict.passed else "FAILED ") + _when(s.verdict.when) if s.verdict else "never"
+        table.add_row(s.name, f"{s.count:,}{broken}", f"{layer.coverage:.1%}", index, room, when, verified)
     out.print(table)
     for layer in found.layers:
         out.print(f"{layer.state.name} is made by {_plain(str(layer.state.identity))}")
+        if layer.state.verdict and not layer.state.verdict.passed:
+            out.print(f"  but it {_plain(str(layer.state.verdict))}")
+
+
+@main.command()
+@click.option("--layer", "layers", type=click.Choice(LAYERS), multiple=True, help="Only this layer (repeatable).")
+@click.option("--sample", type=click.IntRange(1), default=32, show_default=True, help="How many vectors to make again.")
+@click.option("--plot", is_flag=True, help="Draw how the cosines are spread.")
+@_json_option
+@click.pass_context
+def verify(context: click.Context, layers: tuple[str, ...], sample: int, plot: bool, as_json: bool) -> None:
+    """Prove that the layers match: make some stored vectors again here and compare."""
+    found: dict[str, Verdict | LunaError] = {}
+    with Library(settings=context.obj) as library, _Progress(shown=not as_json) as progress:
+        names = layers or tuple(layer.state.name for layer in library.status().layers if layer.state.count)
+        for name in names:
+            try:
+                found[name] = library.verify(name, sample, progress)
+            except LunaError as error:
+                found[name] = error
+    if as_json:
+        _print_json({n: v.to_json() if isinstance(v, Verdict) else {"error": {"code": v.code, "message": str(v)}}
+                     for n, v in found.items()})  # fmt: skip
+    elif not found:
+        out.print("there is no layer to verify yet; run: luna-dt sync")
+    else:
+        _print_verdicts(found, plot)
+    if not all(isinstance(verdict, Verdict) and verdict.passed for verdict in found.values()):
+        context.exit(1)
+
+
+def _print_verdicts(found: dict[str, Verdict | LunaError], plot: bool) -> None:
+    table = Table("layer", "verdict", box=None)
+    for name in ("checked", "mean", "worst", "spread"):
+        table.add_column(name, justify="right")
+    for layer, v in found.items():
+        if isinstance(v, Verdict):
+            result = "[green]passed[/]" if v.passed else "[bold red]FAILED[/]"
+            table.add_row(layer, result, str(len(v.cosines)), f"{v.mean:.5f}", f"{v.worst:.5f}", f"{v.spread:.5f}")
+        else:
+            table.add_row(layer, "[bold red]not verified[/]")
+    out.print(table)
+    for layer, v in found.items():
+        out.print(f"{layer}: {_plain(str(v))}", soft_wrap=True)
+        if isinstance(v, Verdict):
+            if v.unreadable:
+                out.print(
+                    f"  {v.unreadable} more could not be made again: their pictures or prompts were not to be had"
+                )
+            if not v.passed:
+                out.print(f"  to make the layer here instead: luna-dt embed --layer {layer}")
+            if plot:
+                _plot(v)
+
+
+def _plot(verdict: Verdict, bins: int = 10, width: int = 40) -> None:
+    """How many cosines lie where, from the worst to 1, as bars."""
+    import numpy as np
+
+    counts, edges = np.histogram(verdict.cosines, bins, (min(verdict.worst, 0.999), 1.0001))
+    for count, low in zip(counts.tolist(), edges.tolist(), strict=False):
+        out.print(f"  {low:8.4f} {'█' * round(width * count / max(counts)):{width}} {count or ''}")
+
+
+@main.command()
+@click.option("--layer", type=click.Choice(LAYERS), required=True)
+@click.option("--where", default="", help="Only images that fit this query, in DT's language.")
+@click.option("--model", default="", help="ARCHITECTURE:WEIGHTS of open_clip, or a sentence-transformers repository.")
+@click.option("--devices", default="", help="Several, to share the work: cuda:0,cuda:1")
+@click.option("--replace", is_flag=True, help="Give up the vectors that are here from DT, or by another model.")
+@click.option("--forget", is_flag=True, help="Give up the vectors made here; the next sync takes DT's.")
+@_json_option
+@click.pass_context
+def embed(
+    context: click.Context,
+    layer: str,
+    where: str,
+    model: str,
+    devices: str,
+    replace: bool,
+    forget: bool,
+    as_json: bool,
+) -> None:
+    """Make a layer here, from your own pictures or prompts; stop it at any time, it goes on from there."""
+    with Library(settings=context.obj) as library:
+        if forget:
+            library.forget(layer)
+            if not as_json:
+                out.print(f"layer {layer} is given up; luna-dt sync takes DT's, if it has one")
+            return
+        with _Progress(shown=not as_json) as progress:
+            chosen = [device.strip() for device in devices.split(",") if device.strip()]
+            done = library.embed(layer, where, model=model, devices=chosen, replace=replace, progress=progress)
+    if as_json:
+        _print_json(done.to_json())
+    else:
+        rate = f" ({done.encoded / done.seconds:,.1f} a second)" if done.encoded else ""
+        out.print(f"{layer}: {done.encoded:,} made{rate}, {done.unchanged:,} were here already, "
+                  f"{len(done.skipped):,} skipped, in {done.seconds:.1f} s")  # fmt: skip
+        for _, reason in done.skipped[:20]:
+            out.print(f"  {_plain(reason)}", soft_wrap=True)
+        if len(done.skipped) > 20:
+            out.print(f"  and {len(done.skipped) - 20:,} more; --json lists them all")
+    if done.skipped:
+        context.exit(1)
 
 
 def _when(synced: str) -> str:

@@ -19,6 +19,7 @@ LunaError
  │   └─ NoVector             this image has no vector in the layer
  ├─ IdentityMismatch         query and layer were made by different encoders
  ├─ WeightsError             model weights are missing, damaged or of another model
+ ├─ OutOfMemory              the device has no room for an encoder, even for one picture at a time
  ├─ StoreError               the library on disk is damaged, newer than this program, or busy
  │   └─ IndexDamaged         an index file cannot be trusted (rebuilt by itself)
  └─ CatalogError             DT did not answer as hoped
@@ -120,6 +121,11 @@ class IdentityMismatch(LunaError):
 class WeightsError(LunaError):
     code = "weights"
     http_status = 501
+
+
+class OutOfMemory(LunaError):
+    code = "out_of_memory"
+    http_status = 503
 
 
 class StoreError(LunaError):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import math
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 import numpy as np
 from filelock import FileLock
 
+from . import embed as embedding
 from . import search as searching
 from . import sync as syncing
+from . import verify as verifying
 from .dt import connect
 from .dt.catalog import Catalog, Health
 from .errors import (
@@ -40,6 +44,7 @@ from .pixels import PictureLike, local_path, read_pictures
 from .records import (
     DT_IDENTITIES,
     EMBEDDINGS,
+    LOCAL_IDENTITIES,
     Captions,
     Cluster,
     ClusterImage,
@@ -48,13 +53,19 @@ from .records import (
     Identity,
     ImageRecord,
     Int64s,
+    Term,
+    Verdict,
     checked_layer,
+    checked_vectors,
+    layer_of,
 )
 from .settings import Settings
 from .store import LayerState, Store
 
 if TYPE_CHECKING:
     from PIL import Image
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Engine = Literal["auto", "local", "dt"]
@@ -76,7 +87,8 @@ class LayerStatus:
         s = self.state
         return {
             "name": s.name, "vectors": s.count, "unusable": s.unusable, "coverage": self.coverage,
-            "bytes": s.bytes, "synced": s.synced, "identity": s.identity.to_json(),
+            "bytes": s.bytes, "synced": s.synced, "identity": s.identity.to_json(), "local": s.local,
+            "verdict": s.verdict.to_json() if s.verdict else None,
             "engine": self.engine, "indexed": self.indexed,
         }  # fmt: skip
 
@@ -124,6 +136,7 @@ class Library:
         self._searchers: dict[str, searching.Searcher] = {}
         self._dt: Catalog | None = None
         self._lock = threading.Lock()
+        self._doubted: set[str] = set()  # layers of which it was said that verifying them failed
 
     def _catalog(self) -> Catalog:
         with self._lock:
@@ -145,8 +158,12 @@ class Library:
             self._searchers.clear()
             if self._dt:
                 self._dt.close()
-        self._encoders.close()
+        self._encoders.release()
         self._store.close()
+
+    def release(self) -> None:
+        """Lets the encoders' memory go; they are loaded again when next needed."""
+        self._encoders.release()
 
     # -- mirroring ----------------------------------------------------------------------------------
 
@@ -178,11 +195,78 @@ class Library:
             with FileLock(self._store.home / "index.lock"):
                 searching.catch_up(self._store, self._store.layer(state.name), progress=tell)
 
+    # -- layers that are proven, and made, here -------------------------------------------------------
+
+    def verify(self, layer: str, sample: int = 32, progress: syncing.Progress = lambda *_: None) -> Verdict:
+        """Makes ``sample`` of a layer's vectors again and says whether they are what the layer claims.
+
+        What was found is kept with the layer: queries are then made in the way that fits, and a search of
+        a layer that failed says so.  Raises UnknownLayer, NotSearchable, WeightsError, MissingExtra.
+        """
+        if sample < 1:
+            raise BadInput(f"sample must be at least 1, not {sample}")
+        verdict = verifying.verify(self._store, self._encoders, layer, self.picture, sample, progress)
+        self._store.judge(layer, verdict)
+        self._doubted.discard(layer)
+        return verdict
+
+    def embed(
+        self,
+        layer: str,
+        where: str = "",
+        *,
+        model: str = "",
+        devices: Sequence[str] = (),
+        replace: bool = False,
+        progress: syncing.Progress = lambda *_: None,
+    ) -> embedding.Embedded:
+        """Makes a layer's vectors here, from the pictures (or prompts) of the images that fit ``where``.
+
+        Only what is missing or has changed is made; it may be stopped at any moment and goes on from there.
+        ``model`` (``ARCHITECTURE:WEIGHTS`` of open_clip, or a sentence-transformers repository) is by default
+        the layer's own (records.LOCAL_IDENTITIES), or what the layer was made by here before; ``devices``,
+        by default the settings', work side by side.  A layer that is made here is left alone by ``sync``.
+        Vectors of DT, or made by another model, are given up only with ``replace``, or if verifying them failed.
+        Raises UnknownLayer, BadInput, BadQuery, WeightsError, MissingExtra, OutOfMemory, StoreError.
+        """
+        state = next((s for s in self._store.layers() if s.name == checked_layer(layer)), None)
+        if model:
+            identity = self._encoders.identity(model, LOCAL_IDENTITIES[layer].tower)
+        else:
+            identity = state.identity if state and state.local else LOCAL_IDENTITIES[layer]
+        failed = bool(state and state.verdict and not state.verdict.passed)
+        kept = state and state.count and not (state.local and state.identity == identity) and not failed
+        if kept and not replace:
+            assert state is not None
+            raise BadInput(
+                f"layer '{layer}' holds {state.count:,} vectors {'made here' if state.local else 'from DT'} by "
+                f"{state.identity}; making it by {identity} gives them up: say so with --replace (replace=True)"
+            )
+        towers = [self._encoders.tower(identity, device) for device in dict.fromkeys(devices or ("",))]
+        done = embedding.embed(self._store, towers, layer, identity, where, self.file, self._stamp, progress)
+        self.index(progress)
+        return done
+
+    def forget(self, layer: str) -> None:
+        """Gives up a layer that was made here; the next sync takes DT's, if it has one.  Raises BadInput."""
+        if not self._store.is_local(checked_layer(layer)):
+            raise BadInput(f"layer '{layer}' was not made here")
+        with self._store.sole_writer():
+            self._store.remove_layer(layer)
+
+    def _stamp(self, record: ImageRecord) -> str:
+        """Changes when an image's file does: its size and time, or DT's record where the file is not to be reached."""
+        try:
+            seen = local_path(record.path, self.settings.path_map).stat()
+            return f"{seen.st_size} {seen.st_mtime_ns}"
+        except (PictureMissing, OSError):
+            return f"dt {self._store.version_of(record.id)}"
+
     # -- searching ----------------------------------------------------------------------------------
 
     def search(
         self,
-        image: PictureLike | None = None,
+        image: PictureLike | Sequence[Term] | None = None,
         *,
         image_id: int | None = None,
         vector: Any = None,
@@ -203,17 +287,25 @@ class Library:
         ``text``.  ``top_k`` >= 1; ``min_similarity`` is a cosine, -1..1.  ``engine``: ``local`` searches
         what is synced, ``dt`` asks DT with the vector made here, ``auto`` prefers local.
 
+        Or give a list of ``Term``s, each a reference in a layer with a weight: an image's similarity is then
+        the sum of weight times cosine over the terms, divided by the sum of the weights' sizes, so -1..1
+        again; where an image has no vector in a term's layer that cosine counts as 0, and images without any of
+        them are not found.  Always searched here; what else was said about one reference must be left out.
+
         Raises BadInput, BadPicture, BadVector, UnknownLayer, UnknownImage, NoVector, NotSearchable,
         IdentityMismatch, WeightsError; CatalogError when DT is asked.
         """
         if top_k < 1:
             raise BadInput(f"top_k must be at least 1, not {top_k}")
-        checked_layer(layer)
-        given = {"image": image, "image_id": image_id, "vector": vector, "text": text}
-        names = [name for name, value in given.items() if value is not None]
-        if len(names) != 1:
-            raise BadInput(f"give one of image, image_id, vector and text, not {' and '.join(names) or 'none'}")
         left_out = {int(i) for i in exclude}
+        if isinstance(image, (list, tuple)) and image and isinstance(image[0], Term):
+            if engine == "dt" or any(value is not None for value in (image_id, vector, text, identity)):
+                raise BadInput("a query of several terms is searched here, and has everything in its terms")
+            if exclude_source:
+                left_out.update(int(term.image_id) for term in image if term.image_id is not None)
+            return self._search_terms(image, top_k, min_similarity, left_out)
+        given = _one({"image": image, "image_id": image_id, "vector": vector, "text": text})
+        checked_layer(layer)
         if image_id is not None and exclude_source:
             left_out.add(int(image_id))
         asked = (layer, given, identity, top_k, min_similarity, left_out)
@@ -230,21 +322,52 @@ class Library:
         self, layer: str, given: Given, identity: Identity | None, top_k: int, min_similarity: float, left_out: set[int]
     ) -> list[Hit]:
         searcher = self._searcher(layer)
-        image_id = given["image_id"]
-        if image_id is not None:
-            query = searcher.vector_of(int(image_id))
-            if query is None:
-                self._store.image(int(image_id))
-                raise NoVector(f"image {image_id} has no vector in layer '{layer}'; search by its picture instead")
-        else:
-            query = self._query_vector(layer, searcher.layer().identity, given, identity)
-        ids, similarities = searcher.nearest(query, top_k, left_out)
+        found = searcher.nearest(self._reference(layer, given, identity), top_k, left_out)
+        return self._hits(*found, min_similarity)
+
+    def _hits(self, ids: Int64s, similarities: Float32s, min_similarity: float) -> list[Hit]:
         records = self._store.images(ids.tolist())
         return [
             Hit(found, similarity, records[found])
             for found, similarity in zip(ids.tolist(), similarities.tolist(), strict=True)
             if similarity >= min_similarity and found in records
         ]
+
+    def _search_terms(self, terms: Sequence[Term], top_k: int, min_similarity: float, left_out: set[int]) -> list[Hit]:
+        directions: dict[str, Float32s] = {}
+        for term in terms:
+            given = _one({name: getattr(term, name) for name in ("image", "image_id", "vector", "text")})
+            if not math.isfinite(term.weight) or not term.weight:
+                raise BadInput(f"a term's weight must be a number other than 0, not {term.weight}")
+            vector = np.asarray(self._reference(checked_layer(term.layer), given, None), np.float32)
+            vector = checked_vectors(vector, self._searcher(term.layer).layer().identity.dim)
+            weighted = term.weight * vector / np.linalg.norm(vector)
+            directions[term.layer] = directions.get(term.layer, 0) + weighted
+        total = sum(abs(term.weight) for term in terms)
+        layers = {layer: (self._searcher(layer), direction / total) for layer, direction in directions.items()}
+        return self._hits(*searching.fused(layers, top_k, left_out), min_similarity)
+
+    def _reference(self, layer: str, given: Given, identity: Identity | None) -> Float32s:
+        """The vector of one reference, to be compared with a layer that is here."""
+        searcher, image_id = self._searcher(layer), given["image_id"]
+        if image_id is None:
+            return self._query_vector(layer, self._made_by(layer), given, identity)
+        query = searcher.vector_of(int(image_id))
+        if query is None:
+            self._store.image(int(image_id))
+            raise NoVector(f"image {image_id} has no vector in layer '{layer}'; search by its picture instead")
+        return query
+
+    def _made_by(self, layer: str) -> Identity:
+        """What makes a layer's vectors: as verified, else as it says; warns, once, of a layer that failed."""
+        verdict = self._store.verdict(layer)
+        if verdict is None or verdict.passed:
+            return self._store.layer_identity(layer)
+        if layer not in self._doubted:
+            self._doubted.add(layer)
+            log.warning("layer %s, verified %s, %s; to make it anew: luna-dt embed --layer %s",
+                        layer, verdict.when[:10], verdict, layer)  # fmt: skip
+        return verdict.fits or verdict.claim
 
     def _search_in_dt(
         self, layer: str, given: Given, identity: Identity | None, top_k: int, min_similarity: float, left_out: set[int]
@@ -264,12 +387,13 @@ class Library:
     def identity(self, layer: str) -> Identity:
         """What made a layer's vectors; raises UnknownLayer, CatalogError."""
         if self.mirrors(EMBEDDINGS + layer):
-            return self._store.layer_identity(layer)
+            return self._made_by(layer)
         return self._identity_in_dt(layer)
 
     def mirrors(self, kind: str) -> bool:
-        """Whether that kind (``images``, ``clusters``, ``embeddings.visual`` …) was ever synced to its end."""
-        return self._store.synced(kind)
+        """Whether that kind (``images``, ``clusters``, ``embeddings.visual`` …) was synced to its end, or is made here."""
+        layer = layer_of(kind)
+        return self._store.synced(kind) or (layer is not None and self._store.is_local(layer))
 
     def _identity_in_dt(self, layer: str) -> Identity:
         """What DT says made its layer; a DT that cannot say has its usual one."""
@@ -460,6 +584,14 @@ class Library:
             with contextlib.suppress(OSError):  # a sync beside us replaces files
                 size += file.stat().st_size if file.is_file() else 0
         return Status(self._store.home, self.settings.shown_dt, counts, tuple(layers), size)
+
+
+def _one(given: Given) -> Given:
+    """One reference's four ways to be given, of which one must be used; raises BadInput."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise BadInput(f"give one of image, image_id, vector and text, not {' and '.join(names) or 'none'}")
+    return given
 
 
 MAX_FILE = 1 << 30  # bytes; no picture is larger, and what is may be no picture

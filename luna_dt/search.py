@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from .errors import IndexDamaged, LunaError, NotSearchable, StoreError
+from .errors import BadInput, IndexDamaged, LunaError, NotSearchable, StoreError
 from .index import hnsw
 from .index.exact import Exact
 from .index.hnsw import Hnsw
@@ -91,6 +91,13 @@ class Searcher:
             if np.count_nonzero(good) >= k or want >= layer.rows or graph is None:
                 return ids[good][:k], similarities[good][:k]
             want = min(4 * want, layer.rows)  # dead and hidden rows took places: look further
+
+    def products(self, direction: Float32s) -> tuple[Int64s, Float32s]:
+        """Every visible image, ids ascending, with the product of ``direction`` and its unit vector."""
+        layer, exact, _ = self._current()
+        rows, cosines = exact.query(direction, layer.rows)
+        order = np.argsort(layer.ids[rows])
+        return layer.ids[rows][order], cosines[order] * np.linalg.norm(direction)
 
     def wait(self) -> None:
         """Returns when no index work is going on in the background."""
@@ -175,6 +182,32 @@ def _merged(exact: Exact, graph: Hnsw | None, vector: Float32s, k: int) -> tuple
     rows, similarities = np.concatenate([rows, tail_rows]), np.concatenate([similarities, tail_similarities])
     best = np.argsort(-similarities, kind="stable")[:k]
     return rows[best], similarities[best]
+
+
+def fused(parts: Mapping[str, tuple[Searcher, Float32s]], k: int, exclude: Collection[int]) -> tuple[Int64s, Float32s]:
+    """The ``k`` visible images with the largest sum, over some layers, of the products of the layer's
+    direction and the image's unit vector there, 0 where it has none; float32[k], best first, lower ids first.
+
+    One layer is searched by its graph; several exactly, reading all their vectors.
+    Raises BadInput when the terms of a layer cancel each other.
+    """
+    for name, (_, direction) in parts.items():
+        if np.linalg.norm(direction) < 1e-6:
+            raise BadInput(f"the terms in layer '{name}' cancel each other: nothing is left to search for")
+    if len(parts) == 1:
+        searcher, direction = next(iter(parts.values()))
+        ids, cosines = searcher.nearest(direction, k, exclude)
+        return ids, cosines * np.linalg.norm(direction)
+    found = [searcher.products(direction) for searcher, direction in parts.values()]
+    ids = np.unique(np.concatenate([ids for ids, _ in found]))
+    ids = ids[~np.isin(ids, np.fromiter(exclude, np.int64, len(exclude)))]
+    scores = np.zeros(len(ids), np.float32)
+    for having, products in found:
+        if len(having):
+            at = np.minimum(np.searchsorted(having, ids), len(having) - 1)
+            scores += np.where(having[at] == ids, products[at], 0)
+    best = np.lexsort((ids, -scores))[:k]
+    return ids[best], scores[best]
 
 
 def catch_up(

@@ -9,7 +9,7 @@
 | timeout    | LUNA_DT_TIMEOUT   | timeout = 30              | 30 s for one answer of DT                 |
 | device     | LUNA_DT_DEVICE    | device = "cuda:0"         | auto (CUDA, then MPS, then CPU)           |
 | index      | LUNA_DT_INDEX     | index = "exact"           | auto (hnswlib where it is installed)      |
-| models     | LUNA_DT_MODELS    | models = "…"              | the folder ``models`` in the home         |
+| models     | LUNA_DT_MODELS    | models = ["…"]            | folders; ``models`` in the home is last   |
 | path_map   | LUNA_DT_PATH_MAP  | [path_map] DT's = "ours"  | empty; in the environment ``A=B;C=D``     |
 """
 
@@ -41,7 +41,7 @@ class Settings:
     timeout: float = 30.0
     device: str = "auto"
     index: str = "auto"
-    models: Path | None = None
+    models: tuple[Path, ...] = ()
     path_map: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -50,8 +50,9 @@ class Settings:
         return without_secrets(self.dt)
 
     @property
-    def models_folder(self) -> Path:
-        return self.models or self.home / "models"
+    def models_folders(self) -> tuple[Path, ...]:
+        """Where weights are looked for, in this order."""
+        return (*self.models, self.home / "models")
 
     @classmethod
     def load(cls, home: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -77,7 +78,9 @@ class Settings:
             if "home" in values:
                 values["home"] = Path(values["home"]).expanduser().absolute()
             if "models" in values:
-                values["models"] = Path(values["models"]).expanduser().absolute()
+                given = values["models"]
+                folders = given.split(";") if isinstance(given, str) else [given] if isinstance(given, Path) else given
+                values["models"] = tuple(Path(folder).expanduser().absolute() for folder in folders if folder)
             if "timeout" in values:
                 values["timeout"] = float(values["timeout"])
                 if not values["timeout"] > 0:

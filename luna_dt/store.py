@@ -39,13 +39,14 @@ from .records import (
     Identity,
     ImageRecord,
     Int64s,
+    Verdict,
     checked_layer,
     layer_of,
 )
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE kinds (name TEXT PRIMARY KEY, generation INTEGER NOT NULL, synced TEXT, source TEXT);
 CREATE TABLE images (
@@ -66,11 +67,21 @@ CREATE TABLE cluster_members (
     cluster_id INTEGER NOT NULL REFERENCES clusters ON DELETE CASCADE, image_id INTEGER NOT NULL,
     confidence REAL NOT NULL, PRIMARY KEY (cluster_id, image_id)) WITHOUT ROWID;
 CREATE TABLE layers (
-    name TEXT PRIMARY KEY, identity TEXT NOT NULL, file TEXT NOT NULL, rows INTEGER NOT NULL);
+    name TEXT PRIMARY KEY, identity TEXT NOT NULL, file TEXT NOT NULL, rows INTEGER NOT NULL,
+    local INTEGER NOT NULL DEFAULT 0, verdict TEXT);
+CREATE TABLE files (image_id INTEGER PRIMARY KEY, stamp TEXT NOT NULL, content INTEGER NOT NULL);
 CREATE TABLE vectors (
     layer TEXT NOT NULL REFERENCES layers ON DELETE CASCADE, image_id INTEGER NOT NULL,
     digest INTEGER NOT NULL, row INTEGER, norm REAL, PRIMARY KEY (layer, image_id)) WITHOUT ROWID;
 """
+#: What brings a library of an older format to the next one.
+MIGRATIONS = {
+    1: """
+    ALTER TABLE layers ADD COLUMN local INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE layers ADD COLUMN verdict TEXT;
+    CREATE TABLE files (image_id INTEGER PRIMARY KEY, stamp TEXT NOT NULL, content INTEGER NOT NULL);
+    """,
+}
 _IMAGE_COLUMNS = [f.name for f in fields(ImageRecord) if f.name != "tags"]  # tags are synced with the captions
 _IMAGES = f"INSERT OR REPLACE INTO images VALUES ({', '.join('?' * (len(_IMAGE_COLUMNS) + 1))})"
 _COLUMNS = query.Columns(
@@ -103,7 +114,8 @@ class Layer:
 @dataclass(frozen=True)
 class LayerState:
     """What there is of a layer, without its vectors: ``rows`` in its ``file``, of which ``count`` are some
-    image's; ``unusable`` counts vectors DT sent that were NaN, infinite or zero."""
+    image's; ``unusable`` counts vectors DT sent that were NaN, infinite or zero, and pictures that could not
+    be read; ``local`` says that it is made here; ``verdict`` is what verifying it last found."""
 
     name: str
     identity: Identity
@@ -112,6 +124,8 @@ class LayerState:
     count: int
     unusable: int
     synced: str
+    local: bool
+    verdict: Verdict | None
 
     @property
     def bytes(self) -> int:
@@ -156,15 +170,15 @@ class Store:
             return
         with _transaction(self._writer):
             version = self._writer.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in SCHEMA.split(";"):
-                    self._writer.execute(statement)
-                self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
+            if version > SCHEMA_VERSION:
                 raise StoreError(
-                    f"{self.path} was written by another version of luna_dt (format {version}, this one reads "
+                    f"{self.path} was written by a newer version of luna_dt (format {version}, this one reads "
                     f"{SCHEMA_VERSION}); update luna_dt, or move the file away and sync again"
                 )
+            steps = [MIGRATIONS[step] for step in range(version, SCHEMA_VERSION)] if version else [SCHEMA]
+            for statement in ";".join(steps).split(";"):
+                self._writer.execute(statement)
+            self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         with self._read_lock, self._write_lock:
@@ -280,15 +294,25 @@ class Store:
 
     def layers(self) -> list[LayerState]:
         rows = self._rows(
-            "SELECT l.name, l.identity, l.file, l.rows, COALESCE(k.synced, ''), "
+            "SELECT l.name, l.identity, l.file, l.rows, COALESCE(k.synced, ''), local, verdict, "
             "(SELECT COUNT(row) FROM vectors v WHERE v.layer = l.name), "
             "(SELECT COUNT(*) FROM vectors v WHERE v.layer = l.name AND row IS NULL) "
             "FROM layers l LEFT JOIN kinds k ON k.name = ? || l.name",
             [EMBEDDINGS],
         )
         states = [
-            LayerState(name, Identity.from_json(json.loads(identity)), file, written, count, unusable, synced)
-            for name, identity, file, written, synced, count, unusable in rows
+            LayerState(
+                name,
+                Identity.from_json(json.loads(identity)),
+                file,
+                written,
+                count,
+                unusable,
+                synced,
+                bool(local),
+                _verdict(verdict),
+            )
+            for name, identity, file, written, synced, local, verdict, count, unusable in rows
         ]
         return sorted(states, key=lambda state: LAYERS.index(state.name) if state.name in LAYERS else len(LAYERS))
 
@@ -302,6 +326,19 @@ class Store:
         if rows:
             return Identity.from_json(json.loads(rows[0][0]))
         raise NotSearchable(f"layer '{checked_layer(layer)}' holds no vectors yet; run: luna-dt sync")
+
+    def is_local(self, layer: str) -> bool:
+        """Whether a layer is made here, so that no sync touches it."""
+        return bool(self._rows("SELECT 1 FROM layers WHERE name = ? AND local", [layer]))
+
+    def verdict(self, layer: str) -> Verdict | None:
+        """What verifying a layer last found; None if it never was."""
+        rows = self._rows("SELECT verdict FROM layers WHERE name = ?", [layer])
+        return _verdict(rows[0][0]) if rows else None
+
+    def files(self) -> dict[int, tuple[str, int]]:
+        """For every picture that was read: its file's stamp then, and a digest of its content."""
+        return {i: (stamp, content) for i, stamp, content in self._rows("SELECT image_id, stamp, content FROM files")}
 
     def layer(self, name: str) -> Layer:
         """The layer as it is now; see ``layer_identity`` for the errors."""
@@ -419,6 +456,18 @@ class Store:
                     self._writer.executemany(
                         "DELETE FROM vectors WHERE layer = ? AND image_id = ?", ((layer, i) for (i,) in gone)
                     )
+            if kind == "images":
+                self._writer.executemany("DELETE FROM files WHERE image_id = ?", gone)
+
+    def judge(self, layer: str, verdict: Verdict) -> None:
+        """Keeps what verifying a layer found, with the layer."""
+        with self._writing():
+            self._writer.execute("UPDATE layers SET verdict = ? WHERE name = ?", [json.dumps(verdict.to_json()), layer])
+
+    def put_files(self, files: Iterable[tuple[int, str, int]]) -> None:
+        """Remembers (image id, stamp, digest of the content) of pictures that were read."""
+        with self._writing():
+            self._writer.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", files)
 
     def finish(self, kind: str, source: str) -> None:
         """Notes that a kind was mirrored to its end, from that address."""
@@ -430,21 +479,22 @@ class Store:
                 [kind, now, source],
             )
 
-    def prepare_layer(self, layer: str, identity: Identity) -> None:
-        """Makes room for a layer's vectors; those made with another identity are dropped first."""
+    def prepare_layer(self, layer: str, identity: Identity, local: bool = False) -> None:
+        """Makes room for a layer's vectors; those made with another identity, or elsewhere, are dropped first."""
         if self._rows("SELECT 1 FROM layers WHERE name = ?", [layer]):
             file, rows, dim = self._layer_file(layer)
             whole = file.is_file() and file.stat().st_size >= rows * dim * 4
-            if whole and self.layer_identity(layer) == identity:
+            if whole and self.layer_identity(layer) == identity and self.is_local(layer) == local:
                 return
-            reason = "changes its identity" if whole else f"has lost vectors ({file} is missing or cut off)"
-            log.warning("layer %s %s: its vectors are fetched anew", layer, reason)
+            reason = "is made in another way" if whole else f"has lost vectors ({file} is missing or cut off)"
+            log.warning("layer %s %s: its vectors are taken anew", layer, reason)
             self.remove_layer(layer)
         with self._writing(EMBEDDINGS + layer):
             name = _new_name(layer)
             (self.home / "vectors" / name).write_bytes(b"")
             self._writer.execute(
-                "INSERT INTO layers VALUES (?, ?, ?, 0)", [layer, json.dumps(identity.to_json()), name]
+                "INSERT INTO layers (name, identity, file, rows, local) VALUES (?, ?, ?, 0, ?)",
+                [layer, json.dumps(identity.to_json()), name, local],
             )
 
     def remove_layer(self, layer: str) -> None:
@@ -515,6 +565,10 @@ _SELECT_IMAGE = (
     + ", (SELECT tags FROM captions WHERE captions.image_id = images.id)"
 )
 _FLAGS = [i for i, f in enumerate(fields(ImageRecord)) if f.type == "bool"]
+
+
+def _verdict(text: str | None) -> Verdict | None:
+    return Verdict.from_json(json.loads(text)) if text else None
 
 
 def _new_name(layer: str) -> str:

@@ -42,13 +42,16 @@ class Change:
 def sync(store: Store, catalog: Catalog, progress: Progress = lambda *_: None) -> list[Change]:
     """Mirrors everything the catalog offers; raises CatalogError or StoreError, keeping what is done.
 
-    Images come first: rows of other kinds are taken only for images that are here.
+    Images come first: rows of other kinds are taken only for images that are here.  Layers made here stay
+    as they are.
     """
     with store.sole_writer():
         kinds = {kind.name: kind for kind in catalog.kinds()}
         order = [name for name in (*RECORD_KINDS, *(f"embeddings.{layer}" for layer in LAYERS)) if name in kinds]
         for state in store.layers():
-            if f"embeddings.{state.name}" not in kinds:
+            if state.local:
+                order = [name for name in order if name != f"embeddings.{state.name}"]
+            elif f"embeddings.{state.name}" not in kinds:
                 log.warning("DT no longer offers layer %s: its vectors are removed here too", state.name)
                 store.remove_layer(state.name)
         return [_sync_kind(store, catalog, kinds[name], progress) for name in order]

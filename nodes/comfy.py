@@ -51,8 +51,12 @@ def library(api_url: str = "") -> Library:
     settings = Settings.load()
     if _running():
         import comfy.model_management
+        import folder_paths
 
-        settings = settings.replace(device=str(comfy.model_management.get_torch_device()))
+        theirs = [Path(p) for kind in ("clip_vision", "text_encoders") for p in folder_paths.get_folder_paths(kind)]
+        settings = settings.replace(
+            device=str(comfy.model_management.get_torch_device()), models=(*settings.models_folders, *theirs)
+        )
     address = api_url.strip().rstrip("/")
     if address in ("", DEFAULT_DT, settings.dt.rstrip("/")):
         address = settings.dt
@@ -67,7 +71,7 @@ def library(api_url: str = "") -> Library:
         )
     else:  # another DT's mirror must not mix with this one's
         home = settings.home / "others" / quote(address, safe="")
-        settings = replace(settings, home=home, models=settings.models_folder, token="")  # the token is the other's
+        settings = replace(settings, home=home, models=settings.models_folders, token="")  # the token is the other's
     settings = settings.replace(dt=address)
     with _lock:
         opened = _libraries.get(address)

@@ -85,7 +85,7 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
     contact_sheet(reference, "reference.png", found).save(sheet)
     same = sum(drawings[hit.id - 1].scene.subject == "cat" for hit in offline)
     clock(f"drew {sheet}: {same} of {len(offline)} hits show a cat, as the reference does")
-    encoders.close()
+    encoders.release()
 
 
 class _Clock:

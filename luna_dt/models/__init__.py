@@ -2,75 +2,113 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ..errors import IdentityMismatch, NotOffered
+from ..errors import BadInput, IdentityMismatch
 from ..records import Float32s, Identity
 from ..settings import Settings
+from .memory import IDLE, Memory, Residency, place
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .clip import ImageTower, TextTower
+__all__ = ["Encoders", "Residency", "Tower"]
 
 
-#: Called with a tower (a torch module) before each use, brings it where it is to run; a host such as ComfyUI,
-#: which gives its own, moves it out again when it wants the memory.
-Residency = Callable[[Any], object]
+class Tower(Protocol):
+    """One half of a model, in memory: what is ``prepared`` in any thread becomes unit vectors."""
+
+    batch: int  # how many are computed at once, less after memory ran out
+    on_gpu: bool
+    dim: int  # of the projected vectors, where there are any
+
+    def prepared(self, item: Any, identity: Identity, /) -> Any: ...
+
+    def vectors(self, prepared: Sequence[Any], identity: Identity) -> Float32s: ...
 
 
 class Encoders:
-    """The towers in use, an image and a text tower for each identity; safe to use from several threads."""
+    """The towers of every identity, one of each model and device; safe to use from several threads."""
 
-    def __init__(self, settings: Settings, residency: Residency | None = None) -> None:
-        self._settings, self._residency = settings, residency
-        self._image_towers: dict[Identity, ImageTower] = {}
-        self._text_towers: dict[Identity, TextTower] = {}
-        self._lock = threading.Lock()
+    def __init__(self, settings: Settings, residency: Residency | None = None, idle: float = IDLE) -> None:
+        self._settings = settings
+        self._memory = Memory(residency, idle)
+
+    def tower(self, identity: Identity, device: str = "") -> Tower:
+        """The tower that makes vectors of that identity, on the settings' device or another.
+
+        Raises WeightsError, MissingExtra, SettingsError.
+        """
+        at = place(device or self._settings.device)
+        if identity.variant == "half":
+            import torch
+
+            at = (at[0], torch.float16)
+        sentence = "/" in identity.architecture
+
+        def load() -> Tower:
+            from .clip import ImageTower, TextTower
+            from .sentence import SentenceTower
+
+            kind = SentenceTower if sentence else ImageTower if identity.tower == "image" else TextTower
+            return kind(identity, self._settings.models_folders, at, self._memory)
+
+        return self._memory.get((identity.model, identity.tower, *at), load)
+
+    def identity(self, model: str, tower: Literal["image", "text"]) -> Identity:
+        """The identity of what a model (``ARCHITECTURE:WEIGHTS``, or a sentence-transformers repository) makes.
+
+        Of CLIP models the projected vectors, which pictures and texts share; pictures are squashed.
+        Raises BadInput for a model without such a tower, WeightsError.
+        """
+        architecture, _, weights = model.partition(":")
+        found = Identity(architecture, weights, tower, "projected", "squash" if tower == "image" else "", 1)
+        if "/" not in architecture:
+            from .weights import find
+
+            return replace(found, dim=int(find(found, self._settings.models_folders).config["embed_dim"]))
+        if tower == "image":
+            raise BadInput(f"{model} encodes texts only; name a CLIP model of open_clip as ARCHITECTURE:WEIGHTS")
+        return replace(found, output="pooled", dim=self.tower(found).dim)
 
     def pictures(self, identity: Identity, pictures: Sequence[Image.Image]) -> Float32s:
-        """float32[n, dim], each of length 1.
+        """float32[n, dim], each of length 1, in the same space as a layer of that identity.
 
-        Raises IdentityMismatch when the layer was not made from pictures, WeightsError, MissingExtra.
+        A layer of projected texts shares its space with pictures, which are squashed for it.
+        Raises IdentityMismatch when no picture shares a space with the layer, WeightsError, MissingExtra, OutOfMemory.
         """
-        from .clip import ImageTower
-
-        if identity.tower != "image":
-            raise IdentityMismatch(
-                f"this layer was made from texts ({identity}), so a picture cannot be compared with it; "
-                "search it by image id or by text, or search the visual layer by picture"
-            )
-        with self._lock:
-            if identity not in self._image_towers:
-                self._image_towers[identity] = ImageTower(identity, self._settings, self._residency)
-            return self._image_towers[identity].encode(pictures)
+        if identity.tower == "text":
+            if identity.output != "projected" or "/" in identity.architecture:
+                raise IdentityMismatch(
+                    f"this layer was made from texts that share no space with pictures ({identity}); search it by "
+                    "image id or by text, or have it made from the pictures: luna-dt embed"
+                )
+            # SDXL's larger text encoder is this model's
+            weights = "laion2b_s39b_b160k" if identity.weights == "sdxl" else identity.weights
+            identity = replace(identity, tower="image", pixels="squash", weights=weights)
+        return self._encoded(identity, pictures)
 
     def texts(self, identity: Identity, texts: Sequence[str]) -> Float32s:
         """float32[n, dim], each of length 1, in the same space as a layer of that identity.
 
         Raises IdentityMismatch when the layer holds picture vectors that no text shares a space with
-        (pooled, before the projection), NotOffered for models that are not CLIP, WeightsError, MissingExtra.
+        (pooled, before the projection), WeightsError, MissingExtra, OutOfMemory.
         """
-        from .clip import TextTower
+        if identity.tower == "image":
+            if identity.output != "projected":
+                raise IdentityMismatch(
+                    f"this layer was made from pictures, before the projection that texts share ({identity}); search "
+                    "it by picture or image id, or search a layer made from texts"
+                )
+            identity = replace(identity, tower="text", pixels="")
+        return self._encoded(identity, texts)
 
-        if identity.tower == "image" and identity.output != "projected":
-            raise IdentityMismatch(
-                f"this layer was made from pictures, before the projection that texts share ({identity}); "
-                "search it by picture or image id, or search a layer made from texts"
-            )
-        if "/" in identity.architecture:
-            raise NotOffered(
-                f"text queries by {identity.architecture} are not possible yet; search by image id instead"
-            )
-        with self._lock:
-            if identity not in self._text_towers:
-                self._text_towers[identity] = TextTower(identity, self._settings, self._residency)
-            return self._text_towers[identity].encode(texts)
+    def _encoded(self, identity: Identity, items: Sequence[Any]) -> Float32s:
+        tower = self.tower(identity)
+        return tower.vectors([tower.prepared(item, identity) for item in items], identity)
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Lets the towers go; the next use loads them again."""
-        with self._lock:
-            self._image_towers.clear()
-            self._text_towers.clear()
+        self._memory.release()

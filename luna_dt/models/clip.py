@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ..errors import MissingExtra, SettingsError, WeightsError
+from ..errors import MissingExtra, WeightsError
 from ..records import Float32s, Identity
-from ..settings import Settings
-from . import Residency, weights
+from . import weights
+from .memory import Memory
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -20,112 +22,112 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BATCH = 32  # pictures or texts in the tower at once
-
 
 class ImageTower:
-    """The image tower an identity names; pictures in, unit vectors out.
+    """The image tower of the model an identity names; pictures in, unit vectors out.
 
-    The output is ``pooled`` (the class token after the last layer norm, as DT's visual layer has it) or
-    ``projected``; pixels are squashed or cropped to the tower's square input, bicubic with antialiasing.
+    Pixels and output are those of the identity it is called with: squashed or cropped to the tower's square
+    input (with antialiasing), and ``pooled`` (the class token after the last layer norm, as DT's visual
+    layer has it) or ``projected``.
     """
 
-    def __init__(self, identity: Identity, settings: Settings, residency: Residency | None = None) -> None:
-        found = weights.find(identity, settings.models_folder)
-        self.identity = identity
-        self._mean, self._std = np.array(found.mean, np.float32), np.array(found.std, np.float32)
-        device, self._dtype = place(settings.device)
-        self._ready = residency or (lambda module: module.to(device))  # a host with a say places it by itself
+    def __init__(self, identity: Identity, folders: Sequence[Path], place: tuple[Any, Any], memory: Memory) -> None:
+        found = weights.find(identity, folders)
+        self._device, self._dtype = place
+        self._memory = memory
+        self._mean, self._std = found.mean, found.std
         tower = _empty_model(found).visual
-        if identity.output == "pooled":
-            tower.proj = None
-        self._pixels = int(tower.image_size[0])
-        self._tower = _filled(tower, found, "image", self._dtype)
-        log.info("%s from %s", identity, found.file)
+        tower.proj, self._projection = None, _Projection(tower.proj)
+        self.side = int(tower.image_size[0])
+        self._tower = _filled(tower, found, "image", "proj", self._projection, self._dtype)
+        self.dim = int(found.config["embed_dim"])
+        self.on_gpu = self._device.type != "cpu"
+        self.batch = 128 if self.on_gpu else 16
+        log.info("%s from %s", identity.model, found.file)
 
-    def encode(self, pictures: Sequence[Image.Image]) -> Float32s:
-        """float32[n, dim] for RGB pictures, each row of length 1."""
+    def prepared(self, picture: Image.Image, identity: Identity) -> npt.NDArray[np.uint8]:
+        """uint8[side, side, 3]: an RGB picture as it meets the tower; for any thread, while the tower works."""
+        side, kernel = self.side, _BILINEAR if "bilinear" in identity.pixels else _BICUBIC
+        if not identity.pixels.startswith("crop"):
+            return np.asarray(picture.resize((side, side), kernel))
+        scale = side / min(picture.size)
+        fitted = (max(side, round(picture.width * scale)), max(side, round(picture.height * scale)))
+        left, top = (fitted[0] - side) // 2, (fitted[1] - side) // 2
+        return np.asarray(picture.resize(fitted, kernel).crop((left, top, left + side, top + side)))
+
+    def vectors(self, prepared: Sequence[npt.NDArray[np.uint8]], identity: Identity) -> Float32s:
+        """float32[n, dim] for prepared pictures, each row of length 1; raises OutOfMemory."""
         import torch
 
-        device = _device(self._ready, self._tower)
+        def run(part: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
+            device = self._memory.ready(self._tower, self._device)
+            pixels = torch.from_numpy(np.stack(part))
+            if device.type == "cuda":
+                pixels = pixels.pin_memory()
+            mean, std = (torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (self._mean, self._std))
+            values = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+            pooled = self._tower(((values - mean) / std).to(self._dtype))
+            return self._projection(pooled, identity)
 
-        def run(part: Sequence[Image.Image]) -> torch.Tensor:
-            pixels = np.stack([self._prepared(picture) for picture in part])
-            output: torch.Tensor = self._tower(torch.from_numpy(pixels).to(device, self._dtype))
-            return output
-
-        return _unit_vectors(pictures, run, self.identity)
-
-    def _prepared(self, picture: Image.Image) -> Float32s:
-        side = self._pixels
-        if self.identity.pixels == "crop":
-            scale = side / min(picture.size)
-            picture = picture.resize(
-                (max(side, round(picture.width * scale)), max(side, round(picture.height * scale))), _BICUBIC
-            )
-            left, top = (picture.width - side) // 2, (picture.height - side) // 2
-            picture = picture.crop((left, top, left + side, top + side))
-        else:
-            picture = picture.resize((side, side), _BICUBIC)
-        values = np.asarray(picture, dtype=np.float32) / np.float32(255)
-        return np.ascontiguousarray(((values - self._mean) / self._std).transpose(2, 0, 1))
+        return self._memory.in_batches(self, prepared, identity.dim, run)
 
 
-_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, whose kernel has a = -0.5, as DT's
+_BILINEAR, _BICUBIC = 2, 3  # of PIL.Image.Resampling; its bicubic kernel has a = -0.5, as DT's
 
 
 class TextTower:
-    """The text tower of the model an identity names, projected or pooled as the identity says."""
+    """The text tower of the model an identity names; texts in, unit vectors out, pooled or projected."""
 
-    def __init__(self, identity: Identity, settings: Settings, residency: Residency | None = None) -> None:
+    def __init__(self, identity: Identity, folders: Sequence[Path], place: tuple[Any, Any], memory: Memory) -> None:
         import torch
 
-        found = weights.find(identity, settings.models_folder)
-        self.identity = identity
-        device, self._dtype = place(settings.device)
-        self._ready = residency or (lambda module: module.to(device))  # a host with a say places it by itself
+        found = weights.find(identity, folders)
+        self._device, self._dtype = place
+        self._memory = memory
         model = _empty_model(found)
         del model.visual, model.logit_scale
-        if identity.output == "pooled":
-            model.text_projection = None
+        model.text_projection, self._projection = None, _Projection(model.text_projection)
         size = model.context_length
         # a buffer that no weights file has: nothing may look ahead
-        model.attn_mask = torch.full((size, size), float("-inf")).triu_(1)
-        self._model = _filled(model, found, "text", self._dtype)
+        model.attn_mask = torch.full((size, size), float("-inf"), dtype=self._dtype).triu_(1)
+        self._model = _filled(model, found, "text", "text_projection", self._projection, self._dtype)
         self._tokenize = _tokenizer(identity, found)
+        self.dim = int(found.config["embed_dim"])
+        self.on_gpu = self._device.type != "cpu"
+        self.batch = 256 if self.on_gpu else 32
+        log.info("%s from %s", identity.model, found.file)
 
-    def encode(self, texts: Sequence[str]) -> Float32s:
-        """float32[n, dim], each row of length 1; what exceeds the context (77 tokens) is cut off."""
+    def prepared(self, text: str, _: Identity) -> torch.Tensor:
+        """int64[context]: the text's tokens; what exceeds the context (77 in CLIP) is cut off."""
+        return self._tokenize([text])[0]
 
-        device = _device(self._ready, self._model)
-
-        def run(part: Sequence[str]) -> torch.Tensor:
-            output: torch.Tensor = self._model.encode_text(self._tokenize(list(part)).to(device))
-            return output
-
-        return _unit_vectors(texts, run, self.identity)
-
-
-def _device(ready: Residency, module: Any) -> Any:
-    """Has the module brought where it is to run, and gives that device."""
-    ready(module)
-    return next(module.parameters()).device
-
-
-def place(device: str) -> tuple[torch.device, torch.dtype]:
-    """The device a setting names and the precision used there: half on a GPU, single elsewhere."""
-    try:
+    def vectors(self, prepared: Sequence[torch.Tensor], identity: Identity) -> Float32s:
+        """float32[n, dim] for prepared texts, each row of length 1; raises OutOfMemory."""
         import torch
-    except ImportError as error:
-        raise MissingExtra("torch", "clip") from error
-    if device == "auto":
-        mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise SettingsError(f"device '{device}' is none that torch knows; try auto, cuda:0, mps or cpu") from error
-    return chosen, torch.float32 if chosen.type == "cpu" else torch.float16
+
+        def run(part: Sequence[torch.Tensor]) -> torch.Tensor:
+            device = self._memory.ready(self._model, self._device)
+            return self._projection(self._model.encode_text(torch.stack(list(part)).to(device)), identity)
+
+        return self._memory.in_batches(self, prepared, identity.dim, run)
+
+
+class _Projection:
+    """A tower's last matrix, kept beside it, so that one tower gives pooled and projected vectors."""
+
+    def __init__(self, of_model: Any) -> None:
+        self.shape = None if of_model is None else tuple(of_model.shape)
+        self.matrix: Any = None
+
+    def __call__(self, pooled: torch.Tensor, identity: Identity) -> torch.Tensor:
+        if identity.output == "projected":
+            if self.matrix is None:
+                raise WeightsError(f"the weights of {identity.model} have no projection, which {identity} needs")
+            self.matrix = self.matrix.to(pooled.device)
+            pooled = pooled @ self.matrix
+        if pooled.shape[1] != identity.dim:
+            raise WeightsError(f"the model gives {pooled.shape[1]} dimensions where its identity says {identity}")
+        return pooled
 
 
 def _empty_model(found: Weights) -> Any:
@@ -143,15 +145,14 @@ def _empty_model(found: Weights) -> Any:
 _MODEL_FIELDS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
 
 
-def _filled(module: Any, found: Weights, tower: str, dtype: torch.dtype) -> Any:
-    given = weights.tensors(found.file, tower)
-    if getattr(module, "proj", True) is None:
-        given.pop("proj", None)
-    if getattr(module, "text_projection", True) is None:
-        given.pop("text_projection", None)
+def _filled(module: Any, found: Weights, tower: str, last: str, projection: _Projection, dtype: torch.dtype) -> Any:
+    given = weights.tensors(found.file, tower, dtype)
+    projection.matrix = given.pop(last, None)
+    have = None if projection.matrix is None else tuple(projection.matrix.shape)
     try:
-        ready = {name: given.pop(name).to(dtype) for name in list(given)}  # popped, or both would be held
-        module.load_state_dict(ready, strict=True, assign=True)
+        if have and have != projection.shape:
+            raise RuntimeError(f"{last} is {have}, not {projection.shape}")
+        module.load_state_dict(given, strict=True, assign=True)
     except RuntimeError as error:
         raise WeightsError(f"{found.file} is not of this architecture: {str(error)[:300]}") from error
     return module.eval().requires_grad_(False)
@@ -168,16 +169,3 @@ def _tokenizer(identity: Identity, found: Weights) -> Callable[[list[str]], torc
     else:
         tokenizer = open_clip.get_tokenizer(identity.architecture)
     return tokenizer
-
-
-def _unit_vectors(items: Sequence[Any], run: Callable[[Sequence[Any]], torch.Tensor], identity: Identity) -> Float32s:
-    import torch
-
-    result = np.empty((len(items), identity.dim), np.float32)
-    with torch.inference_mode():
-        for at in range(0, len(items), BATCH):
-            vectors = torch.nn.functional.normalize(run(items[at : at + BATCH]).float(), dim=-1)
-            if vectors.shape[1] != identity.dim:
-                raise WeightsError(f"the model gives {vectors.shape[1]} dimensions where its identity says {identity}")
-            result[at : at + BATCH] = vectors.cpu().numpy()
-    return result

@@ -1,8 +1,8 @@
 """Where a model's weights come from, and only the tensors of the tower that is needed.
 
-In this order: the tiny model that ships with the package; the models folder (``LUNA_DT_MODELS``); the
-Hugging Face cache; a download.  Without a network the last one ends in an error that names file,
-folder and command, not in a long wait.
+In this order: the tiny model that ships with the package; the models folders (``LUNA_DT_MODELS``, and
+inside ComfyUI its own); the Hugging Face cache; a download.  Without a network the last one ends in an
+error that names file, folder and command, not in a long wait.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,20 @@ TINY_ARCHITECTURE = "luna-tiny"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 #: Pixel mean and standard deviation of OpenAI's CLIP, which open_clip's models share unless they say otherwise.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+READ = 128 << 20  # bytes read from a mapped file before it is opened anew: its pages count until it is closed
+
+#: SDXL's two text encoders, which DT takes prompts' vectors from: the name ComfyUI's users have the file under,
+#: where it is in SDXL's repository, and whether its activation is OpenAI's quick GELU.
+SDXL = {
+    "ViT-bigG-14": ("clip_g.safetensors", "text_encoder_2/model.safetensors", False),
+    "ViT-L-14": ("clip_l.safetensors", "text_encoder/model.safetensors", True),
+}
+SDXL_REPOSITORY = "stabilityai/stable-diffusion-xl-base-1.0"
+#: Names beside the repository's own under which ComfyUI's users have an image tower.
+ALIASES = {
+    "ViT-bigG-14-laion2b_s39b_b160k": "clip_vision_g.safetensors",
+    "ViT-L-14-openai": "clip-vit-large-patch14.safetensors",
+}
 
 
 @dataclass(frozen=True)
@@ -43,8 +57,8 @@ class Weights:
     vocabulary: Path | None = None
 
 
-def find(identity: Identity, folder: Path) -> Weights:
-    """The weights an identity names; raises WeightsError when they are not to be had."""
+def find(identity: Identity, folders: Sequence[Path]) -> Weights:
+    """The weights an identity names, holding its tower; raises WeightsError when they are not to be had."""
     if identity.architecture == TINY_ARCHITECTURE:
         return _from_folder(TINY)
     try:
@@ -52,18 +66,34 @@ def find(identity: Identity, folder: Path) -> Weights:
     except ImportError as error:
         raise MissingExtra("open_clip", "clip") from error
     name = f"{identity.architecture}-{identity.weights}"
-    if (folder / name / "open_clip_config.json").is_file():
-        return _from_folder(folder / name)
+    for folder in folders:
+        if (folder / name / "open_clip_config.json").is_file():
+            return _from_folder(folder / name)
     config = open_clip.get_model_config(identity.architecture)
     if config is None:
-        raise WeightsError(f"open_clip knows no architecture '{identity.architecture}'; put the model as a folder "
-                           f"with open_clip_config.json and open_clip_model.safetensors at {folder / name}")  # fmt: skip
+        raise WeightsError(
+            f"open_clip knows no architecture '{identity.architecture}'; put the model as a folder with "
+            f"open_clip_config.json and open_clip_model.safetensors at {folders[0] / name}"
+        )
     known = open_clip.get_pretrained_cfg(identity.architecture, identity.weights)
-    if known.get("quick_gelu"):
+    names = [f"{name}.safetensors", *(f"{name}/{file}" for file in HUB_FILES), *filter(None, [ALIASES.get(name)])]
+    files: tuple[str, ...] = HUB_FILES
+    repository, quick = known.get("hf_hub", "").rstrip("/"), known.get("quick_gelu", False)
+    if identity.weights == "sdxl" and identity.architecture in SDXL:
+        alias, in_repository, quick = SDXL[identity.architecture]
+        repository, files = SDXL_REPOSITORY, (in_repository,)
+        names.append(alias)
+    elif repository:
+        names.append(f"{repository.split('/')[-1]}.safetensors")
+    if quick:
         config["quick_gelu"] = True
-    repository = known.get("hf_hub", "").rstrip("/")
-    file = _in_folder(folder, name, repository) or _from_hub(repository, folder, name)
-    return Weights(config, file, tuple(known.get("mean") or CLIP_MEAN), tuple(known.get("std") or CLIP_STD))
+    here = [folder / each for folder in folders for each in names if (folder / each).is_file()]
+    found = next((path for path in here if holds(path, identity.tower)), None)
+    by_hand = f"put it at {folders[0] / (name + '.safetensors')}"
+    if here:
+        by_hand = f"{here[0]} holds no {identity.tower} tower; {by_hand}"
+    found = found or _from_hub(repository, files, folders[0] / name, by_hand)
+    return Weights(config, found, tuple(known.get("mean") or CLIP_MEAN), tuple(known.get("std") or CLIP_STD))
 
 
 def _from_folder(folder: Path) -> Weights:
@@ -83,47 +113,76 @@ def _from_folder(folder: Path) -> Weights:
         raise WeightsError(f"{folder / 'open_clip_config.json'} cannot be read: {error!r}") from error
 
 
-def _in_folder(folder: Path, name: str, repository: str) -> Path | None:
-    places = [folder / f"{name}.safetensors", *(folder / name / file for file in HUB_FILES)]
-    if repository:  # the name under which ComfyUI users already have it
-        places.append(folder / f"{repository.split('/')[-1]}.safetensors")
-    return next((place for place in places if place.is_file()), None)
-
-
-def _from_hub(repository: str, folder: Path, name: str) -> Path:
-    by_hand = (
-        f"put it at {folder / (name + '.safetensors')}, or on a machine with a network run: "
-        f'hf download {repository} {HUB_FILES[0]} --local-dir "{folder / name}"'
-    )
+def _from_hub(repository: str, files: Sequence[str], folder: Path, by_hand: str) -> Path:
     if not repository:
-        raise WeightsError(f"the weights of {name} are not here and open_clip knows no place to load them from; "
-                           f"put them at {folder / (name + '.safetensors')}")  # fmt: skip
+        raise WeightsError(
+            f"the weights {folder.name} are not here and open_clip knows no place to load them from; {by_hand}"
+        )
     import huggingface_hub
 
-    for file in HUB_FILES:
+    for file in files:
         cached = huggingface_hub.try_to_load_from_cache(repository, file)
         if isinstance(cached, str):
             return Path(cached)
     try:
-        url = huggingface_hub.hf_hub_url(repository, HUB_FILES[0])
+        url = huggingface_hub.hf_hub_url(repository, files[0])
         size = huggingface_hub.get_hf_file_metadata(url, timeout=5).size or 0
-        log.warning("downloading %s of %s: %.1f GB", HUB_FILES[0], repository, size / 1e9)
-        return Path(huggingface_hub.hf_hub_download(repository, HUB_FILES[0]))
+        log.warning("downloading %s of %s: %.1f GB", files[0], repository, size / 1e9)
+        return Path(huggingface_hub.hf_hub_download(repository, files[0]))
     except Exception as error:
         raise WeightsError(
-            f"{HUB_FILES[0]} of {repository} is not on this machine and cannot be downloaded "
-            f"({type(error).__name__}); {by_hand}"
+            f"{files[0]} of {repository} is not on this machine and cannot be downloaded ({type(error).__name__}); "
+            f'{by_hand}, or on a machine with a network run: hf download {repository} {files[0]} --local-dir "{folder}"'
         ) from error
 
 
-def tensors(file: Path, tower: str) -> dict[str, torch.Tensor]:
-    """The tensors of one tower ("image" or "text") under open_clip's names, read without the other's.
+def find_sentence_model(repository: str, folders: Sequence[Path]) -> Path:
+    """The folder of a sentence-transformers model, as its repository has it; raises WeightsError."""
+    name = repository.split("/")[-1]
+    for folder in folders:
+        if (folder / name / "config.json").is_file():
+            return folder / name
+    import huggingface_hub
+
+    wanted = {"allow_patterns": ["*.json", "*.txt", "1_Pooling/*", "model.safetensors"]}
+    try:
+        cached = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **wanted))
+        if (cached / "modules.json").is_file() and (cached / "model.safetensors").is_file():
+            return cached
+    except (OSError, ValueError) as error:
+        log.info("%s is not in the hub's cache: %s", repository, error)
+    try:
+        url = huggingface_hub.hf_hub_url(repository, "model.safetensors")
+        size = huggingface_hub.get_hf_file_metadata(url, timeout=5).size or 0
+        log.warning("downloading %s: %.1f GB", repository, size / 1e9)
+        return Path(huggingface_hub.snapshot_download(repository, **wanted))
+    except Exception as error:
+        raise WeightsError(
+            f"the model {repository} is not on this machine and cannot be downloaded ({type(error).__name__}); put its "
+            f"files into {folders[0] / name}, or on a machine with a network run: hf download {repository} --local-dir "
+            f'"{folders[0] / name}"'
+        ) from error
+
+
+def holds(file: Path, tower: str) -> bool:
+    """Whether a file has tensors of that tower; one that cannot be read counts, so that the loading names it."""
+    try:
+        with _opened(file) as (names, _):
+            return any(_TOWERS[tower].match(name) for name in names)
+    except Exception as error:  # noqa: BLE001  whatever is wrong with it, loading it says so
+        log.info("%s: %s", file, error)
+        return True
+
+
+def tensors(file: Path, tower: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Copies of the tensors of one tower ("image" or "text") in ``dtype``, under open_clip's names.
 
     safetensors, or a torch file read with ``weights_only=True``; transformers' names are converted.
+    Beside the copies at most ``READ`` bytes and one tensor are held.
     Raises WeightsError naming the file when it is missing, damaged, or holds no such tower.
     """
     try:
-        found = dict(_named(file, tower))
+        found = dict(_converted(_copied(file, tower, dtype)))
     except FileNotFoundError as error:
         raise WeightsError(f"{file}: no such file") from error
     except Exception as error:
@@ -133,15 +192,18 @@ def tensors(file: Path, tower: str) -> dict[str, torch.Tensor]:
     return found
 
 
-def _named(file: Path, tower: str) -> Iterator[tuple[str, torch.Tensor]]:
-    with _opened(file) as (names, tensor):
-        if tower == "image" and any(name.endswith("embeddings.patch_embedding.weight") for name in names):
-            yield from _from_transformers({name: tensor(name) for name in names if _VISION.match(name)})
-            return
-        wanted = _IMAGE if tower == "image" else _TEXT
-        for name in names:
-            if wanted.match(name):
-                yield wanted.sub("", name), tensor(name)
+def _copied(file: Path, tower: str, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    with _opened(file) as (names, _):
+        wanted = [name for name in names if _TOWERS[tower].match(name)]
+    while wanted:
+        read = 0
+        with _opened(file) as (_, tensor):
+            while wanted and read < READ:
+                name = wanted.pop(0)
+                value = tensor(name)
+                read += value.nbytes
+                yield name, value.to(dtype, copy=True) if value.is_floating_point() else value.clone()
+                del value
 
 
 @contextlib.contextmanager
@@ -160,40 +222,61 @@ def _opened(file: Path) -> Iterator[tuple[list[str], Callable[[str], torch.Tenso
     yield list(named), named.__getitem__
 
 
-_IMAGE = re.compile(r"^visual\.")
-_TEXT = re.compile(r"^(?=(transformer|token_embedding|positional_embedding|ln_final|text_projection)\b)")
-_VISION = re.compile(r"^(vision_model\.|visual_projection\.|embeddings\.|encoder\.|pre_layrnorm\.|post_layernorm\.)")
-_RENAMED = (
-    (r"^vision_model\.", ""),
-    (r"^embeddings\.class_embedding$", "class_embedding"),
-    (r"^embeddings\.patch_embedding\.weight$", "conv1.weight"),
-    (r"^embeddings\.position_embedding\.weight$", "positional_embedding"),
-    (r"^pre_layrnorm\.", "ln_pre."),
-    (r"^post_layernorm\.", "ln_post."),
-    (r"^encoder\.layers\.", "transformer.resblocks."),
-    (r"\.layer_norm([12])\.", r".ln_\1."),
-    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
-    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
-    (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
+#: open_clip's names of a tower's tensors, and transformers'
+_TOWERS = {
+    "image": re.compile(
+        r"^(visual\.|vision_model\.|visual_projection\.|encoder\.layers\.|pre_layrnorm\.|post_layernorm\."
+        r"|embeddings\.(class_embedding|patch_embedding|position_embedding)\b)"
+    ),
+    "text": re.compile(
+        r"^((transformer\.(?=text_model))?text_model\.|transformer\.resblocks\."
+        r"|(token_embedding|positional_embedding|ln_final|text_projection)\b)"
+    ),
+}
+_RENAMED = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^visual\.", ""),
+        (r"^(transformer\.)?(vision|text)_model\.", ""),
+        (r"^embeddings\.class_embedding$", "class_embedding"),
+        (r"^embeddings\.patch_embedding\.weight$", "conv1.weight"),
+        (r"^embeddings\.token_embedding\.", "token_embedding."),
+        (r"^embeddings\.position_embedding\.weight$", "positional_embedding"),
+        (r"^pre_layrnorm\.", "ln_pre."),
+        (r"^post_layernorm\.", "ln_post."),
+        (r"^final_layer_norm\.", "ln_final."),
+        (r"^encoder\.layers\.", "transformer.resblocks."),
+        (r"\.layer_norm([12])\.", r".ln_\1."),
+        (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+        (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+        (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
+    )
 )
+#: transformers' linear projections, which open_clip has as matrices to multiply with from the right
+_PROJECTIONS = {"visual_projection.weight": "proj", "text_projection.weight": "text_projection"}
+_QKV = re.compile(r"(.+)\.self_attn\.([qkv])_proj\.(weight|bias)")
 
 
-def _from_transformers(given: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """transformers' CLIP vision tensors under open_clip's names; there q, k and v are one matrix."""
+def _converted(given: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors under open_clip's names; there queries, keys and values are one matrix."""
     import torch
 
     apart: dict[str, dict[str, torch.Tensor]] = {}
-    for name, value in given.items():
-        if name == "visual_projection.weight":
-            yield "proj", value.T.contiguous()
-            continue
+    for name, value in given:
         if name.endswith("position_ids"):
             continue
+        if name in _PROJECTIONS:
+            yield _PROJECTIONS[name], value.T.contiguous()
+            continue
         for pattern, replacement in _RENAMED:
-            name = re.sub(pattern, replacement, name)
-        if match := re.fullmatch(r"(.+)\.self_attn\.([qkv])_proj\.(weight|bias)", name):
-            apart.setdefault(f"{match[1]}.attn.in_proj_{match[3]}", {})[match[2]] = value
-        else:
+            name = pattern.sub(replacement, name)
+        match = _QKV.fullmatch(name)
+        if not match:
             yield name, value
-    for name, parts in apart.items():
-        yield name, torch.cat([parts["q"], parts["k"], parts["v"]])
+            continue
+        whole = f"{match[1]}.attn.in_proj_{match[3]}"
+        parts = apart.setdefault(whole, {})
+        parts[match[2]] = value
+        if len(parts) == 3:
+            yield whole, torch.cat([parts["q"], parts["k"], parts["v"]])
+            del apart[whole]

@@ -51,8 +51,8 @@ with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
     torch.manual_seed(0)
     state = {name: torch.randn(v.shape) * 0.03 for name, v in clip_vision.get_sd().items() if v.is_floating_point()}
     clip_vision.load_sd(state)
-    settings.models_folder.mkdir()
-    save_file(state, settings.models_folder / "ViT-L-14-openai.safetensors")
+    settings.models_folders[0].mkdir()
+    save_file(state, settings.models_folders[0] / "ViT-L-14-openai.safetensors")
     for output, dim in (("pooled", 1024), ("projected", 768)):
         for pixels in ("squash", "crop"):
             identity = Identity("ViT-L-14", "openai", "image", output, pixels, dim)

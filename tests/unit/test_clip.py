@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithP
 from luna_dt import Identity, Settings
 from luna_dt.demo.database import TINY_IMAGE, TINY_JOINT, TINY_TEXT
 from luna_dt.demo.drawing import SUBJECTS, draw, random_scene
-from luna_dt.errors import IdentityMismatch, NotOffered, SettingsError, WeightsError
+from luna_dt.errors import IdentityMismatch, SettingsError, WeightsError
 from luna_dt.models import Encoders, weights
-from luna_dt.models.clip import ImageTower, TextTower, place
+from luna_dt.models.memory import place
 from luna_dt.models.weights import CLIP_MEAN, CLIP_STD, TINY
 from luna_dt.records import DT_IDENTITIES, Float32s
 
@@ -59,8 +60,8 @@ def test_dts_visual_layer_is_transformers_pooled_output_of_vit_h(settings: Setti
     )  # fmt: skip
     torch.manual_seed(0)
     reference = CLIPVisionModel(config).eval()
-    settings.models_folder.mkdir()
-    file = settings.models_folder / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
+    settings.models_folders[0].mkdir()
+    file = settings.models_folders[0] / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
     reference.save_pretrained(settings.home / "whole")
     shutil.move(settings.home / "whole" / "model.safetensors", file)
     with torch.inference_mode():
@@ -85,7 +86,7 @@ def test_every_form_of_weights_gives_the_same_projected_vector(settings: Setting
         "text_cfg": {"context_length": 16, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1},
     }
     model = open_clip.CLIP(**config).eval()
-    folder = settings.models_folder / "small-random"
+    folder = settings.models_folders[0] / "small-random"
     folder.mkdir(parents=True)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
@@ -95,13 +96,13 @@ def test_every_form_of_weights_gives_the_same_projected_vector(settings: Setting
     if form.endswith("torch"):
         loaded = folder / "weights.bin"
         torch.save({"state_dict": {f"module.{n}": v for n, v in state.items()}} if "open" in form else state, loaded)
-        state = weights.tensors(loaded, "image")
+        state = weights.tensors(loaded, "image", torch.float32)
         state = {f"visual.{name}": value for name, value in state.items()}
     save_file(state, file)
     with torch.inference_mode():
         expected = model.encode_image(squashed(28))
     identity = Identity("small", "random", "image", "projected", "squash", 24)
-    assert (cosines(ImageTower(identity, settings).encode(pictures()), expected) > 1 - 1e-5).all()
+    assert (cosines(Encoders(settings).pictures(identity, pictures()), expected) > 1 - 1e-5).all()
 
 
 def as_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -138,24 +139,28 @@ def as_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def test_squash_and_crop_differ_only_where_the_picture_is_no_square(settings: Settings) -> None:
-    squash, crop = (
-        ImageTower(Identity("luna-tiny", "drawings", "image", "pooled", pixels, 128), settings)
-        for pixels in ("squash", "crop")
-    )
+    encoders = Encoders(settings)
+
+    def squash(picture: Image.Image) -> Any:
+        return encoders.pictures(TINY_IMAGE, [picture])[0]
+
+    def crop(picture: Image.Image) -> Any:
+        return encoders.pictures(replace(TINY_IMAGE, pixels="crop"), [picture])[0]
+
     square = draw(random_scene(random.Random(1)), (200, 200))
-    np.testing.assert_allclose(squash.encode([square]), crop.encode([square]), atol=1e-6)
+    np.testing.assert_allclose(squash(square), crop(square), atol=1e-6)
     wide = draw(random_scene(random.Random(1)), (400, 200))
     middle = wide.crop((100, 0, 300, 200))
-    assert (crop.encode([wide]) @ crop.encode([middle]).T).item() > 0.9
-    assert not np.allclose(squash.encode([wide]), crop.encode([wide]), atol=1e-3)
+    assert crop(wide) @ crop(middle) > 0.9
+    assert not np.allclose(squash(wide), crop(wide), atol=1e-3)
 
 
 def test_only_the_needed_tower_is_in_memory(settings: Settings) -> None:
-    names = dict(ImageTower(TINY_IMAGE, settings)._tower.named_parameters())
-    assert "proj" not in names
+    encoders = Encoders(settings)
+    names = dict(encoders.tower(TINY_IMAGE)._tower.named_parameters())  # type: ignore[attr-defined]
     assert not any("token" in name for name in names)
-    text = TextTower(TINY_TEXT, settings)._model
-    assert not hasattr(text, "visual")
+    assert encoders.tower(TINY_JOINT) is encoders.tower(TINY_IMAGE)  # pooled and projected are one tower
+    assert not hasattr(encoders.tower(TINY_TEXT)._model, "visual")  # type: ignore[attr-defined]
 
 
 def test_nothing_to_encode_gives_no_rows(settings: Settings) -> None:
@@ -163,9 +168,10 @@ def test_nothing_to_encode_gives_no_rows(settings: Settings) -> None:
 
 
 def test_many_pictures_are_encoded_as_one(settings: Settings) -> None:
-    tower = ImageTower(TINY_IMAGE, settings)
+    encoders = Encoders(settings)
     many = [draw(random_scene(random.Random(i)), (64, 64)) for i in range(70)]
-    np.testing.assert_allclose(tower.encode(many)[66], tower.encode([many[66]])[0], atol=1e-5)
+    expected = encoders.pictures(TINY_IMAGE, [many[66]])[0]
+    np.testing.assert_allclose(encoders.pictures(TINY_IMAGE, many)[66], expected, atol=1e-5)
 
 
 def test_texts_meet_only_layers_that_share_their_space(settings: Settings) -> None:
@@ -173,11 +179,10 @@ def test_texts_meet_only_layers_that_share_their_space(settings: Settings) -> No
     assert encoders.texts(TINY_JOINT, ["a red cat"]).shape == (1, 128)
     with pytest.raises(IdentityMismatch, match="before the projection"):
         encoders.texts(TINY_IMAGE, ["a red cat"])
-    with pytest.raises(IdentityMismatch, match="made from texts"):
-        encoders.pictures(TINY_TEXT, pictures())
-    with pytest.raises(NotOffered, match="bge-large"):
-        encoders.texts(DT_IDENTITIES["semantic"], ["a red cat"])
-    encoders.close()
+    assert encoders.pictures(TINY_TEXT, pictures()).shape == (2, 128)  # projected texts and pictures share one
+    for alone in (replace(TINY_TEXT, output="pooled"), DT_IDENTITIES["semantic"], DT_IDENTITIES["style"]):
+        with pytest.raises(IdentityMismatch, match="share no space with pictures"):
+            encoders.pictures(alone, pictures())
 
 
 # -- weights that are not as they should be ---------------------------------------------------------
@@ -188,7 +193,7 @@ def test_missing_weights_name_file_folder_and_command(settings: Settings, monkey
     with pytest.raises(WeightsError) as told:
         Encoders(settings).pictures(VISUAL, pictures())
     message = str(told.value)
-    assert str(settings.models_folder / "ViT-H-14-laion2b_s32b_b79k.safetensors") in message
+    assert str(settings.models_folders[0] / "ViT-H-14-laion2b_s32b_b79k.safetensors") in message
     assert "hf download laion/CLIP-ViT-H-14-laion2B-s32B-b79K open_clip_model.safetensors --local-dir" in message
 
 
@@ -200,7 +205,7 @@ def test_the_hub_cache_is_looked_into(settings: Settings, monkeypatch: pytest.Mo
     file = seen / "snapshots" / "abc" / "open_clip_model.safetensors"
     file.write_bytes(b"")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(settings.home / "hub"))
-    assert weights.find(VISUAL, settings.models_folder).file == file
+    assert weights.find(VISUAL, settings.models_folders).file == file
 
 
 def test_unknown_architectures_and_weights_are_told(settings: Settings) -> None:
@@ -208,11 +213,11 @@ def test_unknown_architectures_and_weights_are_told(settings: Settings) -> None:
     with pytest.raises(WeightsError, match=r"ViT-Z-99.*open_clip_config\.json"):
         Encoders(settings).pictures(unknown, pictures())
     with pytest.raises(WeightsError, match="no place to load them from"):
-        weights.find(Identity("ViT-H-14", "mine", "image", "pooled", "squash", 1280), settings.models_folder)
+        weights.find(Identity("ViT-H-14", "mine", "image", "pooled", "squash", 1280), settings.models_folders)
 
 
 def own_tiny(settings: Settings) -> Path:
-    folder = settings.models_folder / "own-tiny"
+    folder = settings.models_folders[0] / "own-tiny"
     shutil.copytree(TINY, folder)
     return folder
 
@@ -222,12 +227,12 @@ OWN = Identity("own", "tiny", "image", "pooled", "squash", 128)
 
 def test_damaged_weights_are_named(settings: Settings) -> None:
     file = own_tiny(settings) / "open_clip_model.safetensors"
-    assert ImageTower(OWN, settings).encode(pictures()).shape == (2, 128)
+    assert Encoders(settings).pictures(OWN, pictures()).shape == (2, 128)
     whole = file.read_bytes()
     for broken in (whole[: len(whole) // 2], b"", b"x" * 100):
         file.write_bytes(broken)
         with pytest.raises(WeightsError, match=r"open_clip_model\.safetensors cannot be read.*damaged"):
-            ImageTower(OWN, settings)
+            Encoders(settings).tower(OWN)
 
 
 def test_weights_of_another_shape_are_named(settings: Settings) -> None:
@@ -235,21 +240,24 @@ def test_weights_of_another_shape_are_named(settings: Settings) -> None:
     state = load_file(file)
     save_file({**state, "visual.ln_post.weight": torch.ones(7)}, file)
     with pytest.raises(WeightsError, match="not of this architecture"):
-        ImageTower(OWN, settings)
+        Encoders(settings).tower(OWN)
     save_file({name: value for name, value in state.items() if not name.startswith("visual.")}, file)
     with pytest.raises(WeightsError, match="no image tower"):
-        ImageTower(OWN, settings)
+        Encoders(settings).tower(OWN)
 
 
 def test_an_identity_with_another_dimension_is_refused(settings: Settings) -> None:
     wrong = Identity("luna-tiny", "drawings", "image", "pooled", "squash", 64)
     with pytest.raises(WeightsError, match="128 dimensions where its identity says"):
-        ImageTower(wrong, settings).encode(pictures())
+        Encoders(settings).pictures(wrong, pictures())
 
 
 def test_devices() -> None:
     assert place("cpu") == (torch.device("cpu"), torch.float32)
-    assert place("cuda:0")[1] == torch.float16
+    if torch.cuda.is_available():
+        assert place("cuda:0")[1] == torch.float16
+    with pytest.raises(SettingsError, match="CUDA devices"):
+        place("cuda:77")
     assert place("auto")[0].type in ("cpu", "cuda", "mps")
     with pytest.raises(SettingsError, match="try auto"):
         place("toaster")

@@ -18,7 +18,7 @@ def test_environment_wins_over_file_over_default(tmp_path: Path) -> None:
     assert settings.timeout == 7
     assert settings.path_map == {"D:\\Bilder": "/mnt/d"}
     assert settings.device == "auto"
-    assert settings.models_folder == tmp_path / "models"
+    assert settings.models_folders[0] == tmp_path / "models"
 
 
 def test_an_argument_wins_over_the_environment(tmp_path: Path) -> None:
