@@ -186,13 +186,13 @@ class Store:
 
     @contextlib.contextmanager
     def sole_writer(self) -> Iterator[None]:
-        """Held by whoever syncs; raises StoreError when another process or thread does already."""
+        """Held by whoever syncs or embeds; raises StoreError when another process or thread does already."""
         lock = FileLock(self.home / "sync.lock", timeout=0)
         try:
             with lock:
                 yield
         except Timeout as error:
-            raise StoreError(f"another sync of {self.home} is running; wait for it or stop it") from error
+            raise StoreError(f"another sync or embed of {self.home} is running; wait for it or stop it") from error
 
     # -- reading ------------------------------------------------------------------------------------
 

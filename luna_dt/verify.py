@@ -77,19 +77,19 @@ def verify(
     )
     if right.all():
         return dataclasses.replace(verdict, result="match" if fits == claim else "other")
-    shifted = _displaced(check, fits, places[~right])
-    if shifted is None and np.count_nonzero(right) * 2 < len(right):
-        for fits in others:  # every row may lie at another's place
-            shifted = _displaced(check, fits, places[~right])
-            if shifted is not None:
-                break
-        else:
-            return dataclasses.replace(verdict, result="unknown", fits=None)
-        right = check.cosines(fits, places) >= CLOSE
+    ways = [fits]
+    if np.count_nonzero(right) * 2 < len(right):  # every row may lie at another's place, whatever made it
+        ways = others
+    found = {way: _displaced(check, way, places[~right]) for way in ways}
+    way = max(found, key=lambda way: found[way][:2])
+    count, _, shift = found[way]
+    if count:
+        fits = way
+    elif len(ways) > 1:
+        return dataclasses.replace(verdict, result="unknown", fits=None)
+    right = check.cosines(fits, places) >= CLOSE
     runs, to_their_ends = _runs(check, fits, places[~right], budget=max(256, 8 * sample))
-    return dataclasses.replace(
-        verdict, result="rows", fits=fits, wrong=runs, shift=shifted or 0, wrong_is_all=to_their_ends
-    )
+    return dataclasses.replace(verdict, result="rows", fits=fits, wrong=runs, shift=shift, wrong_is_all=to_their_ends)
 
 
 class _Check:
@@ -191,26 +191,32 @@ def _score(cosines: Float32s) -> tuple[int, float]:
     return int(np.count_nonzero(cosines >= CLOSE)), float(np.nanmean(cosines))
 
 
-def _displaced(check: _Check, identity: Identity, wrong: Any) -> int | None:
-    """How many places further on the images are to which the vectors at wrong places belong; None if to none."""
-    with contextlib.suppress(WeightsError):
+def _displaced(check: _Check, identity: Identity, wrong: Any) -> tuple[int, float, int]:
+    """How many of the wrong places' images have their vector at another place, how close it is, and how many places
+    further on the images are to which the vectors at the wrong places belong."""
+    try:
         remade = check.remade(identity, list(wrong[:STEP]), lambda _: None)
-        layer = check.layer
-        exact = Exact(layer.vectors, layer.norms, layer.ids >= 0)
-        place_of = np.empty(layer.rows, np.int64)
-        place_of[check.rows] = np.arange(len(check.rows))
-        offsets: collections.Counter[int] = collections.Counter()
-        for place, made in zip(wrong[:STEP], remade, strict=True):
-            if made is None:
-                continue
-            rows, similarities = exact.query(made, STEP)
-            places = place_of[rows[similarities >= max(CLOSE, similarities[0] - 1e-4)]]
-            if len(places):
-                offsets[int(min(place - places, key=abs))] += 1
-        offsets.pop(0, None)
-        if offsets:
-            return offsets.most_common(1)[0][0]
-    return None
+    except WeightsError as error:
+        log.info("%s was not tried: %s", identity, error)
+        return 0, 0.0, 0
+    layer = check.layer
+    exact = Exact(layer.vectors, layer.norms, layer.ids >= 0)
+    place_of = np.empty(layer.rows, np.int64)
+    place_of[check.rows] = np.arange(len(check.rows))
+    offsets: collections.Counter[int] = collections.Counter()
+    best = []
+    for place, made in zip(wrong[:STEP], remade, strict=True):
+        if made is None:
+            continue
+        rows, similarities = exact.query(made, STEP)
+        places = place_of[rows[similarities >= max(CLOSE, similarities[0] - 1e-4)]]
+        if len(places):  # equal prompts have equal vectors: the nearest one is meant
+            offsets[int(min(place - places, key=abs))] += 1
+            best.append(float(similarities[0]))
+    if not offsets:
+        return 0, 0.0, 0
+    shift, count = offsets.most_common(1)[0]
+    return count, sum(best) / len(best), shift
 
 
 def _runs(check: _Check, identity: Identity, wrong: Any, budget: int) -> tuple[tuple[tuple[int, int], ...], bool]:

@@ -36,13 +36,11 @@ class SentenceTower:
         self._device, dtype = place
         self._memory = memory
         try:
-            self._model = SentenceTransformer(
-                str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": dtype}
-            )
+            self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True).to(dtype)
         except Exception as error:
             raise WeightsError(f"{folder} cannot be loaded ({error}); delete it and get the model again") from error
         self._model.eval().requires_grad_(False)
-        self.dim = int(self._model.get_sentence_embedding_dimension() or 0)
+        self.dim = int(self._model.encode("", show_progress_bar=False).shape[-1])
         self.on_gpu = self._device.type != "cpu"
         self.batch = 256 if self.on_gpu else 32
         log.info("%s from %s", identity.model, folder)
@@ -58,10 +56,17 @@ class SentenceTower:
 
         def run(part: Sequence[str]) -> torch.Tensor:
             device = self._memory.ready(self._model, self._device)
-            features = self._split(part) if identity.variant == "words" else self._model.preprocess(list(part))
-            found: torch.Tensor = self._model(
-                {name: value.to(device) for name, value in features.items() if hasattr(value, "to")}
-            )["sentence_embedding"]
+            if identity.variant == "words":
+                features = {name: value.to(device) for name, value in self._split(part).items()}
+                found: torch.Tensor = self._model(features)["sentence_embedding"]
+            else:
+                found = self._model.encode(
+                    list(part),
+                    batch_size=len(part),
+                    convert_to_tensor=True,
+                    device=str(device),
+                    show_progress_bar=False,
+                )
             if found.shape[1] != identity.dim:
                 raise WeightsError(f"the model gives {found.shape[1]} dimensions where its identity says {identity}")
             return found

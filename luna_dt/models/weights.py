@@ -29,7 +29,7 @@ TINY_ARCHITECTURE = "luna-tiny"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 #: Pixel mean and standard deviation of OpenAI's CLIP, which open_clip's models share unless they say otherwise.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-READ = 128 << 20  # bytes read from a mapped file before it is opened anew: its pages count until it is closed
+READ = 64 << 20  # bytes read from a mapped file before it is opened anew: its pages count until it is closed
 
 #: SDXL's two text encoders, which DT takes prompts' vectors from: the name ComfyUI's users have the file under,
 #: where it is in SDXL's repository, and whether its activation is OpenAI's quick GELU.
@@ -178,11 +178,11 @@ def tensors(file: Path, tower: str, dtype: torch.dtype) -> dict[str, torch.Tenso
     """Copies of the tensors of one tower ("image" or "text") in ``dtype``, under open_clip's names.
 
     safetensors, or a torch file read with ``weights_only=True``; transformers' names are converted.
-    Beside the copies at most ``READ`` bytes and one tensor are held.
+    Beside the copies at most ``READ`` bytes of the file are held.
     Raises WeightsError naming the file when it is missing, damaged, or holds no such tower.
     """
     try:
-        found = dict(_converted(_copied(file, tower, dtype)))
+        found = dict(_converted(_read(file, tower), dtype))
     except FileNotFoundError as error:
         raise WeightsError(f"{file}: no such file") from error
     except Exception as error:
@@ -192,7 +192,8 @@ def tensors(file: Path, tower: str, dtype: torch.dtype) -> dict[str, torch.Tenso
     return found
 
 
-def _copied(file: Path, tower: str, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+def _read(file: Path, tower: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """A tower's tensors, each mapped from the file and to be copied before the next is asked for."""
     with _opened(file) as (names, _):
         wanted = [name for name in names if _TOWERS[tower].match(name)]
     while wanted:
@@ -202,7 +203,7 @@ def _copied(file: Path, tower: str, dtype: torch.dtype) -> Iterator[tuple[str, t
                 name = wanted.pop(0)
                 value = tensor(name)
                 read += value.nbytes
-                yield name, value.to(dtype, copy=True) if value.is_floating_point() else value.clone()
+                yield name, value
                 del value
 
 
@@ -257,26 +258,28 @@ _PROJECTIONS = {"visual_projection.weight": "proj", "text_projection.weight": "t
 _QKV = re.compile(r"(.+)\.self_attn\.([qkv])_proj\.(weight|bias)")
 
 
-def _converted(given: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors under open_clip's names; there queries, keys and values are one matrix."""
+def _converted(given: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    """Copies of the tensors under open_clip's names; there queries, keys and values are one matrix."""
     import torch
 
-    apart: dict[str, dict[str, torch.Tensor]] = {}
+    apart: dict[str, tuple[torch.Tensor, set[str]]] = {}
     for name, value in given:
         if name.endswith("position_ids"):
             continue
         if name in _PROJECTIONS:
-            yield _PROJECTIONS[name], value.T.contiguous()
+            yield _PROJECTIONS[name], value.T.to(dtype, copy=True, memory_format=torch.contiguous_format)
             continue
         for pattern, replacement in _RENAMED:
             name = pattern.sub(replacement, name)
         match = _QKV.fullmatch(name)
         if not match:
-            yield name, value
+            yield name, value.to(dtype, copy=True)
             continue
-        whole = f"{match[1]}.attn.in_proj_{match[3]}"
-        parts = apart.setdefault(whole, {})
-        parts[match[2]] = value
+        whole, rows = f"{match[1]}.attn.in_proj_{match[3]}", len(value)
+        if whole not in apart:  # filled in place: parts put together afterwards would be held twice
+            apart[whole] = torch.empty((3 * rows, *value.shape[1:]), dtype=dtype), set()
+        matrix, parts = apart[whole]
+        matrix["qkv".index(match[2]) * rows :][:rows].copy_(value)
+        parts.add(match[2])
         if len(parts) == 3:
-            yield whole, torch.cat([parts["q"], parts["k"], parts["v"]])
-            del apart[whole]
+            yield whole, apart.pop(whole)[0]

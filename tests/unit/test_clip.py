@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+)
 
 from luna_dt import Identity, Settings
 from luna_dt.demo.database import TINY_IMAGE, TINY_JOINT, TINY_TEXT
@@ -136,6 +144,126 @@ def as_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 theirs.weight.copy_(state[f"{block}{ours}.weight"])
                 theirs.bias.copy_(state[f"{block}{ours}.bias"])
     return {name: value.contiguous() for name, value in vision.state_dict().items()}
+
+
+VISION = {  # width, MLP, heads, activation, projection: of the real architectures, here with two layers of theirs
+    "ViT-H-14:laion2b_s32b_b79k": (1280, 5120, 16, "gelu", 1024),
+    "ViT-bigG-14:laion2b_s39b_b160k": (1664, 8192, 16, "gelu", 1280),
+    "ViT-L-14:openai": (1024, 4096, 16, "quick_gelu", 768),
+}
+TEXT = {
+    "ViT-H-14:laion2b_s32b_b79k": (1024, 4096, 16, "gelu", 1024),
+    "ViT-bigG-14:laion2b_s39b_b160k": (1280, 5120, 20, "gelu", 1280),
+    "ViT-bigG-14:sdxl": (1280, 5120, 20, "gelu", 1280),
+    "ViT-L-14:openai": (768, 3072, 12, "quick_gelu", 768),
+    "ViT-L-14:sdxl": (768, 3072, 12, "quick_gelu", 768),
+}
+FILES = {  # as ComfyUI's users have them
+    "ViT-H-14:laion2b_s32b_b79k": "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
+    "ViT-bigG-14:laion2b_s39b_b160k": "clip_vision_g.safetensors",
+    "ViT-L-14:openai": "clip-vit-large-patch14.safetensors",
+    "ViT-bigG-14:sdxl": "clip_g.safetensors",
+    "ViT-L-14:sdxl": "clip_l.safetensors",
+}
+
+
+@pytest.fixture
+def two_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = open_clip.get_model_config
+
+    def shortened(name: str) -> Any:
+        config = whole(name)
+        return {
+            **config,
+            "vision_cfg": {**config["vision_cfg"], "layers": 2},
+            "text_cfg": {**config["text_cfg"], "layers": 2},
+        }
+
+    monkeypatch.setattr(open_clip, "get_model_config", shortened)
+
+
+@pytest.mark.usefixtures("two_layers")
+@pytest.mark.parametrize("model", VISION)
+def test_every_image_tower_is_transformers_own(settings: Settings, model: str) -> None:
+    width, mlp, heads, activation, dim = VISION[model]
+    torch.manual_seed(2)
+    reference = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(hidden_size=width, intermediate_size=mlp, num_hidden_layers=2, num_attention_heads=heads,
+                         image_size=224, patch_size=14, hidden_act=activation, projection_dim=dim)
+    ).eval()  # fmt: skip
+    settings.models_folders[0].mkdir()
+    save_file(reference.state_dict(), settings.models_folders[0] / FILES[model])
+    with torch.inference_mode():
+        expected = reference(pixel_values=squashed(224))
+        pooled = reference.vision_model(pixel_values=squashed(224)).pooler_output
+    architecture, _, name = model.partition(":")
+    encoders = Encoders(settings)
+    projected = Identity(architecture, name, "image", "projected", "squash", dim)
+    assert (cosines(encoders.pictures(projected, pictures()), expected.image_embeds) > 1 - 1e-5).all()
+    own = replace(projected, output="pooled", dim=width)
+    assert (cosines(encoders.pictures(own, pictures()), pooled) > 1 - 1e-5).all()
+    with pytest.raises(WeightsError, match=rf"{FILES[model]} holds no text tower"):
+        encoders.texts(projected, ["a cat"])
+
+
+@pytest.mark.usefixtures("two_layers")
+@pytest.mark.parametrize("model", TEXT)
+def test_every_text_tower_is_transformers_own(settings: Settings, model: str) -> None:
+    width, mlp, heads, activation, dim = TEXT[model]
+    torch.manual_seed(3)
+    reference = CLIPTextModelWithProjection(
+        CLIPTextConfig(hidden_size=width, intermediate_size=mlp, num_hidden_layers=2, num_attention_heads=heads,
+                       hidden_act=activation, projection_dim=dim, eos_token_id=49407)
+    ).eval()  # fmt: skip
+    texts = ["a cat on a mat, masterpiece", "", "long " * 100]
+    architecture, _, name = model.partition(":")
+    tokens = open_clip.get_tokenizer(architecture)(texts)
+    with torch.inference_mode():
+        expected = reference(input_ids=tokens).text_embeds
+        pooled = reference.text_model(input_ids=tokens).pooler_output
+    state = {name: value for name, value in reference.state_dict().items() if value.is_floating_point()}
+    settings.models_folders[0].mkdir()
+    # whoever has the whole model under the file's own name is served as well
+    file = FILES[model] if name == "sdxl" else f"{architecture}-{name}.safetensors"
+    save_file(state, settings.models_folders[0] / file)
+    encoders = Encoders(settings)
+    projected = Identity(architecture, name, "text", "projected", "", dim)
+    assert (cosines(encoders.texts(projected, texts), expected) > 1 - 1e-5).all()
+    own = replace(projected, output="pooled", dim=width)
+    assert (cosines(encoders.texts(own, texts), pooled) > 1 - 1e-5).all()
+
+
+LOADS = """
+import re, sys
+from pathlib import Path
+import open_clip, safetensors.torch, torch
+from luna_dt import Identity, Settings
+from luna_dt.models import Encoders
+identity = Identity("ViT-L-14", "openai", "image", "projected", "squash", 768, variant=sys.argv[2])
+def memory(field): return 1024 * int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+before = memory("VmRSS")
+tower = Encoders(Settings(home=Path(sys.argv[1]), device="cpu")).tower(identity)
+print((memory("VmHWM") - before) / sum(p.nbytes for p in tower._tower.parameters()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("variant", ["", "half"])
+def test_loading_takes_little_more_memory_than_the_tower(settings: Settings, variant: str) -> None:
+    """From a file in transformers' names, as it is and converted to half precision; a whole ViT-L."""
+    reference = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
+                         image_size=224, patch_size=14, projection_dim=768)
+    )  # fmt: skip
+    settings.models_folders[0].mkdir()
+    file = settings.models_folders[0] / FILES["ViT-L-14:openai"]
+    save_file(reference.state_dict(), file)
+    del reference
+    found = subprocess.run(
+        [sys.executable, "-c", LOADS, str(settings.home), variant], capture_output=True, text=True, check=True
+    )
+    file.unlink()
+    assert float(found.stdout) <= 1.3, found.stdout
 
 
 def test_squash_and_crop_differ_only_where_the_picture_is_no_square(settings: Settings) -> None:

@@ -103,7 +103,7 @@ def test_another_identity_is_refused_naming_both(library: Library) -> None:
 
 
 def test_an_image_cannot_meet_a_layer_of_texts(library: Library) -> None:
-    library._store.prepare_layer("semantic", Identity("luna-tiny", "drawings", "text", "projected", "", 16))
+    library._store.prepare_layer("semantic", Identity("luna-tiny", "drawings", "text", "pooled", "", 16))
     with pytest.raises(IdentityMismatch, match="made from texts"):
         library.search(np.zeros((8, 8, 3)), layer="semantic")
 

@@ -229,8 +229,24 @@ def test_a_newer_library_is_not_touched(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "library.db") as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(StoreError, match="another version"):
+    with pytest.raises(StoreError, match="newer version"):
         Store(tmp_path)
+
+
+def test_a_library_of_the_first_format_goes_on(tmp_path: Path) -> None:
+    with Library(tmp_path, dt="http://127.0.0.1:9") as library:
+        fill(library, unit_vectors(5))
+    with sqlite3.connect(tmp_path / "library.db") as connection:
+        connection.executescript(
+            "ALTER TABLE layers DROP COLUMN local; ALTER TABLE layers DROP COLUMN verdict; DROP TABLE files;"
+            "PRAGMA user_version = 1;"
+        )
+    connection.close()
+    for _ in range(2):
+        with Library(tmp_path, dt="http://127.0.0.1:9") as library:
+            assert [hit.id for hit in library.search(vector=unit_vectors(5)[3], top_k=1)] == [4]
+            assert not library.status().layers[0].state.local
+            assert library._store.files() == {}
 
 
 def test_a_file_that_is_no_library_is_told(tmp_path: Path) -> None:
