@@ -65,7 +65,7 @@ def main() -> None:
             loop.append(count / timed(lambda: plain_loop(model, preprocess, files, device, dtype)))
             ours.append(embedded(settings, identity, files))
         near = (vectors(settings, identity, files[:8]) * exact).sum(axis=1).min()
-        del model
+        model.cpu()
         decoding = decode_limit(settings, identity, files[: max(200, count // 4)])
         matrix = matrix_rate(device)
         best = max(ours)

@@ -71,6 +71,15 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
                     clock(f"searched by {folder / 'reference.png'} with the server running")
             clock("stopped the server")
         clock("stopped the database")
+    with Library(settings=settings, dt="http://127.0.0.1:9") as library:
+        for layer in database.IDENTITIES:
+            verdict = library.verify(layer)
+            if not verdict.passed:
+                raise LunaError(f"layer {layer} {verdict}; please report this")
+        clock(f"made vectors of {', '.join(database.IDENTITIES)} again: they match")
+        made = library.embed("style", model=database.TINY_JOINT.model)
+        best = library.search(text="a red fish", layer="style", top_k=1)[0]
+        clock(f"made layer style here, {made.encoded} pictures; 'a red fish' finds: {best.image.prompt}")
     if not graphs_wanted("auto"):
         tell("             hnswlib is not installed: the exact engine answers")
     with Library(settings=settings, dt="http://127.0.0.1:9") as library:

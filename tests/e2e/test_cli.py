@@ -67,6 +67,38 @@ def test_search_by_id_vector_and_text(home: Path, drawn: Drawn, tmp_path: Path) 
     assert by_text[0]["similarity"] == pytest.approx(1, abs=1e-4)
 
 
+def test_verify_embed_and_weighted_search(home: Path, drawn: Drawn, tmp_path: Path) -> None:
+    verdicts = answer("verify", home=home)
+    assert {layer: v["result"] for layer, v in verdicts.items()} == dict.fromkeys(
+        ("visual", "semantic", "composition"), "match"
+    )
+    shown = luna_dt("verify", "--layer", "visual", "--sample", 8, "--plot", home=home)
+    assert shown.returncode == 0
+    assert "passed" in shown.stdout
+    assert "████" in shown.stdout
+    nowhere = luna_dt("verify", "--layer", "style", home=home)
+    assert nowhere.returncode == 1
+    assert "style: layer 'style' holds no vectors yet" in nowhere.stdout
+
+    made = answer("embed", "--layer", "style", "--model", "luna-tiny:drawings", "--where", '"cat"', home=home)
+    cats = [i + 1 for i, d in enumerate(drawn.drawings) if d.scene.subject == "cat"]
+    assert (made["encoded"], made["skipped"]) == (len(cats), [])
+    hits = answer("search", "--layer", "style", "--text", "a cat", "-k", 50, home=home)
+    assert sorted(hit["id"] for hit in hits) == cats
+    refused = luna_dt("embed", "--layer", "visual", "--model", "luna-tiny:drawings", home=home)
+    assert refused.returncode == 1
+    assert "--replace" in refused.stderr
+    picture = drawn.drawings[30].path
+    terms = ("--term", "visual", 1, picture, "--term", "semantic", -0.5, "id:5", "--term", "style", 0.2, "text:a cat")
+    weighted = answer("search", *terms, "-k", 100, home=home)
+    assert weighted[0]["id"] == 31
+    assert 5 not in [hit["id"] for hit in weighted]
+    mixed = luna_dt("search", *terms, "--id", 3, home=home)
+    assert mixed.returncode == 2
+    assert "--term stands for itself" in mixed.stderr
+    assert luna_dt("embed", "--layer", "style", "--forget", home=home).returncode == 0
+
+
 def test_the_contact_sheet_shows_query_and_hits(home: Path, drawn: Drawn, tmp_path: Path) -> None:
     target = tmp_path / "sheet.png"
     answer("search", "--image", drawn.drawings[0].path, "-k", 6, "--contact-sheet", target, home=home)
