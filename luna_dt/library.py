@@ -40,6 +40,7 @@ from .errors import (
 )
 from .index import hnsw
 from .models import Encoders, Residency
+from .outbox import Entry, Outbox
 from .pixels import PictureLike, local_path, read_pictures
 from .records import (
     DT_IDENTITIES,
@@ -49,6 +50,7 @@ from .records import (
     Cluster,
     ClusterImage,
     Float32s,
+    Generation,
     Hit,
     Identity,
     ImageRecord,
@@ -135,6 +137,7 @@ class Library:
         self._encoders = Encoders(self.settings, residency)
         self._searchers: dict[str, searching.Searcher] = {}
         self._dt: Catalog | None = None
+        self.outbox = Outbox(self._store, self._catalog)
         self._lock = threading.Lock()
         self._doubted: set[str] = set()  # layers of which it was said that verifying them failed
 
@@ -152,6 +155,7 @@ class Library:
 
     def close(self) -> None:
         """Stops background work and closes files; the library cannot be used after."""
+        self.outbox.close()
         with self._lock:
             for searcher in self._searchers.values():
                 searcher.close()
@@ -549,6 +553,14 @@ class Library:
         picture.save(part, "PNG")
         part.replace(kept)
         return picture
+
+    def record(self, record: Generation | Mapping[str, Any]) -> Entry:
+        """Stores what was made, for good, and has DT told of it in the background, now or when it is back.
+
+        A mapping has the contract's fields (records.Generation).  The same ``key`` is recorded once.  What
+        became of it is in ``outbox``.  Raises BadInput, StoreError.
+        """
+        return self.outbox.put(record)
 
     def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
         """A text that changes when those kinds are synced anew, or the image's record or captions change.

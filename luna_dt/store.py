@@ -47,7 +47,25 @@ from .records import (
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
-SCHEMA = """
+#: What came with format 2: what was read of which file, records on their way to DT, batches.
+SECOND = """
+CREATE TABLE files (image_id INTEGER PRIMARY KEY, stamp TEXT NOT NULL, content INTEGER NOT NULL);
+CREATE TABLE outbox (
+    position INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, source INTEGER, record TEXT NOT NULL,
+    state TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '', dt_id TEXT NOT NULL DEFAULT '');
+CREATE INDEX outbox_waiting ON outbox (position) WHERE state = 'waiting';
+CREATE INDEX outbox_sources ON outbox (source);
+CREATE TABLE batches (
+    id TEXT PRIMARY KEY, created TEXT NOT NULL, operation TEXT NOT NULL, request TEXT NOT NULL,
+    comfyui TEXT NOT NULL, workflow TEXT NOT NULL);
+CREATE TABLE batch_items (
+    batch TEXT NOT NULL REFERENCES batches ON DELETE CASCADE, position INTEGER NOT NULL, image_id INTEGER NOT NULL,
+    seed TEXT, prompt TEXT, prompt_id TEXT NOT NULL UNIQUE, state TEXT NOT NULL, error TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (batch, position)) WITHOUT ROWID;
+"""
+SCHEMA = (
+    """
 CREATE TABLE kinds (name TEXT PRIMARY KEY, generation INTEGER NOT NULL, synced TEXT, source TEXT);
 CREATE TABLE images (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, prompt TEXT NOT NULL, negative_prompt TEXT NOT NULL,
@@ -69,18 +87,19 @@ CREATE TABLE cluster_members (
 CREATE TABLE layers (
     name TEXT PRIMARY KEY, identity TEXT NOT NULL, file TEXT NOT NULL, rows INTEGER NOT NULL,
     local INTEGER NOT NULL DEFAULT 0, verdict TEXT);
-CREATE TABLE files (image_id INTEGER PRIMARY KEY, stamp TEXT NOT NULL, content INTEGER NOT NULL);
 CREATE TABLE vectors (
     layer TEXT NOT NULL REFERENCES layers ON DELETE CASCADE, image_id INTEGER NOT NULL,
     digest INTEGER NOT NULL, row INTEGER, norm REAL, PRIMARY KEY (layer, image_id)) WITHOUT ROWID;
 """
+    + SECOND
+)
 #: What brings a library of an older format to the next one.
 MIGRATIONS = {
     1: """
     ALTER TABLE layers ADD COLUMN local INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE layers ADD COLUMN verdict TEXT;
-    CREATE TABLE files (image_id INTEGER PRIMARY KEY, stamp TEXT NOT NULL, content INTEGER NOT NULL);
-    """,
+    """
+    + SECOND,
 }
 _IMAGE_COLUMNS = [f.name for f in fields(ImageRecord) if f.name != "tags"]  # tags are synced with the captions
 _IMAGES = f"INSERT OR REPLACE INTO images VALUES ({', '.join('?' * (len(_IMAGE_COLUMNS) + 1))})"
@@ -196,7 +215,8 @@ class Store:
 
     # -- reading ------------------------------------------------------------------------------------
 
-    def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        """What a SELECT finds; raises BadInput for numbers that SQLite cannot hold, StoreError."""
         try:
             with self._read_lock:
                 return self._reader.execute(sql, values).fetchall()
@@ -224,7 +244,7 @@ class Store:
         for start in range(0, len(wanted), 500):
             part = wanted[start : start + 500]
             marks = ",".join("?" * len(part))
-            for row in self._rows(f"SELECT {_SELECT_IMAGE} FROM images WHERE id IN ({marks})", part):
+            for row in self.rows(f"SELECT {_SELECT_IMAGE} FROM images WHERE id IN ({marks})", part):
                 found[row[0]] = _image(row)
         return found
 
@@ -237,14 +257,14 @@ class Store:
     def find(self, text: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         """Images in id order that fit a query in DT's language (see query.py)."""
         condition, values = query.where(text, _COLUMNS)
-        rows = self._rows(
+        rows = self.rows(
             f"SELECT {_SELECT_IMAGE} FROM images WHERE id > ? AND {condition} ORDER BY id LIMIT ?",
             [after_id, *values, limit],
         )
         return [_image(row) for row in rows]
 
     def captions(self, image_id: int) -> Captions:
-        rows = self._rows(
+        rows = self.rows(
             "SELECT image_id, wd14_tags, joytag_tags, joycaption, combined, tags FROM captions WHERE image_id = ?",
             [image_id],
         )
@@ -255,13 +275,13 @@ class Store:
         return Captions(image_id)
 
     def clusters(self) -> list[Cluster]:
-        return [Cluster(*row) for row in self._rows("SELECT id, name, image_count FROM clusters ORDER BY id")]
+        return [Cluster(*row) for row in self.rows("SELECT id, name, image_count FROM clusters ORDER BY id")]
 
     def cluster_images(self, cluster_id: int, min_quality: float = 0) -> list[ClusterImage]:
         """A cluster's visible images, best quality first."""
-        if not self._rows("SELECT 1 FROM clusters WHERE id = ?", [cluster_id]):
+        if not self.rows("SELECT 1 FROM clusters WHERE id = ?", [cluster_id]):
             raise UnknownCluster(f"cluster {cluster_id} is not in this library; if DT has it, sync again")
-        rows = self._rows(
+        rows = self.rows(
             f"SELECT {_SELECT_IMAGE}, confidence FROM cluster_members JOIN images ON id = image_id "
             "WHERE cluster_id = ? AND COALESCE(rating, 0) / 2.0 >= ? AND NOT for_deletion AND NOT unavailable "
             "ORDER BY COALESCE(rating, 0) DESC, confidence DESC, id",
@@ -271,7 +291,7 @@ class Store:
 
     def version_of(self, image_id: int) -> str:
         """Changes when the image's record, captions or tags do; "" for an unknown image."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT i.digest, c.digest FROM images i LEFT JOIN captions c ON c.image_id = i.id WHERE i.id = ?",
             [image_id],
         )
@@ -279,21 +299,21 @@ class Store:
 
     def synced(self, kind: str) -> bool:
         """Whether a kind was ever synced to its end, and is still there."""
-        return bool(self._rows("SELECT 1 FROM kinds WHERE name = ? AND synced IS NOT NULL", [kind]))
+        return bool(self.rows("SELECT 1 FROM kinds WHERE name = ? AND synced IS NOT NULL", [kind]))
 
     def generation(self, kind: str) -> int:
         """Changes whenever a row of that kind is added, changed or dropped; 0 for what was never synced."""
-        rows = self._rows("SELECT generation FROM kinds WHERE name = ?", [kind])
+        rows = self.rows("SELECT generation FROM kinds WHERE name = ?", [kind])
         return int(rows[0][0]) if rows else 0
 
     def counts(self) -> dict[str, tuple[int, str]]:
         """For every kind of record: how many are here, and when it was last synced to its end."""
-        synced = dict(self._rows("SELECT name, COALESCE(synced, '') FROM kinds"))
+        synced = dict(self.rows("SELECT name, COALESCE(synced, '') FROM kinds"))
         tables = ("images", "captions", "clusters")
-        return {t: (self._rows(f"SELECT COUNT(*) FROM {t}")[0][0], synced.get(t, "")) for t in tables}
+        return {t: (self.rows(f"SELECT COUNT(*) FROM {t}")[0][0], synced.get(t, "")) for t in tables}
 
     def layers(self) -> list[LayerState]:
-        rows = self._rows(
+        rows = self.rows(
             "SELECT l.name, l.identity, l.file, l.rows, COALESCE(k.synced, ''), local, verdict, "
             "(SELECT COUNT(row) FROM vectors v WHERE v.layer = l.name), "
             "(SELECT COUNT(*) FROM vectors v WHERE v.layer = l.name AND row IS NULL) "
@@ -322,23 +342,23 @@ class Store:
 
     def layer_identity(self, layer: str) -> Identity:
         """Raises UnknownLayer for a name that is none, NotSearchable for one that holds nothing yet."""
-        rows = self._rows("SELECT identity FROM layers WHERE name = ?", [layer])
+        rows = self.rows("SELECT identity FROM layers WHERE name = ?", [layer])
         if rows:
             return Identity.from_json(json.loads(rows[0][0]))
         raise NotSearchable(f"layer '{checked_layer(layer)}' holds no vectors yet; run: luna-dt sync")
 
     def is_local(self, layer: str) -> bool:
         """Whether a layer is made here, so that no sync touches it."""
-        return bool(self._rows("SELECT 1 FROM layers WHERE name = ? AND local", [layer]))
+        return bool(self.rows("SELECT 1 FROM layers WHERE name = ? AND local", [layer]))
 
     def verdict(self, layer: str) -> Verdict | None:
         """What verifying a layer last found; None if it never was."""
-        rows = self._rows("SELECT verdict FROM layers WHERE name = ?", [layer])
+        rows = self.rows("SELECT verdict FROM layers WHERE name = ?", [layer])
         return _verdict(rows[0][0]) if rows else None
 
     def files(self) -> dict[int, tuple[str, int]]:
         """For every picture that was read: its file's stamp then, and a digest of its content."""
-        return {i: (stamp, content) for i, stamp, content in self._rows("SELECT image_id, stamp, content FROM files")}
+        return {i: (stamp, content) for i, stamp, content in self.rows("SELECT image_id, stamp, content FROM files")}
 
     def layer(self, name: str) -> Layer:
         """The layer as it is now; see ``layer_identity`` for the errors."""
@@ -351,7 +371,7 @@ class Store:
         self.layer_identity(name)
         with self._read_lock, _transaction(self._reader, "DEFERRED"):
             generation = self.layer_generation(name)
-            identity, file, rows = self._rows("SELECT identity, file, rows FROM layers WHERE name = ?", [name])[0]
+            identity, file, rows = self.rows("SELECT identity, file, rows FROM layers WHERE name = ?", [name])[0]
             named = self._array(
                 [("row", "i8"), ("id", "i8"), ("norm", "f4")],
                 "SELECT row, image_id, norm FROM vectors WHERE layer = ? AND row IS NOT NULL",
@@ -389,7 +409,7 @@ class Store:
             self._put_vectors(layer, batch)
             return
         digests = batch.digests.tolist()
-        with self._writing(kind):
+        with self.writing(kind):
             if kind == "images":
                 self._writer.executemany(_IMAGES, map(_image_row, batch.rows, digests))
             elif kind == "captions":
@@ -435,7 +455,7 @@ class Store:
                 batch.ids.tolist(), batch.digests.tolist(), norms.tolist(), usable.tolist(), strict=True
             )
         ]
-        with self._writing(EMBEDDINGS + layer):
+        with self.writing(EMBEDDINGS + layer):
             self._writer.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, ?)", named)
             self._writer.execute("UPDATE layers SET rows = ? WHERE name = ?", [rows + len(kept), layer])
 
@@ -446,8 +466,8 @@ class Store:
             return
         kinds = [kind]
         if kind == "images":
-            kinds += ["captions", *(EMBEDDINGS + name for (name,) in self._rows("SELECT name FROM layers"))]
-        with self._writing(*kinds):
+            kinds += ["captions", *(EMBEDDINGS + name for (name,) in self.rows("SELECT name FROM layers"))]
+        with self.writing(*kinds):
             for each in kinds:
                 layer = layer_of(each)
                 if layer is None:
@@ -461,12 +481,12 @@ class Store:
 
     def judge(self, layer: str, verdict: Verdict) -> None:
         """Keeps what verifying a layer found, with the layer."""
-        with self._writing():
+        with self.writing():
             self._writer.execute("UPDATE layers SET verdict = ? WHERE name = ?", [json.dumps(verdict.to_json()), layer])
 
     def put_files(self, files: Iterable[tuple[int, str, int]]) -> None:
         """Remembers (image id, stamp, digest of the content) of pictures that were read."""
-        with self._writing():
+        with self.writing():
             self._writer.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", files)
 
     def finish(self, kind: str, source: str) -> None:
@@ -481,7 +501,7 @@ class Store:
 
     def prepare_layer(self, layer: str, identity: Identity, local: bool = False) -> None:
         """Makes room for a layer's vectors; those made with another identity, or elsewhere, are dropped first."""
-        if self._rows("SELECT 1 FROM layers WHERE name = ?", [layer]):
+        if self.rows("SELECT 1 FROM layers WHERE name = ?", [layer]):
             file, rows, dim = self._layer_file(layer)
             whole = file.is_file() and file.stat().st_size >= rows * dim * 4
             if whole and self.layer_identity(layer) == identity and self.is_local(layer) == local:
@@ -489,7 +509,7 @@ class Store:
             reason = "is made in another way" if whole else f"has lost vectors ({file} is missing or cut off)"
             log.warning("layer %s %s: its vectors are taken anew", layer, reason)
             self.remove_layer(layer)
-        with self._writing(EMBEDDINGS + layer):
+        with self.writing(EMBEDDINGS + layer):
             name = _new_name(layer)
             (self.home / "vectors" / name).write_bytes(b"")
             self._writer.execute(
@@ -499,7 +519,7 @@ class Store:
 
     def remove_layer(self, layer: str) -> None:
         """Forgets a layer and its vectors."""
-        with self._writing(EMBEDDINGS + layer):
+        with self.writing(EMBEDDINGS + layer):
             self._writer.execute("DELETE FROM layers WHERE name = ?", [layer])
             self._writer.execute("UPDATE kinds SET synced = NULL WHERE name = ?", [EMBEDDINGS + layer])
         self._sweep()
@@ -507,13 +527,13 @@ class Store:
     def compact(self, layer: str) -> None:
         """Moves the live rows to a new file when too many are dead; readers of the old one go on undisturbed."""
         file, rows, dim = self._layer_file(layer)
-        live = self._rows("SELECT row, image_id FROM vectors WHERE layer = ? AND row IS NOT NULL ORDER BY row", [layer])
+        live = self.rows("SELECT row, image_id FROM vectors WHERE layer = ? AND row IS NOT NULL ORDER BY row", [layer])
         if rows - len(live) < max(COMPACT_ROWS, COMPACT_SHARE * rows):
             self._sweep()
             return
         old = _mapped(file, rows, dim)
         at = np.array([row for row, _ in live], np.int64)
-        with self._writing(EMBEDDINGS + layer):
+        with self.writing(EMBEDDINGS + layer):
             new = file.with_name(_new_name(layer))
             with new.open("wb") as out:
                 for start in range(0, len(at), 4096):
@@ -530,7 +550,7 @@ class Store:
 
     def _sweep(self) -> None:
         """Deletes vectors files that no layer names; Windows keeps one that is still mapped until next time."""
-        named = {file for (file,) in self._rows("SELECT file FROM layers")}
+        named = {file for (file,) in self.rows("SELECT file FROM layers")}
         for path in (self.home / "vectors").glob("*.f32"):
             if path.name not in named:
                 try:
@@ -539,12 +559,12 @@ class Store:
                     log.info("%s is still in use and stays for now (%s)", path, error)
 
     def _layer_file(self, layer: str) -> tuple[Path, int, int]:
-        identity, file, rows = self._rows("SELECT identity, file, rows FROM layers WHERE name = ?", [layer])[0]
+        identity, file, rows = self.rows("SELECT identity, file, rows FROM layers WHERE name = ?", [layer])[0]
         return self.home / "vectors" / file, rows, Identity.from_json(json.loads(identity)).dim
 
     @contextlib.contextmanager
-    def _writing(self, *kinds: str) -> Iterator[None]:
-        """One transaction that moves those kinds to their next generation."""
+    def writing(self, *kinds: str) -> Iterator[sqlite3.Connection]:
+        """One transaction, on disk when it ends, that moves those kinds to their next generation; raises StoreError."""
         try:
             with self._write_lock, _transaction(self._writer):
                 self._writer.executemany(
@@ -552,7 +572,7 @@ class Store:
                     "ON CONFLICT (name) DO UPDATE SET generation = generation + 1",
                     [(kind,) for kind in kinds],
                 )
-                yield
+                yield self._writer
         except sqlite3.Error as error:
             raise StoreError(
                 f"{self.path} cannot be written ({error}); is the disk full or the file in use?"

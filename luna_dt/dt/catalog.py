@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from ..records import Batch, Captions, Cluster, ClusterImage, Float32s, Hit, Identity, ImageRecord, Int64s, Kind
+from ..records import (
+    Batch,
+    Captions,
+    Cluster,
+    ClusterImage,
+    Float32s,
+    Generation,
+    Hit,
+    Identity,
+    ImageRecord,
+    Int64s,
+    Kind,
+)
 
 Sort = Literal["confidence", "quality", "random"]
 
@@ -21,7 +33,10 @@ class Health:
 
 
 class Catalog(Protocol):
-    """A DT library, read only.  Every method may raise CatalogError and its kinds."""
+    """A DT library; what DT has no place for (generations) is kept beside it, DT's own data is only read.
+
+    Every method may raise CatalogError and its kinds.
+    """
 
     address: str
 
@@ -70,6 +85,20 @@ class Catalog(Protocol):
 
     def control_map(self, image_id: int, kind: str) -> bytes | str:
         """A stored ControlNet map, encoded as a picture, or DT's path of it; raises MapMissing, UnknownImage."""
+        ...
+
+    def record(self, generation: Generation) -> str:
+        """Stores a generation, once for each key, and gives its id; raises BadInput, NotOffered."""
+        ...
+
+    def generations(
+        self, source_image_id: int | None = None, batch_id: str | None = None, limit: int = 10_000
+    ) -> list[Generation]:
+        """What was made from an image, or in a batch, oldest first; raises NotOffered."""
+        ...
+
+    def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:
+        """Changes fields of a stored generation; raises NotFound, BadInput, NotOffered."""
         ...
 
     def identity(self, layer: str) -> Identity:

@@ -13,7 +13,7 @@ import contextlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
@@ -42,6 +42,7 @@ from ..records import (
     Cluster,
     ClusterImage,
     Float32s,
+    Generation,
     Hit,
     Identity,
     ImageRecord,
@@ -54,6 +55,7 @@ from ..records import (
 )
 from ..settings import without_secrets
 from .catalog import Health, Sort
+from .generations import Generations
 
 try:
     import psycopg
@@ -134,6 +136,7 @@ class PostgresCatalog:
         self._known: dict[str, dict[str, tuple[str, str]]] | None = None
         self._found_layers: dict[str, _LayerColumn] | None = None
         self._places: tuple[int, int | None] | None = None
+        self._generations = Generations(self._connection, self.schema)
 
     def _configure(self, connection: psycopg.Connection[Any]) -> None:
         connection.read_only = True
@@ -243,7 +246,9 @@ class PostgresCatalog:
     def health(self) -> Health:
         self._rows("SELECT 1")
         self._columns("image")
-        return Health("luna_dt", __version__, ("images", "similar", "clusters", "captions", "files", "sync"))
+        return Health(
+            "luna_dt", __version__, ("images", "similar", "clusters", "captions", "files", "sync", "generations")
+        )
 
     # -- section 1 of the contract ------------------------------------------------------------------
 
@@ -400,6 +405,19 @@ class PostgresCatalog:
 
     def control_map(self, image_id: int, kind: str) -> bytes | str:
         raise MapMissing(f"DT's database stores no ControlNet maps (asked for {kind} of image {image_id})")
+
+    # -- generations, in a schema of our own ----------------------------------------------------------
+
+    def record(self, generation: Generation) -> str:
+        return self._generations.add(generation)
+
+    def generations(
+        self, source_image_id: int | None = None, batch_id: str | None = None, limit: int = 10_000
+    ) -> list[Generation]:
+        return self._generations.find(source_image_id, batch_id, limit)
+
+    def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:
+        return self._generations.amend(generation_id, changes)
 
     # -- sync ---------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from urllib3.util import Retry
 
 from ..errors import (
     BadAnswer,
+    BadInput,
     LunaError,
     MapMissing,
     NotFound,
@@ -33,6 +34,7 @@ from ..records import (
     Cluster,
     ClusterImage,
     Float32s,
+    Generation,
     Hit,
     Identity,
     ImageRecord,
@@ -54,17 +56,18 @@ class RestCatalog:
     def __init__(self, address: str, token: str = "", timeout: float = 30.0) -> None:
         self.address = address.rstrip("/")
         self._timeout = (min(CONNECT_TIMEOUT, timeout), timeout)
-        self._session = requests.Session()
-        self._session.trust_env = False  # a proxy has no business between two programs of one user
-        if token:
-            self._session.headers["Authorization"] = f"Bearer {token}"
+        self._session, self._once = requests.Session(), requests.Session()
+        for session in (self._session, self._once):
+            session.trust_env = False  # a proxy has no business between two programs of one user
+            if token:
+                session.headers["Authorization"] = f"Bearer {token}"
         retry = Retry(
             total=RETRIES,
             connect=1,  # a server that is not there, or says nothing, is told soon
             read=1,
             backoff_factor=0.2,
             status_forcelist=(502, 503, 504),
-            allowed_methods=None,  # every call made here only reads
+            allowed_methods=None,  # every call made with it may be repeated
             raise_on_status=False,
         )
         for scheme in ("http://", "https://"):
@@ -73,18 +76,21 @@ class RestCatalog:
 
     def close(self) -> None:
         self._session.close()
+        self._once.close()
 
     # -- calls --------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _call(self, method: str, path: str, **options: Any) -> Iterator[requests.Response]:
-        """An answer with status 200; everything else becomes a typed error, also while its body is read."""
+    def _call(
+        self, method: str, path: str, session: requests.Session | None = None, **options: Any
+    ) -> Iterator[requests.Response]:
+        """An answer with status 200 or 201; everything else becomes a typed error, also while its body is read."""
         try:
             timeout = (self._timeout[0], self._timeout[1] * (10 if path.startswith("/api/sync") else 1))
-            with self._session.request(
+            with (session or self._session).request(
                 method, self.address + path, timeout=timeout, stream=True, allow_redirects=False, **options
             ) as answer:
-                if answer.status_code != 200:
+                if answer.status_code not in (200, 201):
                     raise self._refusal(answer, f"{method} {path}")
                 yield answer
         except (requests.RequestException, HTTPError, OSError) as error:
@@ -206,6 +212,32 @@ class RestCatalog:
             return str(found["path"])
         raise BadAnswer(f"DT sent the {kind} map of image {image_id} with neither image_base64 nor path")
 
+    # -- generations ----------------------------------------------------------------------------------
+
+    def record(self, generation: Generation) -> str:
+        # sent once: whether to send it again is the outbox's to say, who knows of servers without keys
+        stored = self._json(
+            "POST",
+            "/api/generations",
+            session=self._once,
+            json={name: value for name, value in generation.to_json().items() if name != "id"},
+            headers={"Idempotency-Key": generation.key},
+        )
+        if not isinstance(stored, Mapping) or stored.get("id") in (None, ""):
+            raise BadAnswer(f"DT at {self.address} does not say under which id it stored a generation")
+        return str(stored["id"])
+
+    def generations(
+        self, source_image_id: int | None = None, batch_id: str | None = None, limit: int = 10_000
+    ) -> list[Generation]:
+        asked = {"source_image_id": source_image_id, "batch_id": batch_id, "limit": limit}
+        found = self._list("generations", "GET", "/api/generations", params=asked)
+        return [_generation(each) for each in found]
+
+    def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:
+        path = f"/api/generations/{quote(generation_id, safe='')}"
+        return _generation(self._json("PATCH", path, json=dict(changes)))
+
     # -- sync ---------------------------------------------------------------------------------------
 
     def identity(self, layer: str) -> Identity:
@@ -279,3 +311,10 @@ def _reason(error: Exception) -> str:
         if not isinstance(inner, BaseException):
             return str(inner or seen).split(": ", 1)[-1][:200] or type(seen).__name__
         seen = inner
+
+
+def _generation(value: Mapping[str, Any]) -> Generation:
+    try:
+        return Generation.from_json(value)
+    except BadInput as error:
+        raise BadAnswer(f"a generation from DT cannot be read ({error}): {str(value)[:200]}") from error

@@ -12,8 +12,11 @@ import ipaddress
 import itertools
 import logging
 import mimetypes
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -22,12 +25,12 @@ import numpy as np
 from .. import __version__
 from ..errors import BadInput, LunaError, MissingExtra, NotOffered, PictureMissing
 from ..pixels import local_path
-from ..records import Float32s, Identity, layer_of
+from ..records import Float32s, Generation, Identity, layer_of
 from . import wire
 from .catalog import Catalog, Sort
 
 try:
-    from fastapi import FastAPI, Path, Query, Request
+    from fastapi import FastAPI, Header, Path, Query, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
     from pydantic import BaseModel, Field
@@ -151,10 +154,24 @@ def create_app(
     ) -> list[dict[str, Any]]:
         return [found.to_json() for found in catalog.cluster_images(cluster_id, limit, min_quality, sort)]
 
-    @app.api_route("/api/generations", methods=["GET", "POST"])
-    @app.api_route("/api/generations/{generation_id}", methods=["PATCH"])
-    def generations() -> None:
-        raise NotOffered("this server records no generations yet")
+    @app.get("/api/generations")
+    def generations(
+        source_image_id: int | None = None,
+        batch_id: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    ) -> list[dict[str, Any]]:
+        return [each.to_json() for each in catalog.generations(source_image_id, batch_id, limit)]
+
+    @app.post("/api/generations")
+    def record(body: dict[str, Any], idempotency_key: Annotated[str, Header(max_length=200)] = "") -> dict[str, Any]:
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        key = idempotency_key or body.get("key") or str(uuid.uuid4())
+        made = Generation.from_json({"created": now, **body, "key": key, "id": None})
+        return replace(made, id=catalog.record(made)).to_json()
+
+    @app.patch("/api/generations/{generation_id}")
+    def amend(generation_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        return catalog.amend(generation_id, body).to_json()
 
     @app.get("/api/sync")
     def kinds() -> dict[str, Any]:

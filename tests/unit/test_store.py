@@ -239,6 +239,7 @@ def test_a_library_of_the_first_format_goes_on(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "library.db") as connection:
         connection.executescript(
             "ALTER TABLE layers DROP COLUMN local; ALTER TABLE layers DROP COLUMN verdict; DROP TABLE files;"
+            "DROP TABLE outbox; DROP TABLE batch_items; DROP TABLE batches;"
             "PRAGMA user_version = 1;"
         )
     connection.close()

@@ -1,0 +1,117 @@
+"""Generations in PostgreSQL: a schema of our own, ``luna_dt``, beside DT's tables, which are never written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+
+from ..errors import BadInput, NotFound, Refused
+from ..records import Generation
+
+TABLE = """
+CREATE SCHEMA IF NOT EXISTS luna_dt;
+CREATE TABLE IF NOT EXISTS luna_dt.generations (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, collection text NOT NULL, key text NOT NULL,
+    source_image_id bigint, batch_id text NOT NULL, record json NOT NULL, UNIQUE (collection, key));
+CREATE INDEX IF NOT EXISTS generations_source ON luna_dt.generations (collection, source_image_id);
+CREATE INDEX IF NOT EXISTS generations_batch ON luna_dt.generations (collection, batch_id);
+"""
+FOUND = "SELECT id, record FROM luna_dt.generations WHERE collection = %s AND "
+CREATING = 0x6C756E61  # an advisory lock: two servers that create the table at once would fail
+
+
+class Generations:
+    """The generations of one collection (a schema of DT's); ``connect`` gives a connection that commits at its end."""
+
+    def __init__(self, connect: Callable[[], AbstractContextManager[psycopg.Connection[Any]]], collection: str) -> None:
+        self._connect, self._collection = connect, collection
+        self._there = False
+
+    def add(self, generation: Generation) -> str:
+        """Stores a record, once for each key, and gives its id; raises BadInput when the key is another record's."""
+        if not generation.key:
+            raise BadInput("a generation needs a key, by which it is stored once")
+        record = json.dumps(replace(generation, id="").to_json())
+        values = [self._collection, generation.key, generation.source_image_id, generation.batch_id, record]
+        with self._writing() as connection:
+            # the id is taken only if the key is new, so that a repeated record leaves no gap
+            connection.execute(
+                "INSERT INTO luna_dt.generations (collection, key, source_image_id, batch_id, record) "
+                "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (collection, key) DO NOTHING",
+                values,
+            )
+            found = connection.execute(f"{FOUND} key = %s", [self._collection, generation.key]).fetchone()
+        assert found is not None
+        stored = _generation(found)
+        if replace(stored, id="", created="") != replace(generation, id="", created=""):
+            raise BadInput(f"the key '{generation.key}' is that of another generation, {stored.id}")
+        return stored.id
+
+    def find(self, source_image_id: int | None, batch_id: str | None, limit: int) -> list[Generation]:
+        """The generations made from an image, or in a batch, or both; oldest first."""
+        condition, values = "", list[Any]([self._collection])
+        if source_image_id is not None:
+            condition += "source_image_id = %s AND "
+            values.append(source_image_id)
+        if batch_id is not None:
+            condition += "batch_id = %s AND "
+            values.append(batch_id)
+        try:
+            with self._connect() as connection:
+                rows = connection.execute(f"{FOUND} {condition} true ORDER BY id LIMIT %s", [*values, limit]).fetchall()
+        except (Refused, psycopg.Error):
+            with self._connect() as connection:
+                if connection.execute("SELECT to_regclass('luna_dt.generations')").fetchone() == (None,):
+                    return []  # nothing was ever recorded
+            raise
+        return [_generation(row) for row in rows]
+
+    def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:
+        """Changes some fields of a stored record; raises BadInput for the key or the id, NotFound."""
+        fixed = {"key", "id", "created"} & set(changes)
+        if fixed:
+            raise BadInput(f"a generation's {' and '.join(sorted(fixed))} cannot be changed")
+        with self._writing() as connection:
+            found = None
+            if generation_id.isdigit() and int(generation_id) < 2**63:
+                condition = f"{FOUND} id = %s FOR UPDATE"
+                found = connection.execute(condition, [self._collection, int(generation_id)]).fetchone()
+            if found is None:
+                raise NotFound(f"there is no generation {generation_id}")
+            changed = Generation.from_json({**_generation(found).to_json(), **changes})
+            connection.execute(
+                "UPDATE luna_dt.generations SET source_image_id = %s, batch_id = %s, record = %s WHERE id = %s",
+                [changed.source_image_id, changed.batch_id, json.dumps(replace(changed, id="").to_json()), found[0]],
+            )
+        return changed
+
+    @contextlib.contextmanager
+    def _writing(self) -> Any:
+        with self._connect() as connection:
+            connection.read_only = False
+            try:
+                with connection.transaction():
+                    if not self._there:
+                        connection.execute("SELECT pg_advisory_xact_lock(%s)", [CREATING])
+                        connection.execute(TABLE)
+                    yield connection
+                    self._there = True
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise Refused(
+                    "the database's user may not keep generations; let an administrator run, once: "
+                    f"CREATE SCHEMA luna_dt AUTHORIZATION {connection.info.user}"
+                ) from error
+            finally:
+                if not connection.closed:
+                    connection.rollback()
+                    connection.read_only = True
+
+
+def _generation(row: tuple[Any, ...]) -> Generation:
+    return replace(Generation.from_json(row[1]), id=str(row[0]))

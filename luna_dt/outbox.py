@@ -1,0 +1,247 @@
+"""Records of what was made, on their way to DT: stored first, then sent until DT has them.
+
+A record is on disk before ``put`` returns.  A thread sends what waits, those of one source image in the
+order in which they were recorded, and tries again with growing pauses; the key that travels with each
+makes a record that DT stored, although its answer was lost, stored once.  What DT refuses as invalid is
+parked with the reason and holds nothing up.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .dt.catalog import Catalog
+from .errors import BadInput, LunaError, Refused, StoreError, UnknownImage, Unreachable
+from .records import Generation
+from .store import Store
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0  # seconds between tries, doubled each time
+LOOK = 5.0  # seconds between two tries to become the process that sends
+STATES = ("waiting", "sent", "parked", "dropped")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record in the outbox.  ``state``: waiting, sent (DT has it, as ``generation.id``), parked (DT refuses it,
+    for ``reason``), dropped (by the user, for ``reason``); ``tries`` so far, the last of which failed for ``reason``."""
+
+    position: int
+    generation: Generation
+    state: str
+    tries: int
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        said = {"position": self.position, "state": self.state, "tries": self.tries, "reason": self.reason}
+        return {**said, **self.generation.to_json()}
+
+
+class Outbox:
+    """A library's outbox; safe to use from several threads and processes.
+
+    ``connect`` gives the catalog to send to; ``pause`` is the first pause after a failure, in seconds.
+    """
+
+    def __init__(self, store: Store, connect: Callable[[], Catalog], pause: float = FIRST_PAUSE) -> None:
+        self._store, self._connect, self._pause = store, connect, pause
+        self._lock = threading.Lock()
+        self._news, self._closing = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- recording ----------------------------------------------------------------------------------
+
+    def put(self, record: Generation | Mapping[str, Any]) -> Entry:
+        """Stores a record for good and has it sent in the background; one whose key is here already is that one.
+
+        Raises BadInput for a record that makes no sense, StoreError when it could not be stored.
+        """
+        made = Generation.from_json(record.to_json() if isinstance(record, Generation) else record)
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        made = replace(made, key=made.key or str(uuid.uuid4()), created=made.created or now, id="")
+        with self._store.writing() as writer:
+            writer.execute(
+                "INSERT INTO outbox (key, source, record, state) VALUES (?, ?, ?, 'waiting') ON CONFLICT (key) DO NOTHING",
+                [made.key, made.source_image_id, json.dumps(made.to_json(), ensure_ascii=False)],
+            )
+            row = writer.execute(f"SELECT {_COLUMNS} FROM outbox WHERE key = ?", [made.key]).fetchone()
+        self.start()
+        return _entry(row)
+
+    def entries(self, *states: str, source_image_id: int | None = None) -> list[Entry]:
+        """The records in those states (all), oldest first."""
+        wanted = states or STATES
+        condition, values = f"state IN ({', '.join('?' * len(wanted))})", list[Any](wanted)
+        if source_image_id is not None:
+            condition += " AND source = ?"
+            values.append(source_image_id)
+        rows = self._store.rows(f"SELECT {_COLUMNS} FROM outbox WHERE {condition} ORDER BY position", values)
+        return [_entry(row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """How many records there are in each state, and ``failing``: how many wait after a failed try."""
+        found = dict.fromkeys((*STATES, "failing"), 0)
+        found.update(self._store.rows("SELECT state, COUNT(*) FROM outbox GROUP BY state"))
+        waiting = "SELECT COUNT(*) FROM outbox WHERE state = 'waiting' AND tries > 0"
+        found["failing"] = self._store.rows(waiting)[0][0]
+        return found
+
+    def drop(self, positions: list[int], reason: str) -> int:
+        """Gives records up that wait or are parked, and says how many; they stay in the list, with the reason."""
+        if not reason.strip():
+            raise BadInput("say why the records are dropped; the reason is kept with them")
+        with self._store.writing() as writer:
+            return sum(
+                writer.execute(
+                    "UPDATE outbox SET state = 'dropped', reason = ? WHERE position = ? AND state IN ('waiting', 'parked')",
+                    [reason.strip(), position],
+                ).rowcount
+                for position in positions
+            )
+
+    # -- sending ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Has what waits sent in the background, now and as more comes."""
+        with self._lock:
+            self._news.set()
+            if self._closing.is_set() or (self._thread and self._thread.is_alive()):
+                return
+            self._thread = threading.Thread(target=self._run, name="luna_dt outbox", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Ends the sending after the record under way; what waits is sent when the outbox is next opened."""
+        with self._lock:
+            self._closing.set()
+            self._news.set()
+        if self._thread:
+            self._thread.join()
+
+    def send(self, parked: bool = False) -> int:
+        """Tries everything that waits once, now, and what is ``parked`` if so asked; says how many DT took.
+
+        Raises CatalogError when DT took none because it does not answer, StoreError when another process is sending.
+        """
+        states = "('waiting', 'parked')" if parked else "('waiting')"
+        with self._store.writing() as writer:
+            writer.execute(f"UPDATE outbox SET state = 'waiting', due = 0 WHERE state IN {states}")
+        try:
+            with self._sole_sender(10.0):
+                return self._send_all(self._connect())
+        except Timeout as error:
+            raise StoreError("another process is sending; see what it does with: luna-dt outbox list") from error
+
+    def _send_all(self, catalog: Catalog) -> int:
+        taken, away, held = 0, None, set[int]()
+        for entry in self.entries("waiting"):
+            source = entry.generation.source_image_id
+            if source in held:
+                continue
+            error = self._send_one(catalog, entry)
+            if error is None:
+                taken += 1
+            elif not _is_invalid(error):
+                away = error
+                if isinstance(error, Unreachable):
+                    break
+                if source is not None:
+                    held.add(source)
+        if away is not None and not taken:
+            raise away
+        return taken
+
+    def _sole_sender(self, seconds: float) -> FileLock:
+        """Held while sending, or two processes would send one source's records out of order."""
+        return FileLock(self._store.home / "outbox.lock", timeout=seconds)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            self._news.clear()
+            try:
+                with self._sole_sender(0.1):
+                    error, due = self._send_due(self._connect())
+                failures = failures + 1 if error else 0
+                wait = self._pause_after(failures) if error else due
+            except Timeout:
+                wait = LOOK  # another process sends, what was recorded here as well
+            except LunaError as error:
+                log.warning("what was made waits, stored, to be sent to DT: %s", error)
+                failures += 1
+                wait = self._pause_after(failures)
+            with self._lock:
+                if wait is None and not self._news.is_set():
+                    self._thread = None  # nothing waits; the next record starts another
+                    return
+            self._news.wait(wait)
+
+    def _send_due(self, catalog: Catalog) -> tuple[LunaError | None, float | None]:
+        """Sends what is due; gives why DT cannot be reached, if so, and the seconds until the next is due."""
+        while not self._closing.is_set():
+            rows = self._store.rows(_NEXT, [time.time()])
+            if not rows:
+                due = self._store.rows("SELECT MIN(due) FROM outbox WHERE state = 'waiting'")[0][0]
+                return None, None if due is None else min(max(0.01, due - time.time()), LONGEST_PAUSE)
+            error = self._send_one(catalog, _entry(rows[0]))
+            if isinstance(error, Unreachable):
+                return error, None
+        return None, None
+
+    def _send_one(self, catalog: Catalog, entry: Entry) -> LunaError | None:
+        change: tuple[str, list[Any]]
+        refusal: LunaError | None = None
+        try:
+            dt_id = catalog.record(entry.generation)
+            change = "state = 'sent', reason = '', dt_id = ?", [dt_id]
+        except LunaError as error:
+            refusal = error
+            if _is_invalid(error):
+                log.warning("DT refuses a record of what was made, number %d: %s", entry.position, error)
+                change = "state = 'parked', tries = tries + 1, reason = ?", [str(error)]
+            else:
+                due = time.time() + self._pause_after(entry.tries + 1)
+                change = "tries = tries + 1, due = ?, reason = ?", [due, str(error)]
+        with self._store.writing() as writer:
+            # one that was dropped meanwhile stays dropped, unless DT has it
+            only = "" if refusal is None else " AND state = 'waiting'"
+            writer.execute(f"UPDATE outbox SET {change[0]} WHERE position = ?{only}", [*change[1], entry.position])
+        return refusal
+
+    def _pause_after(self, failures: int) -> float:
+        """Doubled with each failure, and spread, so that many clients do not come back at once."""
+        pause: float = min(LONGEST_PAUSE, self._pause * 2 ** min(failures - 1, 20))
+        return pause * random.uniform(0.75, 1.25)
+
+
+_COLUMNS = "position, record, state, tries, reason, dt_id"
+#: The first record that is due, and no earlier one of the same source image still waits.
+_NEXT = f"""
+SELECT {_COLUMNS} FROM outbox o WHERE state = 'waiting' AND due <= ? AND NOT EXISTS (
+    SELECT 1 FROM outbox e WHERE e.source = o.source AND e.state = 'waiting' AND e.position < o.position)
+ORDER BY position LIMIT 1"""
+PASSING = (401, 403, 408, 425, 429)  # refusals that are no fault of the record: a token, too many at once
+
+
+def _is_invalid(error: LunaError) -> bool:
+    """Whether DT will refuse the same record for ever."""
+    if isinstance(error, Refused):
+        return 400 <= error.http_status < 500 and error.http_status not in PASSING
+    return isinstance(error, (BadInput, UnknownImage))
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    position, record, state, tries, reason, dt_id = row
+    return Entry(position, replace(Generation.from_json(json.loads(record)), id=dt_id), state, tries, reason)
