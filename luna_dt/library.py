@@ -19,9 +19,11 @@ import numpy as np
 from filelock import FileLock
 
 from . import embed as embedding
+from . import lineage
 from . import search as searching
 from . import sync as syncing
 from . import verify as verifying
+from .batch import MAX_ITEMS, Batches, parse_ids
 from .dt import connect
 from .dt.catalog import Catalog, Health
 from .errors import (
@@ -138,6 +140,7 @@ class Library:
         self._searchers: dict[str, searching.Searcher] = {}
         self._dt: Catalog | None = None
         self.outbox = Outbox(self._store, self._catalog)
+        self.batches = Batches(self._store, self.outbox)
         self._lock = threading.Lock()
         self._doubted: set[str] = set()  # layers of which it was said that verifying them failed
 
@@ -155,6 +158,7 @@ class Library:
 
     def close(self) -> None:
         """Stops background work and closes files; the library cannot be used after."""
+        self.batches.close()
         self.outbox.close()
         with self._lock:
             for searcher in self._searchers.values():
@@ -561,6 +565,50 @@ class Library:
         became of it is in ``outbox``.  Raises BadInput, StoreError.
         """
         return self.outbox.put(record)
+
+    def ids(self, text: str) -> list[int]:
+        """The ids that a text names: ``12, 15-20``, or those of the images that fit a query in DT's language.
+
+        Raises BadInput, BadQuery.
+        """
+        found = parse_ids(text) if text.strip() else []
+        if found is None:
+            found = [image.id for image in self.images(text, limit=MAX_ITEMS + 1)]
+            if not found:
+                raise BadInput(f"no image fits '{text[:100]}'")
+        return found
+
+    def generations(self, source_image_id: int | None = None, batch_id: str | None = None) -> list[Generation]:
+        """What was made, from an image or in a batch: what DT knows and what is on its way there, oldest first.
+
+        With DT away, what was recorded on this machine.
+        """
+        found: dict[str, Generation] = {}
+        try:
+            found = {made.key: made for made in self._catalog().generations(source_image_id, batch_id)}
+        except (Unreachable, NotOffered) as error:
+            log.info("generations are those of this machine: %s", error)
+        for entry in self.outbox.entries("waiting", "sent", "parked", source_image_id=source_image_id):
+            if batch_id in (None, entry.generation.batch_id):
+                found.setdefault(entry.generation.key, entry.generation)
+        return sorted(found.values(), key=lambda made: made.created)
+
+    def lineage(self, image_id: int) -> lineage.Node:
+        """The tree of what came from what around an image, from the first image known; raises UnknownImage."""
+        self.image(image_id)
+        made = self.generations()
+        at_path = self._store.at_paths(each.output for each in made if each.output)
+        known: dict[int, ImageRecord | None] = {}
+
+        def image(wanted: int) -> ImageRecord | None:
+            if wanted not in known:
+                try:
+                    known[wanted] = self.image(wanted)
+                except (NotFound, CatalogError):
+                    known[wanted] = None
+            return known[wanted]
+
+        return lineage.tree(image_id, made, image, at_path.get)
 
     def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
         """A text that changes when those kinds are synced anew, or the image's record or captions change.

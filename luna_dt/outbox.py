@@ -173,9 +173,11 @@ class Outbox:
             self._news.clear()
             try:
                 with self._sole_sender(0.1):
-                    error, due = self._send_due(self._connect())
+                    error, wait = self._send_due(self._connect())
                 failures = failures + 1 if error else 0
-                wait = self._pause_after(failures) if error else due
+                if error:  # news does not help against a closed door
+                    self._closing.wait(self._pause_after(failures))
+                    continue
             except Timeout:
                 wait = LOOK  # another process sends, what was recorded here as well
             except LunaError as error:

@@ -39,12 +39,12 @@ def contact_sheet(
             sheet.paste(fitted, (x + (TILE - fitted.width) // 2, y + (TILE - fitted.height) // 2))
         if i == 0:
             draw.rectangle(frame, outline=ACCENT, width=3)
-        draw.text((x, y + TILE + 5), _fitting(headline, font), INK if i else ACCENT, font)
-        draw.text((x, y + TILE + 5 + LINE), _fitting(caption, font), FAINT, font)
+        draw.text((x, y + TILE + 5), fitting(headline, font), INK if i else ACCENT, font)
+        draw.text((x, y + TILE + 5 + LINE), fitting(caption, font), FAINT, font)
     return sheet
 
 
-def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+def fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
     text = " ".join(text.split())
     if font.getlength(text) <= TILE:
         return text

@@ -263,6 +263,19 @@ class Store:
         )
         return [_image(row) for row in rows]
 
+    def at_paths(self, paths: Iterable[str]) -> dict[str, ImageRecord]:
+        """The images that DT has at those paths; its Windows paths are compared without regard to case and slashes."""
+        wanted: dict[str, list[str]] = {}
+        for path in paths:
+            wanted.setdefault(_one_path(path), []).append(path)
+        found: dict[str, ImageRecord] = {}
+        if wanted:
+            for image_id, path in self.rows("SELECT id, path FROM images"):
+                if _one_path(path) in wanted:
+                    record = self.image(image_id)
+                    found.update((each, record) for each in wanted[_one_path(path)])
+        return found
+
     def captions(self, image_id: int) -> Captions:
         rows = self.rows(
             "SELECT image_id, wd14_tags, joytag_tags, joycaption, combined, tags FROM captions WHERE image_id = ?",
@@ -585,6 +598,11 @@ _SELECT_IMAGE = (
     + ", (SELECT tags FROM captions WHERE captions.image_id = images.id)"
 )
 _FLAGS = [i for i, f in enumerate(fields(ImageRecord)) if f.type == "bool"]
+
+
+def _one_path(path: str) -> str:
+    windows = "\\" in path or path[1:2] == ":"
+    return path.replace("\\", "/").casefold() if windows else path
 
 
 def _verdict(text: str | None) -> Verdict | None:

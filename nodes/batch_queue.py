@@ -4,34 +4,94 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..luna_dt.errors import NotOffered
+from ..luna_dt.batch import Batch, read_workflow
+from ..luna_dt.errors import BadInput
+from ..luna_dt.records import OPERATIONS
 from . import comfy
-from .metadata_writer import OPERATIONS
 
 
 class LunaDTBatchQueue:
-    """Will queue many operations as one tracked batch."""
+    """Queues one run of a workflow for each of many images, tracked as one batch."""
 
     TITLE = "Luna DT Batch Queue"
     CATEGORY = comfy.CATEGORY
     DESCRIPTION = (
-        "Queues an operation for many images of DT, tracked as one batch. Not possible yet: the node stops with an "
-        "error that says so."
+        "Queues this workflow, or a saved one, once for each image: its id goes into every Luna node that takes one, "
+        "seeds and prompts into samplers and Prompt Injectors. The node takes itself out of what it queues. The batch "
+        "is tracked: luna-dt batch list, show, resume, cancel, retry."
     )
     RETURN_TYPES = ("STRING", "INT", "STRING")
     RETURN_NAMES = ("batch_id", "count", "status")
     OUTPUT_TOOLTIPS = ("The batch's id.", "How many operations it has.", "How it stands, in words.")
     FUNCTION = "run"
     OUTPUT_NODE = True
+    INPUT_IS_LIST = True
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        def text(tooltip: str, multiline: bool = False) -> tuple[str, dict[str, Any]]:
+            return "STRING", {"default": "", "multiline": multiline, "tooltip": tooltip}
+
         return {
             "required": {
-                "image_ids": ("STRING", {"default": "", "tooltip": "Ids of DT's images, such as: 12, 15-20"}),
+                "image_ids": text("Ids of DT's images, such as: 12, 15-20; or a query in DT's language."),
                 "operation": (list(OPERATIONS), {"default": "img2img", "tooltip": "What is done with each."}),
             },
+            "optional": {
+                "ids": (
+                    "INT",
+                    {
+                        "forceInput": True,
+                        "tooltip": "More ids, from Similar Search or another node that gives a list.",
+                    },
+                ),
+                "seeds": text("Empty: as in the workflow. 'random', one number for all, or one for each: 1, 2, 3"),
+                "prompts": text("Empty: as in the workflow. One line for all, or a line for each.", multiline=True),
+                "workflow": text(
+                    "Empty: this workflow. Else a file saved with Export (API) in ComfyUI's input folder or among its "
+                    "saved workflows."
+                ),
+            },
+            "hidden": {"graph": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
         }
 
-    def run(self, **_: Any) -> tuple[Any, ...]:
-        raise NotOffered("queueing batches is not possible yet; take the Batch Queue out, or mute it")
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> str:  # noqa: N802
+        return comfy.always()  # who queues again means it; a double click is seen by the batch itself
+
+    def run(
+        self,
+        image_ids: list[str],
+        operation: list[str],
+        ids: list[int] | None = None,
+        seeds: list[str] | None = None,
+        prompts: list[str] | None = None,
+        workflow: list[str] | None = None,
+        graph: list[Any] | None = None,
+        extra_pnginfo: list[Any] | None = None,
+        unique_id: list[Any] | None = None,
+    ) -> dict[str, Any]:
+        opened = comfy.library()
+        wanted = [*opened.ids(image_ids[0]), *(int(i) for i in ids or ())]
+        saved = (workflow or [""])[0].strip()
+        prompt = read_workflow(comfy.workflow_file(saved)) if saved else (graph or [None])[0]
+        if not prompt:
+            raise BadInput("there is no workflow to queue; name one that was saved with Export (API)")
+        batch = opened.batches.create(
+            wanted,
+            operation[0],
+            prompt,
+            comfy.own_address(),
+            seeds=(seeds or [""])[0],
+            prompts=(prompts or [""])[0],
+            extra=comfy.extra_data(None if saved else (extra_pnginfo or [None])[0]),
+        )
+        batch = opened.batches.queue(batch.id)
+        node = (unique_id or [""])[0]
+
+        def tell(now: Batch) -> None:
+            comfy.show_progress(node, f"batch {now.id}: {now}")
+
+        opened.batches.watch(batch.id, tell)
+        status = f"batch {batch.id}: {batch}"
+        return {"ui": {"text": [status]}, "result": (batch.id, len(batch.items), status)}

@@ -6,13 +6,14 @@ Nothing of ComfyUI is imported before a node runs, so the pack loads, and its no
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -136,6 +137,145 @@ def preview(picture: Image.Image) -> dict[str, Any]:
     return {"images": [{"filename": name, "subfolder": "", "type": "temp"}]}
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A picture that was saved: where, and as ComfyUI's page shows it."""
+
+    path: Path
+    shown: dict[str, Any]
+
+
+def save(picture: Image.Image, prefix: str, parameters: str, graph: Any, extra_pnginfo: Any) -> Saved:
+    """Saves a PNG in ComfyUI's output folder with A1111's ``parameters`` and ComfyUI's own ``prompt`` and ``workflow``."""
+    from PIL.PngImagePlugin import PngInfo
+
+    if not _running():
+        raise BadInput("pictures are saved only inside ComfyUI; leave filename_prefix empty")
+    import folder_paths
+
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+        prefix.strip(), folder_paths.get_output_directory(), picture.width, picture.height
+    )
+    text = PngInfo()
+    text.add_text("parameters", parameters)
+    if graph is not None:
+        text.add_text("prompt", json.dumps(graph))
+    for key, value in (extra_pnginfo or {}).items():
+        text.add_text(str(key), json.dumps(value))
+    path = Path(folder).absolute() / f"{name}_{counter:05}_.png"
+    part = path.with_suffix(".part")
+    picture.save(part, "PNG", pnginfo=text, compress_level=4)
+    part.replace(path)
+    return Saved(path, {"filename": path.name, "subfolder": subfolder, "type": "output"})
+
+
+# -- the workflow itself ----------------------------------------------------------------------------
+
+
+def sampler_of(graph: Any, node: Any) -> dict[str, Any]:
+    """What the workflow shows of how a node's image was made: of the nearest sampler upstream its seed, steps, cfg,
+    denoise, sampler, scheduler, and the prompts and model that are written out there; {} for nothing."""
+    sampler = _upstream(
+        graph, node, lambda n: "sampler_name" in n["inputs"] and {"seed", "noise_seed"} & set(n["inputs"])
+    )
+    if sampler is None:
+        return {}
+    inputs = graph[sampler]["inputs"]
+    names = {
+        "seed": "seed", "noise_seed": "seed", "steps": "steps", "cfg": "cfg", "denoise": "denoise",
+        "sampler_name": "sampler", "scheduler": "scheduler",
+    }  # fmt: skip
+    found = {ours: inputs[theirs] for theirs, ours in names.items() if _written(inputs.get(theirs))}
+    for theirs, ours in (("positive", "prompt"), ("negative", "negative")):
+        if source := _upstream(graph, sampler, lambda n: isinstance(n["inputs"].get("text"), str), via=theirs):
+            found[ours] = graph[source]["inputs"]["text"]
+    if loader := _upstream(graph, sampler, lambda n: isinstance(n["inputs"].get("ckpt_name"), str), via="model"):
+        found["model"] = graph[loader]["inputs"]["ckpt_name"]
+    return found
+
+
+def _written(value: Any) -> bool:
+    return isinstance(value, (str, int, float))
+
+
+def _upstream(graph: Any, node: Any, fits: Callable[[Any], Any], via: str = "") -> str | None:
+    """The nearest node that fits, going up the links from a node, first along one of its inputs if named."""
+    start = (graph or {}).get(str(node))
+    if start is None:
+        return None
+    inputs = start["inputs"]
+    ahead = [value for name, value in inputs.items() if name == via] if via else list(inputs.values())
+    seen: set[str] = set()
+    while ahead:
+        value = ahead.pop(0)
+        name = str(value[0]) if isinstance(value, list) and len(value) == 2 else ""
+        if name in seen or name not in graph:
+            continue
+        seen.add(name)
+        if fits(graph[name]):
+            return name
+        ahead.extend(graph[name]["inputs"].values())
+    return None
+
+
+def workflow_file(name: str) -> Path:
+    """A saved workflow, in ComfyUI's input folder or among its saved workflows; raises BadInput for any other place."""
+    if not _running():
+        raise BadInput("saved workflows are found only inside ComfyUI; leave workflow empty")
+    import folder_paths
+
+    folders = [
+        Path(folder_paths.get_input_directory()),
+        Path(folder_paths.get_user_directory()) / "default" / "workflows",
+    ]
+    for folder in folders:
+        for file in (folder / name, folder / f"{name}.json"):
+            if file.is_file() and file.resolve().is_relative_to(folder.resolve()):
+                return file
+    raise BadInput(
+        f"there is no workflow '{name}' in {' or '.join(map(str, folders))}; save it there with Export (API)"
+    )
+
+
+# -- queueing ---------------------------------------------------------------------------------------
+
+
+def own_address() -> str:
+    """Where this ComfyUI answers; raises BadInput outside ComfyUI."""
+    instance = _server()
+    if instance is None:
+        raise BadInput("a batch is queued only inside ComfyUI; from elsewhere use luna-dt batch or Library.batches")
+    from comfy.cli_args import args
+
+    scheme = "https" if getattr(args, "tls_keyfile", None) else "http"
+    return f"{scheme}://127.0.0.1:{instance.port}"
+
+
+def extra_data(extra_pnginfo: Any) -> dict[str, Any]:
+    """What goes with each queued run: the workflow for its pictures, and the page that is to be told of it."""
+    client = getattr(_server(), "client_id", None)
+    return {
+        **({"extra_pnginfo": extra_pnginfo} if extra_pnginfo else {}),
+        **({"client_id": client} if client else {}),
+    }
+
+
+def show_progress(node: str, text: str) -> None:
+    """Shows a line of text in a node, while a page is open that can."""
+    instance = _server()
+    if instance is not None and hasattr(instance, "send_progress_text"):
+        instance.send_progress_text(text, str(node))
+
+
+def always() -> str:
+    """A fingerprint that is never the same."""
+    return uuid.uuid4().hex
+
+
+def _server() -> Any:
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
 # -- progress and interruption ----------------------------------------------------------------------
 
 
@@ -244,16 +384,31 @@ def cluster_id(label: str) -> int:
 
 
 def add_routes() -> None:
-    """Serves the list of clusters to the front end, where there is one."""
-    server = sys.modules.get("server")
-    instance = getattr(getattr(server, "PromptServer", None), "instance", None)
+    """Serves the list of clusters to the front end, where there is one, and goes on with what was left undone."""
+    instance = _server()
     if instance is None:
         return
+    threading.Thread(target=_go_on, name="luna_dt goes on", daemon=True).start()
     from aiohttp import web
 
     @instance.routes.get(CLUSTERS_ROUTE)  # type: ignore[untyped-decorator]
     async def clusters(_: Any) -> Any:
         return web.json_response(await asyncio.get_running_loop().run_in_executor(None, cluster_labels))
+
+
+def _go_on() -> None:
+    """What was recorded before ComfyUI was last ended is sent now; batches that were open are looked after."""
+    try:
+        opened = library()
+        opened.outbox.start()
+        while not hasattr(_server(), "port"):  # it is told its port when all packs are loaded
+            time.sleep(0.5)
+        address = own_address()
+        for batch in opened.batches.all():
+            if batch.is_open and batch.comfyui == address:
+                opened.batches.watch(batch.id)
+    except LunaError as error:
+        log.warning("what was left undone waits: %s", error)
 
 
 def _running() -> bool:
