@@ -279,7 +279,7 @@ def _print_verdicts(found: dict[str, Verdict | LunaError], plot: bool) -> None:
     for layer, v in found.items():
         if isinstance(v, Verdict):
             result = "[green]passed[/]" if v.passed else "[bold red]FAILED[/]"
-            table.add_row(layer, result, str(len(v.cosines)), f"{v.mean:.5f}", f"{v.worst:.5f}", f"{v.spread:.5f}")
+            table.add_row(layer, result, str(v.checked), f"{v.mean:.5f}", f"{v.worst:.5f}", f"{v.spread:.5f}")
         else:
             table.add_row(layer, "[bold red]not verified[/]")
     out.print(table)

@@ -67,14 +67,18 @@ def embed(
     read: Callable[[int], bytes],
     stamp: Callable[[ImageRecord], str],
     progress: Progress,
+    anew: bool = False,
 ) -> Embedded:
     """Makes the vectors that a layer lacks or whose source has changed, of the images that fit ``where``.
 
-    ``read`` gives an image's file, ``stamp`` what changes when that file does, without reading it.
+    ``anew``: what is there is given up first.  ``read`` gives an image's file, ``stamp`` what changes when that file does, without reading it.
     Raises BadQuery, StoreError, WeightsError, OutOfMemory; what was made before is kept.
     """
     start, kind = time.monotonic(), EMBEDDINGS + layer
+    store.find(where, 0, 1)  # a query that cannot be read must not cost the layer
     with store.sole_writer():
+        if anew:
+            store.remove_layer(layer)
         store.prepare_layer(layer, identity, local=True)
         work = _Work(store, layer, identity, read, towers[0])
         todo = work.plan(where, stamp)
@@ -160,6 +164,8 @@ class _Work:
                 self._rows.append((image_id, digest, np.zeros(self._identity.dim, np.float32)))
         elif result is None:
             self.unchanged += 1
+        elif not np.isfinite(result).all():  # not to be taken for a picture that cannot be read: it is tried again
+            self.skipped.append((image_id, f"image {image_id}: {self._identity.model} gives no finite vector for it"))
         else:
             assert digest is not None
             self._rows.append((image_id, digest, result))
@@ -205,7 +211,7 @@ def stream(
     on several devices share the batches.  No more is held than keeps all of them busy.
     """
     free: queue.SimpleQueue[Tower] = queue.SimpleQueue()
-    slots = [tower for tower in towers for _ in range(2 if tower.on_gpu else 1)]  # one computes, one hands over
+    slots = [tower for tower in towers for _ in range(2 if tower.on_cuda else 1)]  # one computes, one hands over
     for tower in slots:
         free.put(tower)
 

@@ -214,7 +214,6 @@ class Library:
         if sample < 1:
             raise BadInput(f"sample must be at least 1, not {sample}")
         verdict = verifying.verify(self._store, self._encoders, layer, self.picture, sample, progress)
-        self._store.judge(layer, verdict)
         self._doubted.discard(layer)
         return verdict
 
@@ -234,7 +233,8 @@ class Library:
         ``model`` (``ARCHITECTURE:WEIGHTS`` of open_clip, or a sentence-transformers repository) is by default
         the layer's own (records.LOCAL_IDENTITIES), or what the layer was made by here before; ``devices``,
         by default the settings', work side by side.  A layer that is made here is left alone by ``sync``.
-        Vectors of DT, or made by another model, are given up only with ``replace``, or if verifying them failed.
+        Vectors of DT, or made by another model, are given up only with ``replace``, or if verifying them failed;
+        then, and with ``replace``, all are made anew.
         Raises UnknownLayer, BadInput, BadQuery, WeightsError, MissingExtra, OutOfMemory, StoreError.
         """
         state = next((s for s in self._store.layers() if s.name == checked_layer(layer)), None)
@@ -251,7 +251,9 @@ class Library:
                 f"{state.identity}; making it by {identity} gives them up: say so with --replace (replace=True)"
             )
         towers = [self._encoders.tower(identity, device) for device in dict.fromkeys(devices or ("",))]
-        done = embedding.embed(self._store, towers, layer, identity, where, self.file, self._stamp, progress)
+        done = embedding.embed(
+            self._store, towers, layer, identity, where, self.file, self._stamp, progress, anew=replace or failed
+        )
         self.index(progress)
         return done
 

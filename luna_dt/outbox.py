@@ -173,9 +173,10 @@ class Outbox:
             self._news.clear()
             try:
                 with self._sole_sender(0.1):
-                    error, wait = self._send_due(self._connect())
-                failures = failures + 1 if error else 0
+                    taken, error, wait = self._send_due(self._connect())
+                failures = 0 if taken or not error else failures
                 if error:  # news does not help against a closed door
+                    failures += 1
                     self._closing.wait(self._pause_after(failures))
                     continue
             except Timeout:
@@ -190,17 +191,19 @@ class Outbox:
                     return
             self._news.wait(wait)
 
-    def _send_due(self, catalog: Catalog) -> tuple[LunaError | None, float | None]:
-        """Sends what is due; gives why DT cannot be reached, if so, and the seconds until the next is due."""
+    def _send_due(self, catalog: Catalog) -> tuple[int, LunaError | None, float | None]:
+        """Sends what is due: how many DT took, why it cannot be reached, if so, and the seconds until the next is due."""
+        taken = 0
         while not self._closing.is_set():
             rows = self._store.rows(_NEXT, [time.time()])
             if not rows:
                 due = self._store.rows("SELECT MIN(due) FROM outbox WHERE state = 'waiting'")[0][0]
-                return None, None if due is None else min(max(0.01, due - time.time()), LONGEST_PAUSE)
+                return taken, None, None if due is None else min(max(0.01, due - time.time()), LONGEST_PAUSE)
             error = self._send_one(catalog, _entry(rows[0]))
+            taken += error is None
             if isinstance(error, Unreachable):
-                return error, None
-        return None, None
+                return taken, error, None
+        return taken, None, None
 
     def _send_one(self, catalog: Catalog, entry: Entry) -> LunaError | None:
         change: tuple[str, list[Any]]
@@ -214,7 +217,8 @@ class Outbox:
                 log.warning("DT refuses a record of what was made, number %d: %s", entry.position, error)
                 change = "state = 'parked', tries = tries + 1, reason = ?", [str(error)]
             else:
-                due = time.time() + self._pause_after(entry.tries + 1)
+                # a DT that is away is no fault of this record: the sender as a whole pauses for that
+                due = 0.0 if isinstance(error, Unreachable) else time.time() + self._pause_after(entry.tries + 1)
                 change = "tries = tries + 1, due = ?, reason = ?", [due, str(error)]
         with self._store.writing() as writer:
             # one that was dropped meanwhile stays dropped, unless DT has it

@@ -58,9 +58,9 @@ def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
             return _upright_rgb(picture, name)
     except FileNotFoundError as error:
         raise BadPicture(f"{name}: no such file") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, BadPicture):
-            raise
+    except (BadPicture, MemoryError):
+        raise
+    except Exception as error:  # decoders fail in many ways: struct.error, RuntimeError, SyntaxError …
         raise BadPicture(f"{name}: not a picture that can be read ({error})") from error
 
 

@@ -116,37 +116,29 @@ class Verdict:
     ``result``: ``match`` (the layer is what it says), ``other`` (made in another known way, ``fits``),
     ``rows`` (``fits``, but the vectors of ``wrong``, first and last id of each run, are not their
     images'; where ``shift`` is not 0 they are those of the image so many places further on), or ``unknown``
-    (nothing known fits).  ``cosines`` are those by the layer's own claim, ``fit`` the mean by ``fits``;
-    ``wrong_is_all`` says whether every wrong run was followed to its ends.
+    (nothing known fits).  ``mean``, ``worst`` and ``spread`` (standard deviation) are of the cosines by the
+    layer's own claim, ``fit`` the mean by ``fits``; ``wrong_is_all`` says whether every wrong run was followed
+    to its ends.  ``cosines`` are there only when just verified.
     """
 
     result: Literal["match", "other", "rows", "unknown"]
     claim: Identity
     fits: Identity | None
-    cosines: tuple[float, ...]
+    checked: int
+    mean: float
+    worst: float
+    spread: float
     fit: float
     wrong: tuple[tuple[int, int], ...] = ()
     shift: int = 0
     wrong_is_all: bool = True
     unreadable: int = 0
     when: str = ""
+    cosines: tuple[float, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def passed(self) -> bool:
         return self.result == "match"
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.cosines))
-
-    @property
-    def worst(self) -> float:
-        return min(self.cosines)
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the cosines."""
-        return float(np.std(self.cosines))
 
     def __str__(self) -> str:
         if self.result == "match":
@@ -163,16 +155,16 @@ class Verdict:
         )
 
     def to_json(self) -> dict[str, Any]:
-        value = asdict(self)
+        value = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cosines"}
         value["claim"], value["fits"] = self.claim.to_json(), self.fits and self.fits.to_json()
-        return {**value, "mean": self.mean, "worst": self.worst, "spread": self.spread, "says": str(self)}
+        return {**value, "says": str(self)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Verdict:
-        known = {f.name: value[f.name] for f in fields(cls)}
+        known = {f.name: value[f.name] for f in fields(cls) if f.name != "cosines"}
         known["claim"] = Identity.from_json(known["claim"])
         known["fits"] = known["fits"] and Identity.from_json(known["fits"])
-        known["cosines"], known["wrong"] = tuple(known["cosines"]), tuple(map(tuple, known["wrong"]))
+        known["wrong"] = tuple(map(tuple, known["wrong"]))
         return cls(**known)
 
 

@@ -68,7 +68,7 @@ class Searcher:
     def vectors_of(self, image_ids: Sequence[int]) -> list[Float32s | None]:
         """For each image its own vector, None if it has none."""
         layer = self._current()[0]
-        rows = np.flatnonzero(np.isin(layer.ids, image_ids))
+        rows = np.flatnonzero(np.isin(layer.ids, image_ids) & (layer.ids >= 0))
         found = {image_id: layer.vectors[row] for image_id, row in zip(layer.ids[rows].tolist(), rows, strict=True)}
         return [np.array(found[image_id]) if image_id in found else None for image_id in image_ids]
 

@@ -469,6 +469,12 @@ class Store:
             )
         ]
         with self.writing(EMBEDDINGS + layer):
+            before = self._writer.execute(
+                "SELECT COUNT(*) FROM vectors WHERE layer = ? AND image_id IN (SELECT value FROM json_each(?))",
+                [layer, json.dumps(batch.ids.tolist())],
+            ).fetchone()[0]
+            if before:  # what was judged is not what is there any more
+                self._writer.execute("UPDATE layers SET verdict = NULL WHERE name = ?", [layer])
             self._writer.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, ?)", named)
             self._writer.execute("UPDATE layers SET rows = ? WHERE name = ?", [rows + len(kept), layer])
 
@@ -492,10 +498,13 @@ class Store:
             if kind == "images":
                 self._writer.executemany("DELETE FROM files WHERE image_id = ?", gone)
 
-    def judge(self, layer: str, verdict: Verdict) -> None:
-        """Keeps what verifying a layer found, with the layer."""
-        with self.writing():
-            self._writer.execute("UPDATE layers SET verdict = ? WHERE name = ?", [json.dumps(verdict.to_json()), layer])
+    def judge(self, judged: Layer, verdict: Verdict) -> None:
+        """Keeps what verifying a layer found, with the layer, unless that has changed since."""
+        with self.writing(EMBEDDINGS + judged.name):  # a picture may be compared in another way from now on
+            self._writer.execute(
+                "UPDATE layers SET verdict = ? WHERE name = ? AND file = ? AND rows = ?",
+                [json.dumps(verdict.to_json()), judged.name, judged.file.name, judged.rows],
+            )
 
     def put_files(self, files: Iterable[tuple[int, str, int]]) -> None:
         """Remembers (image id, stamp, digest of the content) of pictures that were read."""

@@ -13,7 +13,7 @@ import datetime
 import itertools
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,12 @@ def verify(
     model that the layer names is not here.
     """
     check = _Check(store, encoders, layer, picture)
+    verdict = _judged(check, layer, sample, progress)
+    store.judge(check.layer, verdict)
+    return verdict
+
+
+def _judged(check: _Check, layer: str, sample: int, progress: Progress) -> Verdict:
     claim = check.layer.identity
     places = _spread(len(check.rows), sample)
 
@@ -59,22 +65,24 @@ def verify(
     others = _alternatives(layer, claim)
     known = claim.architecture != "unknown"
     cosines = check.cosines(claim, places, tell) if known else np.zeros(len(places), np.float32)
-    having = ~np.isnan(cosines)
-    if not having.any():
-        raise NotSearchable(f"layer '{layer}' cannot be verified: {check.unreadable}")
-    unreadable = int(np.count_nonzero(~having))
-    places, cosines = places[having], cosines[having]
-
     fits, by_fit = claim, cosines
-    if cosines.min() < EXACT:
+    if not np.nanmin(cosines, initial=1) >= EXACT:
         tried = np.linspace(0, len(places) - 1, min(TRIED, len(places))).astype(int)
         best = _best(check, claim, others, places[tried], cosines[tried])
         if best != claim:
             fits, by_fit = best, check.cosines(best, places)
+    if not known and fits == claim:
+        by_fit = check.cosines(others[0], places)  # nothing fits; but what can be read is known
+    having = ~(np.isnan(cosines) | np.isnan(by_fit))
+    unreadable = int(np.count_nonzero(~having))
+    if not having.any():
+        raise NotSearchable(f"layer '{layer}' cannot be verified: {check.unreadable}")
+    places, cosines, by_fit = places[having], cosines[having], by_fit[having]
     right = by_fit >= CLOSE
     verdict = Verdict(
-        "match", claim, fits, tuple(map(float, cosines)), float(by_fit.mean()), unreadable=unreadable, when=_now()
-    )
+        "match", claim, fits, len(cosines), float(cosines.mean()), float(cosines.min()), float(cosines.std()),
+        float(by_fit.mean()), unreadable=unreadable, when=_now(), cosines=tuple(cosines.tolist()),
+    )  # fmt: skip
     if right.all():
         return dataclasses.replace(verdict, result="match" if fits == claim else "other")
     ways = [fits]
@@ -87,8 +95,8 @@ def verify(
         fits = way
     elif len(ways) > 1:
         return dataclasses.replace(verdict, result="unknown", fits=None)
-    right = check.cosines(fits, places) >= CLOSE
-    runs, to_their_ends = _runs(check, fits, places[~right], budget=max(256, 8 * sample))
+    wrong = check.cosines(fits, places) < CLOSE
+    runs, to_their_ends = _runs(check, fits, places[wrong], budget=max(256, 8 * sample))
     return dataclasses.replace(verdict, result="rows", fits=fits, wrong=runs, shift=shift, wrong_is_all=to_their_ends)
 
 
@@ -104,7 +112,7 @@ class _Check:
             raise NotSearchable(f"layer '{layer}' holds no vectors to verify; run: luna-dt sync")
         self.unreadable = ""
 
-    def remade(self, identity: Identity, places: Sequence[int], tell: Callable[[int], None]) -> list[Any]:
+    def remade(self, identity: Identity, places: Sequence[int]) -> Iterator[Any]:
         """For each place its image's vector as that identity makes it; None where its source cannot be had."""
         tower = self._encoders.tower(identity)
 
@@ -117,20 +125,17 @@ class _Check:
                 raise NotFound(f"image {image_id} has no prompt")
             return tower.prepared(text, identity)
 
-        found = []
         with contextlib.closing(stream([tower], identity, places, prepared)) as results:
             for _, result in results:
                 if isinstance(result, LunaError):
                     self.unreadable = str(result)
-                    result = None
-                found.append(result)
-                tell(len(found))
-        return found
+                yield None if isinstance(result, LunaError) else result
 
     def cosines(self, identity: Identity, places: Any, tell: Callable[[int], None] = lambda _: None) -> Float32s:
         """float32[n]: each stored vector beside the one made again; NaN where that cannot be made."""
         result = np.full(len(places), np.nan, np.float32)
-        for i, made in enumerate(self.remade(identity, list(places), tell)):
+        for i, made in enumerate(self.remade(identity, list(places))):
+            tell(i + 1)
             if made is not None:
                 stored = self.layer.vectors[self.rows[places[i]]]
                 result[i] = made @ stored / np.linalg.norm(stored)
@@ -188,14 +193,15 @@ def _best(check: _Check, claim: Identity, others: list[Identity], places: Any, b
 
 
 def _score(cosines: Float32s) -> tuple[int, float]:
-    return int(np.count_nonzero(cosines >= CLOSE)), float(np.nanmean(cosines))
+    having = cosines[~np.isnan(cosines)]
+    return int(np.count_nonzero(having >= CLOSE)), float(having.mean()) if len(having) else -1.0
 
 
 def _displaced(check: _Check, identity: Identity, wrong: Any) -> tuple[int, float, int]:
     """How many of the wrong places' images have their vector at another place, how close it is, and how many places
     further on the images are to which the vectors at the wrong places belong."""
     try:
-        remade = check.remade(identity, list(wrong[:STEP]), lambda _: None)
+        remade = list(check.remade(identity, list(wrong[:STEP])))
     except WeightsError as error:
         log.info("%s was not tried: %s", identity, error)
         return 0, 0.0, 0

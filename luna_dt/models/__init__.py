@@ -21,7 +21,7 @@ class Tower(Protocol):
     """One half of a model, in memory: what is ``prepared`` in any thread becomes unit vectors."""
 
     batch: int  # how many are computed at once, less after memory ran out
-    on_gpu: bool
+    on_cuda: bool  # whether it may be used by two threads at once to some purpose
     dim: int  # of the projected vectors, where there are any
 
     def prepared(self, item: Any, identity: Identity, /) -> Any: ...
@@ -85,8 +85,9 @@ class Encoders:
                     f"this layer was made from texts that share no space with pictures ({identity}); search it by "
                     "image id or by text, or have it made from the pictures: luna-dt embed"
                 )
-            # SDXL's larger text encoder is this model's
-            weights = "laion2b_s39b_b160k" if identity.weights == "sdxl" else identity.weights
+            # SDXL's text encoders are these models'
+            theirs = {"ViT-bigG-14": "laion2b_s39b_b160k", "ViT-L-14": "openai"}
+            weights = theirs[identity.architecture] if identity.weights == "sdxl" else identity.weights
             identity = replace(identity, tower="image", pixels="squash", weights=weights)
         return self._encoded(identity, pictures)
 

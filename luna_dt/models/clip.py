@@ -41,8 +41,8 @@ class ImageTower:
         self.side = int(tower.image_size[0])
         self._tower = _filled(tower, found, "image", "proj", self._projection, self._dtype)
         self.dim = int(found.config["embed_dim"])
-        self.on_gpu = self._device.type != "cpu"
-        self.batch = 128 if self.on_gpu else 16
+        self.on_cuda = self._device.type == "cuda"
+        self.batch = 128 if self._device.type != "cpu" else 16
         log.info("%s from %s", identity.model, found.file)
 
     def prepared(self, picture: Image.Image, identity: Identity) -> npt.NDArray[np.uint8]:
@@ -93,8 +93,8 @@ class TextTower:
         self._model = _filled(model, found, "text", "text_projection", self._projection, self._dtype)
         self._tokenize = _tokenizer(identity, found)
         self.dim = int(found.config["embed_dim"])
-        self.on_gpu = self._device.type != "cpu"
-        self.batch = 256 if self.on_gpu else 32
+        self.on_cuda = self._device.type == "cuda"
+        self.batch = 256 if self._device.type != "cpu" else 32
         log.info("%s from %s", identity.model, found.file)
 
     def prepared(self, text: str, _: Identity) -> torch.Tensor:
@@ -138,6 +138,9 @@ def _empty_model(found: Weights) -> Any:
     except ImportError as error:
         raise MissingExtra("open_clip", "clip") from error
     config = {name: value for name, value in found.config.items() if name in _MODEL_FIELDS}
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if "timm_model_name" in vision or not isinstance(vision["layers"], int) or "hf_model_name" in text:
+        raise WeightsError(f"{found.file} is of an architecture that is not used here; name a ViT of open_clip")
     with torch.device("meta"):
         return open_clip.CLIP(**config)
 
@@ -166,6 +169,14 @@ def _tokenizer(identity: Identity, found: Weights) -> Callable[[list[str]], torc
         tokenizer: Callable[[list[str]], torch.Tensor] = open_clip.SimpleTokenizer(
             str(found.vocabulary), context_length=length
         )
-    else:
+    elif identity.architecture in open_clip.list_models():
         tokenizer = open_clip.get_tokenizer(identity.architecture)
+    else:
+        size, length = found.config["text_cfg"]["vocab_size"], found.config["text_cfg"]["context_length"]
+        if size != OPENAI_VOCABULARY:
+            raise WeightsError(f"{found.file.parent} lacks bpe_vocabulary.txt.gz, the {size} tokens of its texts")
+        tokenizer = open_clip.SimpleTokenizer(context_length=length)
     return tokenizer
+
+
+OPENAI_VOCABULARY = 49408  # tokens of OpenAI's CLIP, which most models of its kind share

@@ -41,6 +41,8 @@ def place(device: str) -> tuple[torch.device, torch.dtype]:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise SettingsError(f"device '{device}' is none that torch knows; try auto, cuda:0, mps or cpu") from error
+    if str(chosen) == "cuda" and torch.cuda.is_available():
+        chosen = torch.device("cuda", torch.cuda.current_device())  # or one GPU would have two names
     if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
         raise SettingsError(f"device '{device}' is not here (CUDA devices: {torch.cuda.device_count()}); try auto")
     return chosen, torch.float32 if chosen.type == "cpu" else torch.float16
@@ -66,8 +68,12 @@ class Memory:
                 try:
                     self._kept[key] = load()
                 except (RuntimeError, MemoryError) as error:
-                    if not _is_out_of_memory(error) or not self.release():
+                    if not is_out_of_memory(error):
                         raise
+                    if not self.release():
+                        raise OutOfMemory(
+                            f"there is no memory to load an encoder ({error}); close other programs"
+                        ) from error
                     self._kept[key] = load()
             self._kept.move_to_end(key)
             self._used = time.monotonic()
@@ -129,8 +135,8 @@ class Memory:
             try:
                 with torch.inference_mode():
                     vectors = torch.nn.functional.normalize(run(part).float(), dim=-1).cpu().numpy()
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
                     raise
                 if self.release(but=owner):
                     continue
@@ -149,7 +155,7 @@ class Memory:
         return result
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Each device says it in its own words; only CUDA has a class for it."""
     if isinstance(error, MemoryError):
         return True

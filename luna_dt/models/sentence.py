@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingExtra, WeightsError
 from ..records import Float32s, Identity
 from . import weights
-from .memory import Memory
+from .memory import Memory, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -38,11 +38,13 @@ class SentenceTower:
         try:
             self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True).to(dtype)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise WeightsError(f"{folder} cannot be loaded ({error}); delete it and get the model again") from error
         self._model.eval().requires_grad_(False)
         self.dim = int(self._model.encode("", show_progress_bar=False).shape[-1])
-        self.on_gpu = self._device.type != "cpu"
-        self.batch = 256 if self.on_gpu else 32
+        self.on_cuda = self._device.type == "cuda"
+        self.batch = 256 if self._device.type != "cpu" else 32
         log.info("%s from %s", identity.model, folder)
 
     def prepared(self, text: str, _: Identity) -> str:

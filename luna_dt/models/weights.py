@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtra, WeightsError
 from ..records import Identity
+from .memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +84,7 @@ def find(identity: Identity, folders: Sequence[Path]) -> Weights:
     if identity.weights == "sdxl" and identity.architecture in SDXL:
         alias, in_repository, quick = SDXL[identity.architecture]
         repository, files = SDXL_REPOSITORY, (in_repository,)
-        names.append(alias)
+        names += [alias, f"{name}/{in_repository}"]
     elif repository:
         names.append(f"{repository.split('/')[-1]}.safetensors")
     if quick:
@@ -186,6 +188,8 @@ def tensors(file: Path, tower: str, dtype: torch.dtype) -> dict[str, torch.Tenso
     except FileNotFoundError as error:
         raise WeightsError(f"{file}: no such file") from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise  # the file is none the worse for it
         raise WeightsError(f"{file} cannot be read ({error}); it may be damaged: delete it and get it again") from error
     if not found:
         raise WeightsError(f"{file} holds no {tower} tower that can be recognised")
@@ -218,7 +222,8 @@ def _opened(file: Path) -> Iterator[tuple[list[str], Callable[[str], torch.Tenso
         return
     import torch
 
-    loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    zipped = zipfile.is_zipfile(file)  # older torch files are not, and cannot be mapped
+    loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     named = {name.removeprefix("module."): value for name, value in loaded.get("state_dict", loaded).items()}
     yield list(named), named.__getitem__
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import psycopg
@@ -14,16 +17,19 @@ from luna_dt.dt.catalog import Catalog
 from luna_dt.dt.postgres import PostgresCatalog
 from luna_dt.dt.rest import RestCatalog
 from luna_dt.errors import (
+    BadInput,
     BadQuery,
     BadVector,
     LunaError,
+    NotFound,
     NotOffered,
     NotSearchable,
+    Refused,
     UnknownCluster,
     UnknownImage,
     UnknownLayer,
 )
-from luna_dt.records import Identity
+from luna_dt.records import Generation, Identity
 from tests.conftest import Drawn
 from tests.unit.test_query import CASES, RECORDS, fill_records
 
@@ -257,4 +263,63 @@ def test_nothing_can_be_written_through_the_catalog(drawn: Drawn) -> None:
     catalog = PostgresCatalog(drawn.address)
     with pytest.raises(LunaError, match="read-only"):
         catalog._rows("DELETE FROM image")
+    catalog.close()
+
+
+def generation(key: str, **more: Any) -> Generation:
+    return Generation.from_json({"operation": "img2img", "key": key, "created": "2026-01-01T00:00:00", **more})
+
+
+def test_generations_are_stored_once_found_and_amended(catalog: Catalog) -> None:
+    name = type(catalog).__name__
+    wild = {"Ünï": ["\U0001f600", None, {"zero": "a\u0000b"}], "number": 1e-9}
+    first = generation(
+        f"{name}-1", source_image_id=5, prompt="a 'cat' \\ \u2603", seed=2**64 - 1, cfg=6.5, extra_metadata=wild
+    )
+    second = generation(f"{name}-2", source_image_id=5, batch_id=f"{name}-b", base=first.key, output="D:\\x\\ü.png")
+    ids = [catalog.record(first), catalog.record(second)]
+    assert catalog.record(first) == ids[0]  # whose answer was lost, and which is sent again
+    found = [made for made in catalog.generations(source_image_id=5) if made.key.startswith(name)]
+    assert found == [replace(first, id=ids[0]), replace(second, id=ids[1])]
+    assert catalog.generations(batch_id=f"{name}-b") == found[1:]
+    assert catalog.generations(source_image_id=5, batch_id="none") == []
+    assert catalog.generations(limit=1)
+    with pytest.raises(BadInput, match="that of another generation"):
+        catalog.record(replace(first, prompt="another"))
+    changed = catalog.amend(ids[1], {"source_image_id": 6, "extra_metadata": {"a": 1}})
+    assert (changed.source_image_id, changed.extra_metadata, changed.base) == (6, {"a": 1}, first.key)
+    assert catalog.generations(batch_id=f"{name}-b") == [changed]
+    assert [g.key for g in catalog.generations(source_image_id=6) if g.key.startswith(name)] == [second.key]
+    with pytest.raises(BadInput, match="operation is one of"):
+        catalog.amend(ids[1], {"operation": "photo"})
+    with pytest.raises(BadInput, match="key cannot be changed"):
+        catalog.amend(ids[1], {"key": "x"})
+    for unknown in ("999999", "x/y"):
+        with pytest.raises(NotFound):
+            catalog.amend(unknown, {"prompt": "x"})
+
+
+def test_collections_keep_their_generations_apart_and_an_empty_one_has_none(postgres: str, schema: str) -> None:
+    with psycopg.connect(postgres) as connection:
+        database.create_tables(connection, schema, {})
+    catalog = PostgresCatalog(f"{postgres}&schema={schema}")
+    assert catalog.generations() == []
+    catalog.record(generation("only here"))
+    assert [made.key for made in catalog.generations()] == ["only here"]
+    catalog.close()
+
+
+def test_a_user_who_may_not_create_a_schema_is_told_what_to_run(postgres: str, drawn: Drawn) -> None:
+    address = urlsplit(postgres)
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS luna_dt CASCADE")
+        connection.execute("CREATE ROLE reader LOGIN PASSWORD 'x'")
+        connection.execute("GRANT USAGE ON SCHEMA drawn TO reader")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA drawn TO reader")
+    whole = urlunsplit(address._replace(netloc=f"reader:x@{address.netloc.rpartition('@')[2]}")) + "&schema=drawn"
+    catalog = PostgresCatalog(whole)
+    assert catalog.image(5).id == 5
+    with pytest.raises(Refused, match="CREATE SCHEMA luna_dt AUTHORIZATION reader"):
+        catalog.record(generation("x"))
+    assert catalog.generations() == []
     catalog.close()

@@ -17,7 +17,15 @@ from PIL import Image
 
 from luna_dt import Identity, ImageRecord, Library, Settings, Term
 from luna_dt.demo.database import NEGATIVE, TINY_IMAGE, TINY_JOINT, TINY_TEXT, Drawing, draw_library
-from luna_dt.errors import BadInput, IdentityMismatch, NotSearchable, OutOfMemory, StoreError
+from luna_dt.errors import (
+    BadInput,
+    BadQuery,
+    IdentityMismatch,
+    NotSearchable,
+    OutOfMemory,
+    StoreError,
+    WeightsError,
+)
 from luna_dt.models import Encoders
 from luna_dt.pixels import read_pictures
 from luna_dt.records import Batch, Float32s
@@ -105,7 +113,7 @@ def test_half_precision_and_equal_layers_pass(tmp_path: Path, drawings: list[Dra
         for layer in layers:
             verdict = library.verify(layer, sample=20)
             assert verdict.passed, verdict
-            assert len(verdict.cosines) == 20
+            assert verdict.checked == 20
             assert verdict.worst > 0.9999
             assert verdict.spread < 1e-3
         assert next(layer.state.verdict for layer in library.status().layers) is not None
@@ -171,7 +179,7 @@ def test_a_layer_that_cannot_be_checked_says_why(tmp_path: Path, drawings: list[
     with mirrored(tmp_path / "other", some, {"visual": (TINY_IMAGE, vectors)}) as library:
         verdict = library.verify("visual", sample=40)
         assert verdict.passed
-        assert (len(verdict.cosines), verdict.unreadable) == (20, 20)
+        assert (verdict.checked, verdict.unreadable) == (20, 20)
 
 
 # -- embed ------------------------------------------------------------------------------------------
@@ -422,3 +430,85 @@ def test_a_picture_is_compared_with_prompts_only_through_their_joint_space(
         assert sum(drawings[0].scene.subject in hit.image.prompt for hit in hits) >= 3
         with pytest.raises(IdentityMismatch, match=r"share no space.*luna-dt embed"):
             library.search(drawings[0].path, layer="style")
+
+
+# -- what a review found ----------------------------------------------------------------------------
+
+
+def test_a_query_that_cannot_be_read_costs_no_layer(
+    tmp_path: Path, drawings: list[Drawing], encoders: Encoders
+) -> None:
+    vectors = encoders.pictures(TINY_IMAGE, pictures(drawings))
+    with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, vectors)}) as library:
+        with pytest.raises(BadQuery):
+            library.embed("visual", where="rating:>>>(", model=TINY_MODEL, replace=True)
+        assert library.status().layers[0].state.count == COUNT
+        assert library.identity("visual") == TINY_IMAGE
+
+
+def test_a_verdict_goes_with_the_vectors_it_judged(tmp_path: Path, drawings: list[Drawing], encoders: Encoders) -> None:
+    crop = encoders.pictures(replace(TINY_IMAGE, pixels="crop"), pictures(drawings))
+    with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, crop)}) as library:
+        assert not library.verify("visual").passed
+        right = encoders.pictures(TINY_IMAGE, pictures(drawings))
+        library._store.put("embeddings.visual", Batch(np.arange(1, COUNT + 1), np.full(COUNT, 2, np.int64), right))
+        assert library._store.verdict("visual") is None
+        assert library.search(drawings[3].path, top_k=1)[0].similarity > 0.999
+
+
+def test_an_own_layer_that_fails_is_made_anew(tmp_path: Path, drawings: list[Drawing]) -> None:
+    with mirrored(tmp_path / "home", drawings, {}) as library:
+        library.embed("visual", model=TINY_MODEL)
+        store = library._store
+        layer = store.layer("visual")
+        digests = store.digests("embeddings.visual")[1]
+        order = np.argsort(layer.ids)
+        wrong = shifted(np.array(layer.vectors[order]), 20, 60, 1)
+        store.put("embeddings.visual", Batch(layer.ids[order], digests, wrong))
+        assert library.verify("visual").result == "rows"
+        assert library.embed("visual").encoded == COUNT
+        assert library.verify("visual").passed
+
+
+def test_an_odd_picture_stops_nothing(tmp_path: Path, drawings: list[Drawing]) -> None:
+    """A JPEG whose EXIF is damaged makes Pillow raise struct.error."""
+    own = own_drawings(drawings, tmp_path / "own", 6)
+    picture = read_pictures(own[2].path)[0]
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00"
+    picture.save(own[2].path, "JPEG", exif=exif + b"\xff" * 3)
+    with mirrored(tmp_path / "home", own, {}) as library:
+        done = library.embed("visual", model=TINY_MODEL)
+        assert done.encoded + len(done.skipped) == 6
+        assert done.encoded >= 5
+
+
+def test_pictures_that_are_away_are_not_called_wrong(
+    tmp_path: Path, drawings: list[Drawing], encoders: Encoders
+) -> None:
+    unknown = replace(TINY_IMAGE, architecture="unknown", weights="")
+    vectors = encoders.pictures(TINY_IMAGE, pictures(drawings))
+    away = [replace(d, path=tmp_path / "gone.png") for d in drawings]
+    with (
+        mirrored(tmp_path / "home", away, {"visual": (unknown, vectors)}) as library,
+        pytest.raises((NotSearchable, WeightsError)),
+    ):
+        library.verify("visual")
+
+
+def test_an_encoder_that_gives_no_number_is_told_and_tried_again(tmp_path: Path, drawings: list[Drawing]) -> None:
+    with mirrored(tmp_path / "home", drawings, {}) as library:
+        tower: Any = library._encoders.tower(TINY_JOINT)
+        hook = tower._tower.register_forward_hook(lambda _, __, out: out * float("nan"))
+        done = library.embed("visual", model=TINY_MODEL)
+        assert (done.encoded, len(done.skipped)) == (0, COUNT)
+        assert "no finite vector" in done.skipped[0][1]
+        hook.remove()
+        assert library.embed("visual", model=TINY_MODEL).encoded == COUNT
+
+
+def test_architectures_that_are_no_vit_are_refused(tmp_path: Path, encoders: Encoders) -> None:
+    folder = encoders._settings.models_folders[0]
+    folder.mkdir(parents=True)
+    (folder / "RN50-openai.safetensors").write_bytes(b"damaged, so not looked into")
+    with pytest.raises(WeightsError, match="name a ViT"):
+        encoders.tower(Identity("RN50", "openai", "image", "projected", "squash", 1024))
