@@ -45,15 +45,16 @@ pytestmark = pytest.mark.skipif(
 class ComfyUI:
     """A running ComfyUI of its own, with this pack as its only custom node."""
 
-    def __init__(self, base: Path, environment: dict[str, str]) -> None:
+    def __init__(self, base: Path, environment: dict[str, str], port: int = 0) -> None:
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         link = base / "custom_nodes" / "luna_dt"
         if not link.exists():
             link.symlink_to(ROOT, target_is_directory=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        if not port:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+        self.port, self.url = port, f"http://127.0.0.1:{port}"
         self.log = base / "comfyui.log"
         command = [
             os.environ["COMFYUI_PYTHON"], str(Path(os.environ["COMFYUI_PATH"]) / "main.py"), "--cpu",
@@ -75,8 +76,11 @@ class ComfyUI:
                 time.sleep(0.2)
         self.info: dict[str, Any] = requests.get(f"{self.url}/object_info", timeout=60).json()
 
-    def close(self) -> None:
-        self._process.terminate()
+    def close(self, kill: bool = False) -> None:
+        if kill:
+            self._process.kill()
+        else:
+            self._process.terminate()
         self._process.wait(30)
         self._out.close()
 
@@ -243,8 +247,18 @@ def test_a_picture_is_searched_by_picture(comfyui: ComfyUI) -> None:
         ("LunaDTImageLoader", {"image_id": 1, "api_url": "http://stranger.example"}, "allowed"),
         ("LunaDTSimilarSearch", {**SIMILAR, "search_mode": "visual"}, "text_query"),
         ("LunaDTControlNetCache", {"image_id": 1, "controlnet_type": "canny"}, ""),
-        ("LunaDTMetadataWriter", {"source_image_id": 1, "operation": "txt2img"}, "not possible yet"),
-        ("LunaDTBatchQueue", {"image_ids": "1", "operation": "img2img"}, "not possible yet"),
+        (
+            "LunaDTMetadataWriter",
+            {"source_image_id": 1, "operation": "txt2img", "metadata": ["3", 0]},
+            "cannot be stored",
+        ),
+        ("LunaDTBatchQueue", {"image_ids": "a dragon", "operation": "img2img"}, "no image fits"),
+        ("LunaDTBatchQueue", {"image_ids": "1", "operation": "img2img"}, "no Luna node of this workflow"),
+        (
+            "LunaDTBatchQueue",
+            {"image_ids": "1", "operation": "img2img", "workflow": "../../x.json"},
+            "there is no workflow",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told_on_the_node(
@@ -293,6 +307,103 @@ def test_the_example_with_a_stored_map_runs_to_its_end(
     kinds = {p["type"] for o in outputs.values() for p in o.get("images", [])}
     assert kinds == {"output", "temp"}
     assert ("GET", "/api/images/1/controlnet/openpose") in [asked[:2] for asked in stored_maps.asked]
+
+
+def test_the_writer_saves_what_dts_scanner_reads(comfyui: ComfyUI) -> None:
+    prompt = {
+        "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 7}},
+        "2": {
+            "class_type": "LunaDTMetadataWriter",
+            "inputs": {
+                "image": ["1", 0], "source_image_id": 7, "operation": "upscale", "prompt": "a car, ünï", "seed": 2**63,
+                "filename_prefix": "luna/made", "metadata": ["1", 5],
+            },
+        },
+    }  # fmt: skip
+    outputs = comfyui.run(prompt)["2"]
+    assert "stored" in outputs["text"][0] or "sent" in outputs["text"][0]
+    picture = comfyui.picture(outputs["images"][0])
+    assert picture.size == (64, 64)
+    assert picture.text["parameters"] == (  # type: ignore[attr-defined]
+        f"a car, ünï\nSteps: 20, CFG scale: 7, Seed: {2**63}, Size: 64x64"
+    )
+    assert json.loads(picture.text["prompt"])["2"]["class_type"] == "LunaDTMetadataWriter"  # type: ignore[attr-defined]
+
+
+def sampling(comfyui: ComfyUI, ids: str, seeds: str) -> dict[str, Any]:
+    """Each image's prompt sampled anew, recorded and saved; and the node that queues that for many."""
+    model = comfyui.info["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0][0]
+    sampler = {"steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, "seed": 1}
+    return {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": model}},
+        "2": {"class_type": "LunaDTPromptInjector", "inputs": {"image_id": 1}},
+        "3": {"class_type": "CLIPTextEncode", "inputs": {"text": ["2", 0], "clip": ["1", 1]}},
+        "4": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "5": {"class_type": "KSampler", "inputs": {**sampler, "model": ["1", 0], "positive": ["3", 0],
+                                                   "negative": ["3", 0], "latent_image": ["4", 0]}},
+        "6": {"class_type": "VAEDecode", "inputs": {"samples": ["5", 0], "vae": ["1", 2]}},
+        "7": {"class_type": "LunaDTMetadataWriter", "inputs": {"image": ["6", 0], "source_image_id": 0,
+                                                               "operation": "txt2img", "filename_prefix": "batch"}},
+        "8": {"class_type": "LunaDTBatchQueue",
+              "inputs": {"image_ids": ids, "operation": "variation", "seeds": seeds}},
+    }  # fmt: skip
+
+
+def batch_of(outputs: dict[str, Any]) -> str:
+    return str(outputs["8"]["text"][0]).split()[1].rstrip(":")
+
+
+def until(true: Any, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_batch_of_twenty_survives_a_kill_in_the_middle(home: tuple[Path, str], base: Path) -> None:
+    environment = {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": home[1]}
+    running = ComfyUI(base, environment)
+    with Library(home[0], dt=home[1]) as library:
+        try:
+            batch = batch_of(running.run(sampling(running, "1-20", ", ".join(map(str, range(100, 120))))))
+            until(lambda: library.batches.follow(batch).counts.get("done", 0) >= 3)
+            running.close(kill=True)
+            before = library.batches.get(batch).counts
+            assert before["done"] < 20, "it was over too soon to mean anything"
+            running = ComfyUI(base, environment, running.port)
+            resumed = library.batches.resume(batch)
+            assert sum(resumed.counts.values()) == 20
+            assert "lost" not in resumed.counts
+            until(lambda: not library.batches.follow(batch).is_open)
+            assert library.batches.get(batch).counts == {"done": 20}
+            until(lambda: library.outbox.counts()["waiting"] == 0)
+            made = library.generations(batch_id=batch)  # as DT has them
+            assert sorted(m.extra_metadata["batch_item"] for m in made) == list(range(20))
+            assert [(m.source_image_id, m.seed) for m in sorted(made, key=lambda m: m.seed)] == [
+                (i + 1, 100 + i) for i in range(20)
+            ]
+            assert all(m.operation == "variation" and Path(m.output).is_file() for m in made)
+            assert len({m.output for m in made}) == 20
+        finally:
+            running.close()
+
+
+def test_many_are_queued_while_comfyui_answers_and_can_be_cancelled(home: tuple[Path, str], base: Path) -> None:
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": "http://127.0.0.1:9"})
+    try:
+        prompt = sampling(running, "1-100", "random")
+        start = time.perf_counter()
+        with Library(home[0], dt="http://127.0.0.1:9") as library:
+            batch = library.batches.create([1 + i % 100 for i in range(500)], "img2img", prompt, running.url)
+            library.batches.queue(batch.id)
+            print(f"500 items queued in {time.perf_counter() - start:.2f} s")
+            pending = requests.get(f"{running.url}/queue", timeout=30).json()
+            assert len(pending["queue_pending"]) + len(pending["queue_running"]) > 400
+            assert library.batches.cancel(batch.id).counts["cancelled"] > 400
+            left = requests.get(f"{running.url}/queue", timeout=30).json()
+            assert left["queue_pending"] == []
+    finally:
+        running.close()
 
 
 def test_nothing_runs_again_that_has_not_changed(comfyui: ComfyUI) -> None:

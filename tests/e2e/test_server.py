@@ -103,9 +103,11 @@ def test_vectors_in_half_precision(server: str, drawn: Drawn) -> None:
         ("POST", "/api/images/similar", {"image_id": 1, "top_k": 0}, 422, "bad_input"),
         ("GET", "/api/images/1/controlnet/canny", None, 501, "not_offered"),
         ("PUT", "/api/images/1/controlnet/canny", {}, 501, "not_offered"),
-        ("POST", "/api/generations", {"operation": "txt2img"}, 501, "not_offered"),
-        ("GET", "/api/generations", None, 501, "not_offered"),
-        ("PATCH", "/api/generations/5", {}, 501, "not_offered"),
+        ("POST", "/api/generations", {"operation": "photo"}, 422, "bad_input"),
+        ("POST", "/api/generations", {"operation": "txt2img", "seed": -1}, 422, "bad_input"),
+        ("POST", "/api/generations", {"operation": "txt2img", "extra_metadata": 7}, 422, "bad_input"),
+        ("GET", "/api/generations?source_image_id=x", None, 422, "bad_input"),
+        ("PATCH", "/api/generations/987654", {"prompt": "x"}, 404, "not_found"),
     ],
 )
 def test_every_refusal_is_a_problem_with_a_code(

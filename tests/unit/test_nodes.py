@@ -331,11 +331,76 @@ def test_controlnet_cache_says_what_is_not_there(either: Path) -> None:
         run("LunaDTControlNetCache", image_id=3, controlnet_type="canny", generate_if_missing=False)
 
 
-def test_what_is_not_built_yet_says_so() -> None:
-    with pytest.raises(ERRORS.NotOffered, match="not possible yet"):
-        run("LunaDTMetadataWriter", image=torch.zeros(1, 8, 8, 3))
-    with pytest.raises(ERRORS.NotOffered, match="not possible yet"):
-        run("LunaDTBatchQueue", image_ids="1-5")
+GRAPH: dict[str, Any] = {
+    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "dreams.safetensors"}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["1", 1]}},
+    "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry", "clip": ["1", 1]}},
+    "4": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": 2**63, "steps": 9, "cfg": 3.5, "sampler_name": "euler", "scheduler": "karras", "denoise": 0.6,
+            "model": ["1", 0], "positive": ["2", 0], "negative": ["3", 0],
+        },
+    },
+    "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0]}},
+    "6": {"class_type": "LunaDTMetadataWriter", "inputs": {"image": ["5", 0]}},
+}  # fmt: skip
+
+
+def recorded() -> list[Any]:
+    return [entry.generation for entry in COMFY.library().outbox.entries()]
+
+
+def test_the_writer_records_each_picture_once(either: Path) -> None:
+    image = torch.rand(2, 16, 24, 3, generator=torch.Generator().manual_seed(0))
+    given = {"source_image_id": 5, "operation": "variation", "prompt": "a cat", "seed": 7, "metadata": {"id": 5}}
+    first = run("LunaDTMetadataWriter", image=image, **given)
+    assert first["image"] is image
+    assert "2 records stored" in first["status"]
+    again = run("LunaDTMetadataWriter", image=image, **given)  # run again: nothing new was made
+    assert again["generation"] == first["generation"]
+    made = recorded()
+    assert [(m.source_image_id, m.operation, m.prompt, m.seed, m.width, m.height) for m in made] == [
+        (5, "variation", "a cat", 7, 24, 16)
+    ] * 2
+    assert [m.extra_metadata["batch_index"] for m in made] == [0, 1]
+    assert made[0].extra_metadata["metadata"] == {"id": 5}
+    run("LunaDTMetadataWriter", image=image[:1].flip(1), **given, base=first["generation"], batch_id="b/3")
+    third = recorded()[2]
+    assert (third.base, third.batch_id, third.extra_metadata["batch_item"]) == (first["generation"], "b", 3)
+
+
+def test_the_writer_takes_from_the_workflow_what_is_not_said(down: Path) -> None:
+    image = torch.zeros(1, 8, 8, 3)
+    run("LunaDTMetadataWriter", image=image, graph=GRAPH, unique_id="6", steps=30)
+    made = recorded()[0]
+    assert (made.prompt, made.negative_prompt, made.model) == ("a cat", "blurry", "dreams.safetensors")
+    assert (made.seed, made.steps, made.cfg, made.denoise) == (2**63, 30, 3.5, 0.6)  # 30 was said
+    assert made.extra_metadata == {"sampler": "euler", "scheduler": "karras"}
+    parameters = sys.modules[f"{PACK.__name__}.nodes.metadata_writer"].parameters(made)
+    assert parameters == (
+        "a cat\nNegative prompt: blurry\nSteps: 30, Sampler: euler, Schedule type: karras, CFG scale: 3.5, "
+        f"Seed: {2**63}, Size: 8x8, Model: dreams.safetensors, Denoising strength: 0.6"
+    )
+
+
+def test_the_writer_says_what_it_cannot_do(down: Path) -> None:
+    image = torch.zeros(1, 8, 8, 3)
+    with pytest.raises(ERRORS.BadInput, match="metadata given cannot be stored"):
+        run("LunaDTMetadataWriter", image=image, metadata={"tensor": image})
+    with pytest.raises(ERRORS.BadInput, match="only inside ComfyUI"):
+        run("LunaDTMetadataWriter", image=image, filename_prefix="x")
+    assert recorded() == []
+
+
+def test_a_batch_is_queued_only_inside_comfyui(down: Path) -> None:
+    given = {"image_ids": ["1-5"], "operation": ["img2img"], "graph": [{"1": {"class_type": "X", "inputs": {}}}]}
+    with pytest.raises(ERRORS.BadInput, match="only inside ComfyUI"):
+        run("LunaDTBatchQueue", **given)
+    with pytest.raises(ERRORS.BadInput, match="no image fits"):
+        run("LunaDTBatchQueue", **{**given, "image_ids": ["a dragon"]})
+    with pytest.raises(ERRORS.BadInput, match="Export"):
+        run("LunaDTBatchQueue", **{**given, "graph": None})
 
 
 # -- trust and change -------------------------------------------------------------------------------
