@@ -20,15 +20,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import requests
 from filelock import FileLock
 
 from .errors import BadInput, LunaError, NotFound, Refused, Unreachable
 from .outbox import Outbox
 from .records import OPERATIONS, Generation
 from .store import Store
+
+if TYPE_CHECKING:
+    import requests
 
 log = logging.getLogger(__name__)
 
@@ -222,11 +224,15 @@ class ComfyUI:
     """A running ComfyUI, through its own HTTP calls."""
 
     def __init__(self, address: str) -> None:
+        import requests
+
         self.address = address.rstrip("/")
         self._session = requests.Session()
         self._session.trust_env = False
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
+        import requests
+
         try:
             answer = self._session.request(method, self.address + path, timeout=30, **options)
         except requests.RequestException as error:

@@ -19,7 +19,6 @@ import numpy as np
 from filelock import FileLock
 
 from . import embed as embedding
-from . import lineage
 from . import search as searching
 from . import sync as syncing
 from . import verify as verifying
@@ -68,6 +67,8 @@ from .store import LayerState, Store
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from .lineage import Node
 
 log = logging.getLogger(__name__)
 
@@ -595,8 +596,10 @@ class Library:
                 found.setdefault(entry.generation.key, entry.generation)
         return sorted(found.values(), key=lambda made: made.created)
 
-    def lineage(self, image_id: int) -> lineage.Node:
+    def lineage(self, image_id: int) -> Node:
         """The tree of what came from what around an image, from the first image known; raises UnknownImage."""
+        from .lineage import tree
+
         self.image(image_id)
         made = self.generations()
         at_path = self._store.at_paths(each.output for each in made if each.output)
@@ -610,7 +613,7 @@ class Library:
                     known[wanted] = None
             return known[wanted]
 
-        return lineage.tree(image_id, made, image, at_path.get)
+        return tree(image_id, made, image, at_path.get)
 
     def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
         """A text that changes when those kinds are synced anew, or the image's record or captions change.

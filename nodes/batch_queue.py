@@ -42,6 +42,8 @@ class LunaDTBatchQueue:
                     "INT",
                     {
                         "forceInput": True,
+                        "min": 0,
+                        "max": comfy.MAX_ID,
                         "tooltip": "More ids, from Similar Search or another node that gives a list.",
                     },
                 ),
