@@ -247,11 +247,7 @@ def test_a_picture_is_searched_by_picture(comfyui: ComfyUI) -> None:
         ("LunaDTImageLoader", {"image_id": 1, "api_url": "http://stranger.example"}, "allowed"),
         ("LunaDTSimilarSearch", {**SIMILAR, "search_mode": "visual"}, "text_query"),
         ("LunaDTControlNetCache", {"image_id": 1, "controlnet_type": "canny"}, ""),
-        (
-            "LunaDTMetadataWriter",
-            {"source_image_id": 1, "operation": "txt2img", "metadata": ["3", 0]},
-            "cannot be stored",
-        ),
+        ("LunaDTMetadataWriter", {"source_image_id": 1, "operation": "txt2img", "cfg": -1.0}, "cfg must be 0 or more"),
         ("LunaDTBatchQueue", {"image_ids": "a dragon", "operation": "img2img"}, "no image fits"),
         ("LunaDTBatchQueue", {"image_ids": "1", "operation": "img2img"}, "no Luna node of this workflow"),
         (
