@@ -6,7 +6,7 @@ from . import errors
 from .embed import Embedded
 from .errors import LunaError
 from .library import Library, Status
-from .records import Captions, Cluster, ClusterImage, Hit, Identity, ImageRecord, Term, Verdict
+from .records import Captions, Cluster, ClusterImage, Generation, Hit, Identity, ImageRecord, Term, Verdict
 from .settings import Settings
 from .sync import Change
 
@@ -16,6 +16,7 @@ __all__ = [
     "Cluster",
     "ClusterImage",
     "Embedded",
+    "Generation",
     "Hit",
     "Identity",
     "ImageRecord",

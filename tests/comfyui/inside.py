@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -60,6 +61,14 @@ with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             theirs = nodes.clip_vision_vector(clip_vision, image, identity)
             assert ours @ theirs > 0.999, (output, pixels, ours @ theirs)
     print("CLIP_VISION agrees")
+
+    # the weights that ComfyUI's users have are looked for where they have them
+    import folder_paths
+
+    os.environ["LUNA_DT_HOME"] = folder
+    looked = nodes.library().settings.models_folders
+    assert all(Path(place) in looked for place in folder_paths.get_folder_paths("clip_vision"))
+    nodes.close_libraries()
 
     try:
         nodes.clip_vision_vector(

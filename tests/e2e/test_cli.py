@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from luna_dt import Library
 from tests.conftest import Drawn
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +98,44 @@ def test_verify_embed_and_weighted_search(home: Path, drawn: Drawn, tmp_path: Pa
     assert mixed.returncode == 2
     assert "--term stands for itself" in mixed.stderr
     assert luna_dt("embed", "--layer", "style", "--forget", home=home).returncode == 0
+
+
+def test_outbox_lineage_and_batches(home: Path, drawn: Drawn, server: str, tmp_path: Path) -> None:
+    with Library(home) as library:
+        for i in range(3):
+            made = {"source_image_id": 8, "prompt": f"made {i} [b]", "batch_id": "cli", "key": f"cli-{i}"}
+            library.record({**made, "output": str(drawn.drawings[8].path)} if i == 0 else made)
+    waiting = answer("outbox", "list", home=home)
+    assert [(e["prompt"], e["state"]) for e in waiting] == [(f"made {i} [b]", "waiting") for i in range(3)]
+    assert "made 0 [b]" in luna_dt("outbox", "list", home=home).stdout
+    away = luna_dt("outbox", "send", home=home)
+    assert away.returncode == 1
+    assert "does not answer" in away.stderr
+    dropped = luna_dt("outbox", "drop", waiting[2]["position"], "--reason", "a mistake", home=home)
+    assert (dropped.returncode, dropped.stdout) == (0, "1 dropped\n")
+    assert luna_dt("outbox", "drop", 999, "--reason", "x", home=home).returncode == 1
+    sent = luna_dt("outbox", "send", "--dt", server, home=home)
+    assert (sent.returncode, sent.stdout) == (0, "DT took 2; 0 wait, 0 are parked\n")
+    lines = luna_dt("outbox", "export", home=home).stdout.splitlines()
+    assert [json.loads(line)["state"] for line in lines] == ["sent", "sent", "dropped"]
+    assert json.loads(lines[2])["reason"] == "a mistake"
+
+    told = luna_dt("lineage", 9, "--dt", server, home=home)
+    assert told.returncode == 0, told.stderr
+    first, *below = told.stdout.splitlines()
+    assert first.startswith("image 8 ")
+    assert any("txt2img: image 9  made 0 [b]" in line and line.endswith("<-") for line in below)
+    for name in ("tree.svg", "tree.png"):
+        assert luna_dt("lineage", 8, "-o", tmp_path / name, home=home).returncode == 0
+    assert Image.open(tmp_path / "tree.png").width > 400
+    assert "<image" in (tmp_path / "tree.svg").read_text(encoding="utf-8")
+    odd = luna_dt("lineage", 8, "-o", tmp_path / "tree.txt", home=home)
+    assert (odd.returncode, "must end in .svg or .png" in odd.stderr) == (1, True)
+
+    assert "no batches" in luna_dt("batch", "list", home=home).stdout
+    assert luna_dt("batch", "show", home=home).returncode == 2
+    unknown = luna_dt("batch", "resume", "none", home=home)
+    assert (unknown.returncode, "no batch none" in unknown.stderr) == (1, True)
 
 
 def test_the_contact_sheet_shows_query_and_hits(home: Path, drawn: Drawn, tmp_path: Path) -> None:
