@@ -7,6 +7,7 @@ so after a restart of either side what ComfyUI still has is followed, and only w
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from .errors import BadInput, LunaError, NotFound, Refused, Unreachable
+from .errors import BadInput, NotFound, Refused, Unreachable
 from .outbox import Outbox
 from .records import OPERATIONS, Generation
 from .store import Store
@@ -320,8 +321,8 @@ class Batches:
     ) -> Batch:
         """Stores a batch of one run of ``workflow`` (API format) for each id; ``queue`` sets it going.
 
-        ``extra`` goes with each run (ComfyUI's ``extra_data``).  The same request again within ten seconds, as
-        of a double click, gives the batch that is there.  Raises BadInput when ids, seeds, prompts and workflow do
+        ``extra`` goes with each run (ComfyUI's ``extra_data``).  The same request again while the batch is under
+        way, or within ten seconds, as of a double click, gives the batch that is there.  Raises BadInput when ids, seeds, prompts and workflow do
         not fit each other.
         """
         if not ids:
@@ -340,7 +341,9 @@ class Batches:
         batch_id = secrets.token_hex(6)
         with self._store.writing() as writer:
             same = writer.execute(
-                "SELECT id FROM batches WHERE request = ? AND created > ?", [request, since]
+                "SELECT id FROM batches b WHERE request = ? AND EXISTS (SELECT 1 FROM batch_items WHERE batch = b.id "
+                "AND (state IN ('new', 'queued', 'running') OR (state = 'done' AND b.created > ?)))",
+                [request, since],
             ).fetchone()
             if same:
                 return self.get(same[0])
@@ -378,8 +381,15 @@ class Batches:
 
     def queue(self, batch_id: str) -> Batch:
         """Queues the items that are new; raises BadInput when ComfyUI refuses the first, Unreachable."""
-        with FileLock(self._store.home / "batch.lock"):  # or two processes would both queue what is new
+        with self._alone():
+            batch = self.get(batch_id)
+            if any(item.state != "new" for item in batch.items):  # a kill may have come between queueing and noting
+                self.follow(batch_id)
             return self._queue(batch_id)
+
+    def _alone(self) -> FileLock:
+        """Held while something is queued, or two processes would both queue what is new."""
+        return FileLock(self._store.home / "batch.lock")
 
     def _queue(self, batch_id: str) -> Batch:
         batch = self.get(batch_id)
@@ -387,25 +397,30 @@ class Batches:
         comfyui, queued = ComfyUI(batch.comfyui), list[int]()
         try:
             for item in batch.items:
-                if item.state == "new":
+                if item.state == "new" and self._is_new(batch_id, item):  # it may be cancelled meanwhile
                     prompt = prompt_of(workflow["prompt"], batch_id, batch.operation, item)
                     try:
                         comfyui.queue(prompt, item.prompt_id, workflow["extra"])
                         queued.append(item.position)
                     except BadInput as error:
-                        self._note(batch_id, [item.position], "failed", str(error))
+                        self._note(batch_id, [item.position], "failed", str(error), ("new",))
                         if not queued:  # the workflow's fault, so every item's
                             rest = [i.position for i in batch.items if i.state == "new" and i.position != item.position]
-                            self._note(batch_id, rest, "cancelled", "not queued: ComfyUI refused the first")
+                            self._note(batch_id, rest, "cancelled", "not queued: ComfyUI refused the first", ("new",))
                             raise
         finally:
-            self._note(batch_id, queued, "queued")
-        return self.get(batch_id)
+            self._note(batch_id, queued, "queued", was=("new",))
+        after = self.get(batch_id)
+        late = [i.prompt_id for i in after.items if i.state == "cancelled" and i.position in set(queued)]
+        if late:  # cancelled while they were on their way
+            comfyui.cancel(late)
+        return after
 
-    def follow(self, batch_id: str) -> Batch:
-        """Asks ComfyUI how the batch stands, notes it, and records what was done; raises Unreachable."""
+    def follow(self, batch_id: str, states: Sequence[str] = OPEN) -> Batch:
+        """Asks ComfyUI how a batch's items in those states stand, notes it, and records what was done; raises
+        Unreachable."""
         batch = self.get(batch_id)
-        watched = [item for item in batch.items if item.state in OPEN]
+        watched = [item for item in batch.items if item.state in states]
         if not watched:
             return batch
         comfyui = ComfyUI(batch.comfyui)
@@ -434,32 +449,34 @@ class Batches:
         if comfyui:
             with self._store.writing() as writer:
                 writer.execute("UPDATE batches SET comfyui = ? WHERE id = ?", [comfyui.rstrip("/"), batch_id])
-        with FileLock(self._store.home / "batch.lock"):
+        with self._alone():
             batch = self.follow(batch_id)
-            self._note(batch_id, [i.position for i in batch.items if i.state == "lost"], "new")
+            self._note(batch_id, [i.position for i in batch.items if i.state == "lost"], "new", was=("lost",))
             return self._queue(batch_id)
 
     def cancel(self, batch_id: str) -> Batch:
         """Takes what is not done out of ComfyUI's queue; what is lost or new is just not queued."""
-        batch = self.follow(batch_id)
+        with contextlib.suppress(Unreachable):  # what is done is done; what a ComfyUI that is away had, it has lost
+            self.follow(batch_id)
+        batch = self.get(batch_id)
         waiting = [item for item in batch.items if item.state in OPEN]
-        ComfyUI(batch.comfyui).cancel([item.prompt_id for item in waiting])
+        # noted first: whoever queues this batch now looks before each item
         self._note(batch_id, [item.position for item in waiting], "cancelled", "cancelled by the user")
+        with contextlib.suppress(Unreachable):
+            ComfyUI(batch.comfyui).cancel([item.prompt_id for item in waiting])
         return self.get(batch_id)
 
     def retry(self, batch_id: str) -> Batch:
         """Queues what failed or was cancelled once more."""
-        batch = self.get(batch_id)
-        with self._store.writing() as writer:
-            writer.executemany(
-                "UPDATE batch_items SET state = 'new', error = '', prompt_id = ? WHERE batch = ? AND position = ?",
-                [
-                    (str(uuid.uuid4()), batch_id, item.position)
-                    for item in batch.items
-                    if item.state in ("failed", "cancelled")
-                ],
-            )
-        return self.queue(batch_id)
+        with self._alone():
+            batch = self.follow(batch_id)
+            again = [item for item in batch.items if item.state in ("failed", "cancelled")]
+            with self._store.writing() as writer:
+                writer.executemany(
+                    "UPDATE batch_items SET state = 'new', error = '', prompt_id = ? WHERE batch = ? AND position = ?",
+                    [(str(uuid.uuid4()), batch_id, item.position) for item in again],
+                )
+            return self._queue(batch_id)
 
     def watch(self, batch_id: str, tell: Callable[[Batch], None] = lambda _: None) -> None:
         """Follows a batch in the background until all its items have ended; ``tell`` hears of each change."""
@@ -480,19 +497,18 @@ class Batches:
 
     def _watch(self, batch_id: str, tell: Callable[[Batch], None]) -> None:
         said = ""
+        states: Sequence[str] = OPEN
         while not self._closing.is_set():
             try:
-                batch = self.follow(batch_id)
-            except LunaError as error:
-                log.info("batch %s cannot be followed now: %s", batch_id, error)
-            else:
+                batch = self.follow(batch_id, states)
+                states = ("queued", "running")  # what is lost or new waits for whoever resumes it
                 if str(batch) != said:
                     said = str(batch)
                     tell(batch)
-                if not batch.is_open or all(
-                    item.state in ("lost", "new") for item in batch.items if item.state in OPEN
-                ):
+                if not batch.is_open:
                     return
+            except Exception as error:  # noqa: BLE001  it is followed for as long as this program runs
+                log.info("batch %s cannot be followed now: %s", batch_id, error)
             self._closing.wait(LOOK)
 
     def _workflow(self, batch_id: str) -> dict[str, Any]:
@@ -501,13 +517,25 @@ class Batches:
         )
         return found
 
-    def _note(self, batch_id: str, positions: Sequence[int], state: str, error: str = "") -> None:
+    def _note(
+        self, batch_id: str, positions: Sequence[int], state: str, error: str = "", was: Sequence[str] = OPEN
+    ) -> None:
+        """Changes items that are in one of the states they ``was``: another program may have changed them since."""
         if positions:
+            marks = ", ".join("?" * len(was))
             with self._store.writing() as writer:
                 writer.executemany(
-                    "UPDATE batch_items SET state = ?, error = ? WHERE batch = ? AND position = ?",
-                    [(state, error, batch_id, position) for position in positions],
+                    f"UPDATE batch_items SET state = ?, error = ? WHERE batch = ? AND position = ? AND state IN ({marks})",
+                    [(state, error, batch_id, position, *was) for position in positions],
                 )
+
+    def _is_new(self, batch_id: str, item: Item) -> bool:
+        return bool(
+            self._store.rows(
+                "SELECT 1 FROM batch_items WHERE batch = ? AND position = ? AND state = 'new'",
+                [batch_id, item.position],
+            )
+        )
 
     def _is_made(self, batch_id: str, item: Item) -> bool:
         """Whether a run that ComfyUI has forgotten has recorded and saved its picture before."""

@@ -430,7 +430,6 @@ def outbox_drop(settings: Settings, numbers: tuple[int, ...], reason: str) -> No
 def lineage(settings: Settings, image_id: int, target: Path | None, dt: str | None) -> None:
     """Draw the tree of what came from what around an image."""
     from .lineage import Node, as_png, as_svg, as_text
-    from .pixels import read_pictures
 
     with Library(settings=settings, dt=dt) as library:
         found = library.lineage(image_id)
@@ -439,7 +438,7 @@ def lineage(settings: Settings, image_id: int, target: Path | None, dt: str | No
             try:
                 if node.image:
                     return library.picture(node.image.id)
-                return read_pictures(node.made.output)[0] if node.made and node.made.output else None
+                return library.output(node.made) if node.made and node.made.output else None
             except LunaError as error:
                 logging.getLogger(__name__).info("%s", error)
                 return None

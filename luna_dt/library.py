@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import math
@@ -587,11 +588,20 @@ class Library:
         With DT away, what was recorded on this machine.
         """
         found: dict[str, Generation] = {}
+        entries = self.outbox.entries("waiting", "sent", "parked", source_image_id=source_image_id)
+        sent = {entry.generation.id: entry.generation.key for entry in entries if entry.generation.id}
         try:
-            found = {made.key: made for made in self._catalog().generations(source_image_id, batch_id)}
+            last = 0
+            while page := self._catalog().generations(source_image_id, batch_id, last):
+                for made in page:  # a server of another make may know no keys
+                    key = made.key or sent.get(made.id) or f"dt:{made.id}"
+                    found[key] = dataclasses.replace(made, key=key)
+                if not page[-1].id.isdigit() or int(page[-1].id) <= last:
+                    break  # a server that knows no pages
+                last = int(page[-1].id)
         except (Unreachable, NotOffered) as error:
             log.info("generations are those of this machine: %s", error)
-        for entry in self.outbox.entries("waiting", "sent", "parked", source_image_id=source_image_id):
+        for entry in entries:
             if batch_id in (None, entry.generation.batch_id):
                 found.setdefault(entry.generation.key, entry.generation)
         return sorted(found.values(), key=lambda made: made.created)
@@ -614,6 +624,13 @@ class Library:
             return known[wanted]
 
         return tree(image_id, made, image, at_path.get)
+
+    def output(self, made: Generation) -> Image.Image:
+        """The saved picture of a generation, RGB; its path is another's word, so it is opened as DT's paths are.
+
+        Raises PictureMissing, BadPicture.
+        """
+        return read_pictures(_picture_file(made.output, self.settings.path_map), made.output)[0]
 
     def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
         """A text that changes when those kinds are synced anew, or the image's record or captions change.

@@ -15,7 +15,7 @@ from .sheet import ACCENT, FAINT, GAP, INK, LINE, PAPER, TILE, fitting
 if TYPE_CHECKING:
     from PIL import Image
 
-DEPTH = 50  # generations in a row; a longer row is a loop in what was recorded
+DEPTH = 500  # generations in a row that are drawn
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def tree(
     ``image`` finds an image of DT by its id, ``at_path`` the one that lies at a path, by which a generation's
     output is found again; ``base`` links a generation to the one it was made from.
     """
-    by_key = {made.key: made for made in generations}
+    by_key = {made.key: made for made in generations if made.key}
     result = {made.key: at_path(made.output) if made.output else None for made in generations}
     made_it = {found.id: by_key[key] for key, found in result.items() if found}
 
@@ -58,7 +58,7 @@ def tree(
         made = made_it.get(of) if isinstance(of, int) else by_key.get(of)
         if made is None:
             return None
-        base = by_key.get(made.base)
+        base = by_key.get(made.base) if made.base else None
         if base is not None:
             found = result[base.key]
             return found.id if found else base.key
@@ -70,19 +70,26 @@ def tree(
         root = above
         seen.add(root)
 
+    below: dict[int | str, dict[int | str, None]] = {}  # as an ordered set: two records of one picture are one child
+    for key in by_key:
+        there = result[key]
+        name: int | str = there.id if there else key
+        above = parent(name)
+        if above is not None and above != name:
+            below.setdefault(above, {})[name] = None
+    drawn = {root}
+
     def grown(of: int | str, depth: int) -> Node:
         if isinstance(of, int):
             found, made = image(of), made_it.get(of)
         else:
             found, made = result[of], by_key[of]
-        below: list[Node] = []
-        if depth < DEPTH:
-            for child in generations:
-                there = result[child.key]
-                name: int | str = there.id if there else child.key
-                if name != of and parent(name) == of:
-                    below.append(grown(name, depth + 1))
-        return Node(found, made, tuple(below), asked=of == image_id)
+        children = []
+        for name in below.get(of, ()):
+            if name not in drawn and depth < DEPTH:
+                drawn.add(name)
+                children.append(grown(name, depth + 1))
+        return Node(found, made, tuple(children), asked=of == image_id)
 
     return grown(root, 0)
 

@@ -74,7 +74,7 @@ class Outbox:
         with self._store.writing() as writer:
             writer.execute(
                 "INSERT INTO outbox (key, source, record, state) VALUES (?, ?, ?, 'waiting') ON CONFLICT (key) DO NOTHING",
-                [made.key, made.source_image_id, json.dumps(made.to_json(), ensure_ascii=False)],
+                [made.key, made.source_image_id, json.dumps(made.to_json())],
             )
             row = writer.execute(f"SELECT {_COLUMNS} FROM outbox WHERE key = ?", [made.key]).fetchone()
         self.start()
@@ -123,7 +123,7 @@ class Outbox:
             self._thread.start()
 
     def close(self) -> None:
-        """Ends the sending after the record under way; what waits is sent when the outbox is next opened."""
+        """Ends the sending after the record under way; what waits is sent after the next ``start`` or ``put``."""
         with self._lock:
             self._closing.set()
             self._news.set()
@@ -181,7 +181,7 @@ class Outbox:
                     continue
             except Timeout:
                 wait = LOOK  # another process sends, what was recorded here as well
-            except LunaError as error:
+            except (LunaError, OSError) as error:  # the store, or the lock's file, cannot be written now
                 log.warning("what was made waits, stored, to be sent to DT: %s", error)
                 failures += 1
                 wait = self._pause_after(failures)
@@ -211,7 +211,10 @@ class Outbox:
         try:
             dt_id = catalog.record(entry.generation)
             change = "state = 'sent', reason = '', dt_id = ?", [dt_id]
-        except LunaError as error:
+        except Exception as error:
+            if not isinstance(error, LunaError):
+                log.exception("record %d cannot be sent", entry.position)
+                error = Refused(f"it cannot be sent: {error!r}")
             refusal = error
             if _is_invalid(error):
                 log.warning("DT refuses a record of what was made, number %d: %s", entry.position, error)
@@ -238,13 +241,13 @@ _NEXT = f"""
 SELECT {_COLUMNS} FROM outbox o WHERE state = 'waiting' AND due <= ? AND NOT EXISTS (
     SELECT 1 FROM outbox e WHERE e.source = o.source AND e.state = 'waiting' AND e.position < o.position)
 ORDER BY position LIMIT 1"""
-PASSING = (401, 403, 408, 425, 429)  # refusals that are no fault of the record: a token, too many at once
+FAULTS = (400, 409, 410, 413, 422)  # refusals for what the record is; others are for a token, an address, a queue
 
 
 def _is_invalid(error: LunaError) -> bool:
     """Whether DT will refuse the same record for ever."""
     if isinstance(error, Refused):
-        return 400 <= error.http_status < 500 and error.http_status not in PASSING
+        return error.http_status in FAULTS
     return isinstance(error, (BadInput, UnknownImage))
 
 

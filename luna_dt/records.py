@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -310,6 +311,8 @@ class Generation:
         for name, number in numbers.items():
             if not 0 <= number < 2**64:  # also false for NaN
                 raise BadInput(f"a generation's {name} must be 0 or more, and less than 2^64, not {number}")
+        if not re.fullmatch(r"[!-~]{0,200}", made.key):  # it travels in an HTTP header
+            raise BadInput(f"a generation's key is at most 200 ASCII characters without spaces, not {made.key!r}")
         if made.source_image_id is not None and not 0 < made.source_image_id < 2**63:
             raise BadInput(f"a generation's source_image_id cannot be {made.source_image_id}")
         return made
@@ -330,6 +333,7 @@ def _whole(value: Any) -> int:
 def _string(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("not a text")
+    value.encode()  # a lone surrogate is no text either
     return value.replace("\0", "")  # which no database takes
 
 

@@ -54,7 +54,8 @@ CREATE TABLE outbox (
     position INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, source INTEGER, record TEXT NOT NULL,
     state TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0,
     reason TEXT NOT NULL DEFAULT '', dt_id TEXT NOT NULL DEFAULT '');
-CREATE INDEX outbox_waiting ON outbox (position) WHERE state = 'waiting';
+CREATE INDEX outbox_states ON outbox (state);
+CREATE INDEX outbox_waiting ON outbox (source, position) WHERE state = 'waiting';
 CREATE INDEX outbox_sources ON outbox (source);
 CREATE TABLE batches (
     id TEXT PRIMARY KEY, created TEXT NOT NULL, operation TEXT NOT NULL, request TEXT NOT NULL,

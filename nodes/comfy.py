@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -81,6 +81,8 @@ def library(api_url: str = "") -> Library:
             opened = None
         if opened is None:
             opened = _libraries[address] = Library(settings=settings, residency=_resident if _running() else None)
+            if hasattr(_server(), "port"):
+                _go_on(opened)
         return opened
 
 
@@ -156,12 +158,15 @@ def save(picture: Image.Image, prefix: str, parameters: str, graph: Any, extra_p
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix.strip(), folder_paths.get_output_directory(), picture.width, picture.height
     )
+    from comfy.cli_args import args
+
     text = PngInfo()
-    text.add_text("parameters", parameters)
-    if graph is not None:
-        text.add_text("prompt", json.dumps(graph))
-    for key, value in (extra_pnginfo or {}).items():
-        text.add_text(str(key), json.dumps(value))
+    if not args.disable_metadata:
+        text.add_text("parameters", parameters)
+        if graph is not None:
+            text.add_text("prompt", json.dumps(graph))
+        for key, value in (extra_pnginfo or {}).items():
+            text.add_text(str(key), json.dumps(value))
     path = Path(folder).absolute() / f"{name}_{counter:05}_.png"
     part = path.with_suffix(".part")
     picture.save(part, "PNG", pnginfo=text, compress_level=4)
@@ -203,8 +208,12 @@ def _upstream(graph: Any, node: Any, fits: Callable[[Any], Any], via: str = "") 
     start = (graph or {}).get(str(node))
     if start is None:
         return None
-    inputs = start["inputs"]
-    ahead = [value for name, value in inputs.items() if name == via] if via else list(inputs.values())
+
+    def onward(inputs: dict[str, Any]) -> list[Any]:
+        """A node that has an input of that name, as a ControlNet has, is passed through along it."""
+        return [inputs[via]] if via in inputs else list(inputs.values())
+
+    ahead = onward(start["inputs"])
     seen: set[str] = set()
     while ahead:
         value = ahead.pop(0)
@@ -214,7 +223,7 @@ def _upstream(graph: Any, node: Any, fits: Callable[[Any], Any], via: str = "") 
         seen.add(name)
         if fits(graph[name]):
             return name
-        ahead.extend(graph[name]["inputs"].values())
+        ahead.extend(onward(graph[name]["inputs"]))
     return None
 
 
@@ -224,6 +233,9 @@ def workflow_file(name: str) -> Path:
         raise BadInput("saved workflows are found only inside ComfyUI; leave workflow empty")
     import folder_paths
 
+    wanted = PureWindowsPath(name)  # which takes both slashes for one
+    if wanted.drive or wanted.root or ".." in wanted.parts:  # before anything is touched, as on another machine's share
+        raise BadInput(f"'{name}' is no workflow's name; give the name of a file, without a drive and without '..'")
     folders = [
         Path(folder_paths.get_input_directory()),
         Path(folder_paths.get_user_directory()) / "default" / "workflows",
@@ -248,7 +260,9 @@ def own_address() -> str:
     from comfy.cli_args import args
 
     scheme = "https" if getattr(args, "tls_keyfile", None) else "http"
-    return f"{scheme}://127.0.0.1:{instance.port}"
+    listening = str(getattr(instance, "address", ""))
+    host = "127.0.0.1" if listening in ("", "0.0.0.0", "::", "::1", "localhost") else listening  # noqa: S104
+    return f"{scheme}://{host}:{instance.port}"
 
 
 def extra_data(extra_pnginfo: Any) -> dict[str, Any]:
@@ -388,7 +402,7 @@ def add_routes() -> None:
     instance = _server()
     if instance is None:
         return
-    threading.Thread(target=_go_on, name="luna_dt goes on", daemon=True).start()
+    threading.Thread(target=_go_on_when_ready, name="luna_dt goes on", daemon=True).start()
     from aiohttp import web
 
     @instance.routes.get(CLUSTERS_ROUTE)  # type: ignore[untyped-decorator]
@@ -396,17 +410,21 @@ def add_routes() -> None:
         return web.json_response(await asyncio.get_running_loop().run_in_executor(None, cluster_labels))
 
 
-def _go_on() -> None:
-    """What was recorded before ComfyUI was last ended is sent now; batches that were open are looked after."""
+def _go_on(opened: Library) -> None:
+    """What was recorded before is sent now, and batches that are open are looked after."""
+    opened.outbox.start()
+    address = own_address()
+    for batch in opened.batches.all():
+        if batch.is_open and batch.comfyui == address:
+            opened.batches.watch(batch.id)
+
+
+def _go_on_when_ready() -> None:
+    """Opens the library once ComfyUI has its port, which it is told when all packs are loaded."""
+    while not hasattr(_server(), "port"):
+        time.sleep(0.5)
     try:
-        opened = library()
-        opened.outbox.start()
-        while not hasattr(_server(), "port"):  # it is told its port when all packs are loaded
-            time.sleep(0.5)
-        address = own_address()
-        for batch in opened.batches.all():
-            if batch.is_open and batch.comfyui == address:
-                opened.batches.watch(batch.id)
+        library()
     except LunaError as error:
         log.warning("what was left undone waits: %s", error)
 

@@ -124,15 +124,18 @@ class LunaDTMetadataWriter:
                 shown.append(saved.shown)
                 made = Generation.from_json({**made.to_json(), "output": str(saved.path)})
             entries.append(opened.record({**made.to_json(), "key": key}))
-        status = _status(opened, len(entries), all(entry.state == "sent" for entry in entries))
+        status = _status(opened, entries)
         ui = {"text": [status], **({"images": shown} if shown else {})}
         return {"ui": ui, "result": (image, entries[0].generation.key, status)}
 
 
-def _status(opened: Any, count: int, sent: bool) -> str:
-    which = "record" if count == 1 else f"{count} records"
-    if sent:
+def _status(opened: Any, entries: list[Any]) -> str:
+    which = "record" if len(entries) == 1 else f"{len(entries)} records"
+    if all(entry.state == "sent" for entry in entries):
         return f"{which} sent to DT before"
+    for entry in entries:
+        if entry.state in ("parked", "dropped"):
+            return f"number {entry.position} was {entry.state} before ({entry.reason}); see luna-dt outbox list"
     counts = opened.outbox.counts()
     if counts["failing"]:
         return f"{which} stored; DT does not take them now: {counts['waiting']} wait, see luna-dt outbox list"

@@ -92,9 +92,9 @@ class Catalog(Protocol):
         ...
 
     def generations(
-        self, source_image_id: int | None = None, batch_id: str | None = None, limit: int = 10_000
+        self, source_image_id: int | None = None, batch_id: str | None = None, after_id: int = 0, limit: int = 10_000
     ) -> list[Generation]:
-        """What was made from an image, or in a batch, oldest first; raises NotOffered."""
+        """What was made from an image, or in a batch, oldest first, a page after an id; raises NotOffered."""
         ...
 
     def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:

@@ -15,14 +15,15 @@ from ..errors import BadInput, NotFound, Refused
 from ..records import Generation
 
 TABLE = """
-CREATE SCHEMA IF NOT EXISTS luna_dt;
 CREATE TABLE IF NOT EXISTS luna_dt.generations (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, collection text NOT NULL, key text NOT NULL,
-    source_image_id bigint, batch_id text NOT NULL, record json NOT NULL, UNIQUE (collection, key));
+    source_image_id bigint, batch_id text NOT NULL, posted json NOT NULL,
+    record json NOT NULL, UNIQUE (collection, key));
 CREATE INDEX IF NOT EXISTS generations_source ON luna_dt.generations (collection, source_image_id);
 CREATE INDEX IF NOT EXISTS generations_batch ON luna_dt.generations (collection, batch_id);
 """
 FOUND = "SELECT id, record FROM luna_dt.generations WHERE collection = %s AND "
+POSTED = "SELECT id, posted FROM luna_dt.generations WHERE collection = %s AND key = %s"
 CREATING = 0x6C756E61  # an advisory lock: two servers that create the table at once would fail
 
 
@@ -31,31 +32,30 @@ class Generations:
 
     def __init__(self, connect: Callable[[], AbstractContextManager[psycopg.Connection[Any]]], collection: str) -> None:
         self._connect, self._collection = connect, collection
-        self._there = False
 
     def add(self, generation: Generation) -> str:
         """Stores a record, once for each key, and gives its id; raises BadInput when the key is another record's."""
         if not generation.key:
             raise BadInput("a generation needs a key, by which it is stored once")
         record = json.dumps(replace(generation, id="").to_json())
-        values = [self._collection, generation.key, generation.source_image_id, generation.batch_id, record]
+        values = [self._collection, generation.key, generation.source_image_id, generation.batch_id, record, record]
         with self._writing() as connection:
             # the id is taken only if the key is new, so that a repeated record leaves no gap
             connection.execute(
-                "INSERT INTO luna_dt.generations (collection, key, source_image_id, batch_id, record) "
-                "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (collection, key) DO NOTHING",
+                "INSERT INTO luna_dt.generations (collection, key, source_image_id, batch_id, posted, record) "
+                "VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (collection, key) DO NOTHING",
                 values,
             )
-            found = connection.execute(f"{FOUND} key = %s", [self._collection, generation.key]).fetchone()
+            found = connection.execute(POSTED, [self._collection, generation.key]).fetchone()
         assert found is not None
-        stored = _generation(found)
+        stored = _generation(found)  # as it was sent; it may have been amended since
         if replace(stored, id="", created="") != replace(generation, id="", created=""):
             raise BadInput(f"the key '{generation.key}' is that of another generation, {stored.id}")
         return stored.id
 
-    def find(self, source_image_id: int | None, batch_id: str | None, limit: int) -> list[Generation]:
-        """The generations made from an image, or in a batch, or both; oldest first."""
-        condition, values = "", list[Any]([self._collection])
+    def find(self, source_image_id: int | None, batch_id: str | None, after_id: int, limit: int) -> list[Generation]:
+        """The generations made from an image, or in a batch, or both; oldest first, a page after an id."""
+        condition, values = "id > %s AND ", list[Any]([self._collection, after_id])
         if source_image_id is not None:
             condition += "source_image_id = %s AND "
             values.append(source_image_id)
@@ -67,7 +67,7 @@ class Generations:
                 rows = connection.execute(f"{FOUND} {condition} true ORDER BY id LIMIT %s", [*values, limit]).fetchall()
         except (Refused, psycopg.Error):
             with self._connect() as connection:
-                if connection.execute("SELECT to_regclass('luna_dt.generations')").fetchone() == (None,):
+                if _is_missing(connection, "to_regclass('luna_dt.generations')"):
                     return []  # nothing was ever recorded
             raise
         return [_generation(row) for row in rows]
@@ -97,11 +97,13 @@ class Generations:
             connection.read_only = False
             try:
                 with connection.transaction():
-                    if not self._there:
+                    if _is_missing(connection, "to_regclass('luna_dt.generations')"):
                         connection.execute("SELECT pg_advisory_xact_lock(%s)", [CREATING])
+                        # asked first: PostgreSQL wants the right to create also where there is nothing to create
+                        if _is_missing(connection, "to_regnamespace('luna_dt')"):
+                            connection.execute("CREATE SCHEMA luna_dt")
                         connection.execute(TABLE)
                     yield connection
-                    self._there = True
             except psycopg.errors.InsufficientPrivilege as error:
                 raise Refused(
                     "the database's user may not keep generations; let an administrator run, once: "
@@ -111,6 +113,10 @@ class Generations:
                 if not connection.closed:
                     connection.rollback()
                     connection.read_only = True
+
+
+def _is_missing(connection: psycopg.Connection[Any], what: str) -> bool:
+    return connection.execute(f"SELECT {what}").fetchone() == (None,)
 
 
 def _generation(row: tuple[Any, ...]) -> Generation:

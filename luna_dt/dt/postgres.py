@@ -412,9 +412,9 @@ class PostgresCatalog:
         return self._generations.add(generation)
 
     def generations(
-        self, source_image_id: int | None = None, batch_id: str | None = None, limit: int = 10_000
+        self, source_image_id: int | None = None, batch_id: str | None = None, after_id: int = 0, limit: int = 10_000
     ) -> list[Generation]:
-        return self._generations.find(source_image_id, batch_id, limit)
+        return self._generations.find(source_image_id, batch_id, after_id, limit)
 
     def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:
         return self._generations.amend(generation_id, changes)

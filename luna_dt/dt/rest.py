@@ -228,9 +228,9 @@ class RestCatalog:
         return str(stored["id"])
 
     def generations(
-        self, source_image_id: int | None = None, batch_id: str | None = None, limit: int = 10_000
+        self, source_image_id: int | None = None, batch_id: str | None = None, after_id: int = 0, limit: int = 10_000
     ) -> list[Generation]:
-        asked = {"source_image_id": source_image_id, "batch_id": batch_id, "limit": limit}
+        asked = {"source_image_id": source_image_id, "batch_id": batch_id, "after_id": after_id, "limit": limit}
         found = self._list("generations", "GET", "/api/generations", params=asked)
         return [_generation(each) for each in found]
 

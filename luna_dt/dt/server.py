@@ -158,9 +158,10 @@ def create_app(
     def generations(
         source_image_id: int | None = None,
         batch_id: str | None = None,
+        after_id: int = 0,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     ) -> list[dict[str, Any]]:
-        return [each.to_json() for each in catalog.generations(source_image_id, batch_id, limit)]
+        return [each.to_json() for each in catalog.generations(source_image_id, batch_id, after_id, limit)]
 
     @app.post("/api/generations")
     def record(body: dict[str, Any], idempotency_key: Annotated[str, Header(max_length=200)] = "") -> dict[str, Any]:

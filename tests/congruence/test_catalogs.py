@@ -289,6 +289,9 @@ def test_generations_are_stored_once_found_and_amended(catalog: Catalog) -> None
     changed = catalog.amend(ids[1], {"source_image_id": 6, "extra_metadata": {"a": 1}})
     assert (changed.source_image_id, changed.extra_metadata, changed.base) == (6, {"a": 1}, first.key)
     assert catalog.generations(batch_id=f"{name}-b") == [changed]
+    assert catalog.record(second) == ids[1]  # sent again after it was amended: still the same
+    after = catalog.generations(after_id=int(ids[0]), limit=1)
+    assert [made.id for made in after] == [ids[1]]
     assert [g.key for g in catalog.generations(source_image_id=6) if g.key.startswith(name)] == [second.key]
     with pytest.raises(BadInput, match="operation is one of"):
         catalog.amend(ids[1], {"operation": "photo"})
@@ -304,8 +307,8 @@ def test_collections_keep_their_generations_apart_and_an_empty_one_has_none(post
         database.create_tables(connection, schema, {})
     catalog = PostgresCatalog(f"{postgres}&schema={schema}")
     assert catalog.generations() == []
-    catalog.record(generation("only here"))
-    assert [made.key for made in catalog.generations()] == ["only here"]
+    catalog.record(generation("only-here"))
+    assert [made.key for made in catalog.generations()] == ["only-here"]
     catalog.close()
 
 
@@ -322,4 +325,9 @@ def test_a_user_who_may_not_create_a_schema_is_told_what_to_run(postgres: str, d
     with pytest.raises(Refused, match="CREATE SCHEMA luna_dt AUTHORIZATION reader"):
         catalog.record(generation("x"))
     assert catalog.generations() == []
+    with psycopg.connect(postgres, autocommit=True) as connection:  # as the error said
+        connection.execute("CREATE SCHEMA luna_dt AUTHORIZATION reader")
+    assert catalog.record(generation("now-it-may"))
     catalog.close()
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA luna_dt CASCADE")

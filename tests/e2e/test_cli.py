@@ -127,7 +127,8 @@ def test_outbox_lineage_and_batches(home: Path, drawn: Drawn, server: str, tmp_p
     assert any("txt2img: image 9  made 0 [b]" in line and line.endswith("<-") for line in below)
     for name in ("tree.svg", "tree.png"):
         assert luna_dt("lineage", 8, "-o", tmp_path / name, home=home).returncode == 0
-    assert Image.open(tmp_path / "tree.png").width > 400
+    with Image.open(tmp_path / "tree.png") as drawing:
+        assert drawing.width > 400
     assert "<image" in (tmp_path / "tree.svg").read_text(encoding="utf-8")
     odd = luna_dt("lineage", 8, "-o", tmp_path / "tree.txt", home=home)
     assert (odd.returncode, "must end in .svg or .png" in odd.stderr) == (1, True)

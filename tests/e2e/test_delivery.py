@@ -25,7 +25,7 @@ from luna_dt.outbox import Outbox
 from tests.conftest import Drawn
 
 #: How often each side is killed; 100 shows what the issue asks, in some minutes.
-KILLS = int(os.environ.get("LUNA_DT_KILLS", "8"))
+KILLS = int(os.environ.get("LUNA_DT_KILLS", "4"))
 RECORDS = 1000
 
 RECORDER = """

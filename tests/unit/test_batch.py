@@ -209,6 +209,50 @@ def test_a_double_click_is_one_batch(library: Library, comfy: Comfy) -> None:
     assert queued(library, comfy, [1, 3]).id != first.id
 
 
+def test_a_slow_double_click_is_one_batch_and_a_refused_one_is_tried_anew(library: Library, comfy: Comfy) -> None:
+    first = queued(library, comfy, [1, 2])
+    with library._store.writing() as writer:
+        writer.execute("UPDATE batches SET created = '2026-01-01T00:00:00+00:00'")
+    assert queued(library, comfy, [1, 2]).id == first.id  # it is still under way
+    comfy.run(2)
+    library.batches.follow(first.id)
+    assert queued(library, comfy, [1, 2]).id != first.id  # it is done, and meant again
+    comfy.refuse = "no"
+    for _ in range(2):
+        with pytest.raises(BadInput, match="refuses"):
+            queued(library, comfy, [7])
+
+
+def test_what_is_cancelled_while_it_is_queued_is_not_run(library: Library, comfy: Comfy) -> None:
+    batch = library.batches.create(list(range(1, 41)), "img2img", WORKFLOW, comfy.url)
+    queue = threading.Thread(target=library.batches.queue, args=(batch.id,))
+    queue.start()
+    while len(comfy.seen) < 3:
+        assert queue.is_alive() or len(comfy.seen) >= 3
+    library.batches.cancel(batch.id)
+    queue.join()
+    assert library.batches.get(batch.id).counts == {"cancelled": 40}
+    assert comfy.waiting == []
+    assert len(comfy.seen) < 40
+
+
+def test_a_watcher_goes_on_after_a_resume_by_another(library: Library, comfy: Comfy) -> None:
+    batch = queued(library, comfy, [1, 2])
+    comfy.restart()
+    ended = threading.Event()
+    library.batches.watch(batch.id, lambda now: None if now.is_open else ended.set())
+    with Library(library.settings.home, dt="http://127.0.0.1:9") as other:
+        deadline = threading.Event()
+        while "lost" not in other.batches.get(batch.id).counts:
+            assert not deadline.wait(0.05)
+        other.batches.resume(batch.id)
+    comfy.run(2)
+    assert ended.wait(30)
+    with Library(library.settings.home, dt="http://127.0.0.1:9") as other:
+        assert other.batches.get(batch.id).counts == {"done": 2}
+        assert other.batches.cancel(batch.id).counts == {"done": 2}
+
+
 def test_without_a_writer_what_is_done_is_recorded(library: Library, comfy: Comfy) -> None:
     workflow = {name: node for name, node in WORKFLOW.items() if name != "4"}
     batch = library.batches.create([5], "upscale", workflow, comfy.url, seeds="7")

@@ -11,8 +11,8 @@ from PIL import Image
 
 from luna_dt import ImageRecord, Library
 from luna_dt.errors import UnknownImage
-from luna_dt.lineage import as_png, as_svg, as_text
-from luna_dt.records import Batch
+from luna_dt.lineage import as_png, as_svg, as_text, tree, walk
+from luna_dt.records import Batch, Generation
 
 
 @pytest.fixture
@@ -52,6 +52,23 @@ def test_a_loop_in_what_was_recorded_ends(library: Library) -> None:
     library.record({"source_image_id": 1, "output": "b"})
     library.record({"source_image_id": 2, "output": "a"})
     assert "image 2" in as_text(library.lineage(1))
+
+
+def test_two_records_of_one_picture_are_one_branch(library: Library) -> None:
+    count = 40
+    records = [ImageRecord(i, f"{i}.png") for i in range(1, count + 1)]
+    library._store.put("images", Batch(np.arange(1, count + 1), np.ones(count, np.int64), records))
+    library._store.finish("images", "a test")
+    for i in range(1, count):
+        for _ in range(2):
+            library.record({"source_image_id": i, "output": f"{i + 1}.png"})
+    assert len(as_text(library.lineage(5)).splitlines()) == count
+
+
+def test_records_without_keys_are_nobodys_base() -> None:
+    made = [Generation(source_image_id=1, key=f"dt:{i}", id=str(i)) for i in range(3)]
+    found = tree(1, made, lambda i: ImageRecord(i, "a"), lambda _: None)
+    assert [len(node.children) for _, node in walk(found)] == [3, 0, 0, 0]
 
 
 def test_it_is_drawn_with_thumbnails(told: Library, tmp_path: Path) -> None:

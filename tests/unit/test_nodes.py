@@ -384,6 +384,17 @@ def test_the_writer_takes_from_the_workflow_what_is_not_said(down: Path) -> None
     )
 
 
+def test_the_prompts_are_told_apart_through_a_controlnet() -> None:
+    through = {"positive": ["2", 0], "negative": ["3", 0], "strength": 1.0}
+    graph = {**GRAPH, "7": {"class_type": "ControlNetApplyAdvanced", "inputs": through}}
+    graph["4"] = {
+        "class_type": "KSampler",
+        "inputs": {**GRAPH["4"]["inputs"], "positive": ["7", 0], "negative": ["7", 1]},
+    }
+    found = COMFY.sampler_of(graph, "6")
+    assert (found["prompt"], found["negative"]) == ("a cat", "blurry")
+
+
 def test_the_writer_says_what_it_cannot_do(down: Path) -> None:
     image = torch.zeros(1, 8, 8, 3)
     with pytest.raises(ERRORS.BadInput, match="metadata given cannot be stored"):

@@ -89,6 +89,9 @@ def test_the_same_key_is_recorded_once(outbox: Outbox, dt: DT) -> None:
         ({"source_image_id": 0}, "source_image_id cannot be 0"),
         ({"extra_metadata": {"x": float("inf")}}, "extra_metadata cannot be"),
         ({"prompt": 7}, "prompt cannot be 7"),
+        ({"prompt": "half \ud83d"}, "prompt cannot be"),
+        ({"key": "ключ"}, "key is at most 200 ASCII"),
+        ({"key": "a\nb"}, "key is at most 200 ASCII"),
     ],
 )
 def test_records_that_make_no_sense_are_refused_at_once(outbox: Outbox, record: dict[str, Any], says: str) -> None:
@@ -144,6 +147,7 @@ def test_what_dt_refuses_is_parked_and_can_be_sent_again(outbox: Outbox, dt: DT)
     [
         (Refused("a token is missing", 401), "waiting"),
         (Refused("too many", 429), "waiting"),
+        (Refused("a wrong address", 421), "waiting"),
         (NotOffered("not yet"), "waiting"),
         (Refused("unprocessable", 422), "parked"),
         (Refused("gone", 410), "parked"),
@@ -154,6 +158,19 @@ def test_only_what_is_the_records_fault_is_parked(outbox: Outbox, dt: DT, error:
     outbox.put(made("a"))
     wait_until(lambda: outbox.entries()[0].tries > 0)
     assert outbox.entries()[0].state == state
+
+
+def test_a_record_that_breaks_the_sender_stops_no_other(outbox: Outbox, dt: DT) -> None:
+    def answers(generation: Generation) -> None:
+        if generation.prompt == "broken":
+            raise KeyError("a bug")
+
+    dt.answers = answers
+    outbox.put(made("broken", source=1))
+    outbox.put(made("whole", source=2))
+    wait_until(lambda: outbox.counts()["sent"] == 1)
+    assert [e.generation.prompt for e in outbox.entries("waiting")] == ["broken"]
+    assert "KeyError" in outbox.entries("waiting")[0].reason
 
 
 def test_dropping_keeps_the_reason(outbox: Outbox, dt: DT) -> None:
