@@ -253,7 +253,7 @@ def test_a_picture_is_searched_by_picture(comfyui: ComfyUI) -> None:
         (
             "LunaDTBatchQueue",
             {"image_ids": "1", "operation": "img2img", "workflow": "../../x.json"},
-            "there is no workflow",
+            "no workflow's name",
         ),
     ],
 )
