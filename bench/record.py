@@ -8,7 +8,6 @@ REST server beside sending straight into PostgreSQL.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import statistics
 import sys
@@ -16,15 +15,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import torch
 
 from luna_dt import Library, Settings
 from luna_dt.demo import database, served
+from tests.pack import load_pack
 
-ROOT = Path(__file__).parents[1]
 RUNS, SENT = 100, 500
 
 
@@ -36,18 +34,6 @@ def median(run: Callable[[int], object]) -> float:
         run(i)
         times.append(time.perf_counter() - start)
     return statistics.median(times) * 1e3
-
-
-def writer() -> Any:
-    """The node, loaded as ComfyUI loads it."""
-    name = "luna_pack"
-    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    assert spec is not None
-    assert spec.loader is not None
-    pack = importlib.util.module_from_spec(spec)
-    sys.modules[name] = pack
-    spec.loader.exec_module(pack)
-    return pack.NODE_CLASS_MAPPINGS["LunaDTMetadataWriter"]()
 
 
 def sending(home: Path, dt: str) -> float:
@@ -66,7 +52,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         os.environ["LUNA_DT_HOME"], os.environ["DT_API_URL"] = str(home / "node"), "http://127.0.0.1:9"
-        node = writer()
+        pack = load_pack()
+        node = pack.NODE_CLASS_MAPPINGS["LunaDTMetadataWriter"]()
         whole = median(lambda i: node.run(image, 1, "img2img", prompt="a portrait " * 20, seed=i))
         with Library(settings=Settings(home=home / "bare", dt="http://127.0.0.1:9")) as library:
             alone = median(lambda i: library.record({"prompt": "a portrait " * 20, "seed": i}))
@@ -80,7 +67,7 @@ def main() -> None:
         print(
             f"records a second: into PostgreSQL {straight:.0f}, through the REST server {through:.0f} ({through / straight:.2f})"
         )
-        sys.modules["luna_pack.nodes.comfy"].close_libraries()
+        sys.modules[f"{pack.__name__}.nodes.comfy"].close_libraries()
 
 
 if __name__ == "__main__":

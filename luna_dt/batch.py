@@ -322,8 +322,8 @@ class Batches:
         """Stores a batch of one run of ``workflow`` (API format) for each id; ``queue`` sets it going.
 
         ``extra`` goes with each run (ComfyUI's ``extra_data``).  The same request again while the batch is under
-        way, or within ten seconds, as of a double click, gives the batch that is there.  Raises BadInput when ids, seeds, prompts and workflow do
-        not fit each other.
+        way, or within ten seconds, as of a double click, gives the batch that is there.  Raises BadInput when
+        ids, seeds, prompts and workflow do not fit each other.
         """
         if not ids:
             raise BadInput("there are no images to queue; give ids such as 12, 15-20, or a query that finds some")
@@ -426,6 +426,7 @@ class Batches:
         comfyui = ComfyUI(batch.comfyui)
         running, pending = comfyui.waiting()  # before the history: what leaves the queue is in the history
         changed: dict[tuple[str, str], list[int]] = {}
+        done: list[tuple[Item, dict[str, Any]]] = []
         for item in watched:
             state, error = item.state, ""
             if item.prompt_id in running:
@@ -435,11 +436,14 @@ class Batches:
             elif ended := comfyui.outcome(item.prompt_id):
                 state, error, shown = ended
                 if state == "done":
-                    self._record(batch, item, shown)
+                    done.append((item, shown))
             elif item.state != "new":
                 state = "done" if self._is_made(batch_id, item) else "lost"
             if state != item.state:
                 changed.setdefault((state, error), []).append(item.position)
+        if done and not self._has_writer(batch_id):
+            for item, shown in done:
+                self._record(batch, item, shown)
         for (state, error), positions in changed.items():
             self._note(batch_id, positions, state, error)
         return self.get(batch_id)
@@ -488,6 +492,16 @@ class Batches:
             )
             self._watchers[batch_id] = thread
             thread.start()
+
+    def watch_all(self, comfyui: str) -> None:
+        """Watches every batch at that address that has not ended."""
+        marks = ", ".join("?" * len(OPEN))
+        for (batch_id,) in self._store.rows(
+            "SELECT id FROM batches WHERE comfyui = ? "
+            f"AND EXISTS (SELECT 1 FROM batch_items WHERE batch = id AND state IN ({marks}))",
+            [comfyui, *OPEN],
+        ):
+            self.watch(batch_id)
 
     def close(self) -> None:
         """Ends the following; it goes on when the batch is next watched, or asked for."""
@@ -545,10 +559,12 @@ class Batches:
                 return bool(made.output) and Path(made.output).is_file()
         return False
 
+    def _has_writer(self, batch_id: str) -> bool:
+        """Whether a Metadata Writer in the workflow tells DT of what is done."""
+        return any(node["class_type"] == WRITER for node in self._workflow(batch_id)["prompt"].values())
+
     def _record(self, batch: Batch, item: Item, shown: Mapping[str, Any]) -> None:
-        """Tells DT of an item that is done, unless a Metadata Writer in the workflow did."""
-        if any(node["class_type"] == WRITER for node in self._workflow(batch.id)["prompt"].values()):
-            return
+        """Tells DT of an item that is done."""
         files = [
             "/".join(filter(None, (picture.get("subfolder"), picture.get("filename"))))
             for node in shown.values()

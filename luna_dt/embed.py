@@ -71,7 +71,8 @@ def embed(
 ) -> Embedded:
     """Makes the vectors that a layer lacks or whose source has changed, of the images that fit ``where``.
 
-    ``anew``: what is there is given up first.  ``read`` gives an image's file, ``stamp`` what changes when that file does, without reading it.
+    ``anew``: what is there is given up first.  ``read`` gives an image's file, ``stamp`` what changes when that
+    file does, without reading it.
     Raises BadQuery, StoreError, WeightsError, OutOfMemory; what was made before is kept.
     """
     start, kind = time.monotonic(), EMBEDDINGS + layer

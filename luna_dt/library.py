@@ -245,9 +245,8 @@ class Library:
         else:
             identity = state.identity if state and state.local else LOCAL_IDENTITIES[layer]
         failed = bool(state and state.verdict and not state.verdict.passed)
-        kept = state and state.count and not (state.local and state.identity == identity) and not failed
-        if kept and not replace:
-            assert state is not None
+        same = state and state.local and state.identity == identity
+        if state and state.count and not (same or failed or replace):
             raise BadInput(
                 f"layer '{layer}' holds {state.count:,} vectors {'made here' if state.local else 'from DT'} by "
                 f"{state.identity}; making it by {identity} gives them up: say so with --replace (replace=True)"

@@ -10,7 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from .records import Generation, ImageRecord
-from .sheet import ACCENT, FAINT, GAP, INK, LINE, PAPER, TILE, fitting
+from .sheet import ACCENT, FAINT, GAP, INK, LINE, PAPER, TILE, fitting, paste, thumbnail
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,8 +134,8 @@ def _places(node: Node) -> tuple[dict[int, tuple[int, int]], int, int]:
         return at
 
     place(node, 0)
-    depth = max(x for x, _ in places.values())
-    return places, depth + TILE + GAP, row * STEP_Y + GAP
+    right = max(x for x, _ in places.values())
+    return places, right + TILE + GAP, row * STEP_Y + GAP
 
 
 def as_png(node: Node, picture: Callable[[Node], Image.Image | None]) -> Image.Image:
@@ -157,9 +157,7 @@ def as_png(node: Node, picture: Callable[[Node], Image.Image | None]) -> Image.I
         if shown is None:
             draw.text((x + TILE / 2, y + TILE / 2), "no picture", FAINT, font, anchor="mm")
         else:
-            shown = shown.copy()
-            shown.thumbnail((TILE, TILE))
-            sheet.paste(shown, (x + (TILE - shown.width) // 2, y + (TILE - shown.height) // 2))
+            paste(sheet, shown, x, y)
         draw.text((x, y + TILE + 5), fitting(each.title, font), ACCENT if each.asked else INK, font)
         draw.text((x, y + TILE + 5 + LINE), fitting(each.prompt, font), FAINT, font)
     return sheet
@@ -188,10 +186,8 @@ def as_svg(node: Node, picture: Callable[[Node], Image.Image | None]) -> str:
         )
         shown = picture(each)
         if shown is not None:
-            shown = shown.copy()
-            shown.thumbnail((TILE, TILE))
             data = io.BytesIO()
-            shown.save(data, "JPEG", quality=85)
+            thumbnail(shown).save(data, "JPEG", quality=85)
             parts.append(
                 f'<image x="{x}" y="{y}" width="{TILE}" height="{TILE}" '
                 f'href="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"/>'

@@ -16,14 +16,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from .dt.catalog import Catalog
 from .errors import BadInput, LunaError, Refused, StoreError, UnknownImage, Unreachable
-from .records import Generation
+from .records import Generation, now
 from .store import Store
 
 log = logging.getLogger(__name__)
@@ -69,8 +68,7 @@ class Outbox:
         Raises BadInput for a record that makes no sense, StoreError when it could not be stored.
         """
         made = Generation.from_json(record.to_json() if isinstance(record, Generation) else record)
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        made = replace(made, key=made.key or str(uuid.uuid4()), created=made.created or now, id="")
+        made = replace(made, key=made.key or str(uuid.uuid4()), created=made.created or now("milliseconds"), id="")
         with self._store.writing() as writer:
             writer.execute(
                 "INSERT INTO outbox (key, source, record, state) VALUES (?, ?, ?, 'waiting') ON CONFLICT (key) DO NOTHING",
@@ -140,27 +138,11 @@ class Outbox:
             writer.execute(f"UPDATE outbox SET state = 'waiting', due = 0 WHERE state IN {states}")
         try:
             with self._sole_sender(10.0):
-                return self._send_all(self._connect())
-        except Timeout as error:
-            raise StoreError("another process is sending; see what it does with: luna-dt outbox list") from error
-
-    def _send_all(self, catalog: Catalog) -> int:
-        taken, away, held = 0, None, set[int]()
-        for entry in self.entries("waiting"):
-            source = entry.generation.source_image_id
-            if source in held:
-                continue
-            error = self._send_one(catalog, entry)
-            if error is None:
-                taken += 1
-            elif not _is_invalid(error):
-                away = error
-                if isinstance(error, Unreachable):
-                    break
-                if source is not None:
-                    held.add(source)
-        if away is not None and not taken:
-            raise away
+                taken, error, _ = self._send_due(self._connect())
+        except Timeout as busy:
+            raise StoreError("another process is sending; see what it does with: luna-dt outbox list") from busy
+        if error and not taken:
+            raise error
         return taken
 
     def _sole_sender(self, seconds: float) -> FileLock:
@@ -174,8 +156,9 @@ class Outbox:
             try:
                 with self._sole_sender(0.1):
                     taken, error, wait = self._send_due(self._connect())
-                failures = 0 if taken or not error else failures
-                if error:  # news does not help against a closed door
+                away = isinstance(error, Unreachable)
+                failures = 0 if taken or not away else failures
+                if away:  # news does not help against a closed door
                     failures += 1
                     self._closing.wait(self._pause_after(failures))
                     continue
@@ -192,18 +175,22 @@ class Outbox:
             self._news.wait(wait)
 
     def _send_due(self, catalog: Catalog) -> tuple[int, LunaError | None, float | None]:
-        """Sends what is due: how many DT took, why it cannot be reached, if so, and the seconds until the next is due."""
-        taken = 0
+        """Tries each record once that is due now: how many DT took, the last failure that was not the record's own
+        fault, and the seconds until the next is due.  A DT that cannot be reached ends it."""
+        taken, failure, start = 0, None, time.time()
         while not self._closing.is_set():
-            rows = self._store.rows(_NEXT, [time.time()])
+            rows = self._store.rows(f"SELECT {_COLUMNS} {_HEADS} AND due <= ? ORDER BY position LIMIT 1", [start])
             if not rows:
-                due = self._store.rows("SELECT MIN(due) FROM outbox WHERE state = 'waiting'")[0][0]
-                return taken, None, None if due is None else min(max(0.01, due - time.time()), LONGEST_PAUSE)
+                due = self._store.rows(f"SELECT MIN(due) {_HEADS}")[0][0]
+                wait = None if due is None else min(max(0.01, due - time.time()), LONGEST_PAUSE)
+                return taken, failure, wait
             error = self._send_one(catalog, _entry(rows[0]))
             taken += error is None
+            if error and not _is_invalid(error):
+                failure = error
             if isinstance(error, Unreachable):
-                return taken, error, None
-        return taken, None, None
+                break
+        return taken, failure, None
 
     def _send_one(self, catalog: Catalog, entry: Entry) -> LunaError | None:
         change: tuple[str, list[Any]]
@@ -236,11 +223,9 @@ class Outbox:
 
 
 _COLUMNS = "position, record, state, tries, reason, dt_id"
-#: The first record that is due, and no earlier one of the same source image still waits.
-_NEXT = f"""
-SELECT {_COLUMNS} FROM outbox o WHERE state = 'waiting' AND due <= ? AND NOT EXISTS (
-    SELECT 1 FROM outbox e WHERE e.source = o.source AND e.state = 'waiting' AND e.position < o.position)
-ORDER BY position LIMIT 1"""
+#: The records that wait, and before which no earlier one of the same source image waits.
+_HEADS = """FROM outbox o WHERE state = 'waiting' AND NOT EXISTS (
+    SELECT 1 FROM outbox e WHERE e.source = o.source AND e.state = 'waiting' AND e.position < o.position)"""
 FAULTS = (400, 409, 410, 413, 422)  # refusals for what the record is; others are for a token, an address, a queue
 
 

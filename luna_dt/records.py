@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,11 @@ Float32s = npt.NDArray[np.float32]
 LAYERS = ("visual", "semantic", "negative", "composition", "style")
 RECORD_KINDS = ("images", "captions", "clusters")
 EMBEDDINGS = "embeddings."
+
+
+def now(timespec: str = "seconds") -> str:
+    """The time as it is stored everywhere: ISO 8601, UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec=timespec)
 
 
 def layer_of(kind: str) -> str | None:
@@ -61,6 +67,11 @@ class Identity:
     @property
     def model(self) -> str:
         return f"{self.architecture}:{self.weights}" if self.weights else self.architecture
+
+    @property
+    def is_sentence(self) -> bool:
+        """Whether a sentence-transformers repository made it, rather than a CLIP model."""
+        return "/" in self.architecture
 
     def __str__(self) -> str:
         parts = (self.model, f"{self.tower} tower", self.output, self.pixels, f"{self.dim}-d", self.variant)

@@ -95,9 +95,9 @@ class Searcher:
     def products(self, direction: Float32s) -> tuple[Int64s, Float32s]:
         """Every visible image, ids ascending, with the product of ``direction`` and its unit vector."""
         layer, exact, _ = self._current()
-        rows, cosines = exact.query(direction, layer.rows)
-        order = np.argsort(layer.ids[rows])
-        return layer.ids[rows][order], cosines[order] * np.linalg.norm(direction)
+        rows = np.flatnonzero(layer.visible)
+        rows = rows[np.argsort(layer.ids[rows])]
+        return layer.ids[rows], exact.cosines(direction)[rows] * np.linalg.norm(direction)
 
     def wait(self) -> None:
         """Returns when no index work is going on in the background."""

@@ -34,14 +34,25 @@ def contact_sheet(
             draw.rectangle(frame, outline=FAINT)
             draw.text((x + TILE / 2, y + TILE / 2), "not to be opened" if i else "no picture", FAINT, font, anchor="mm")
         else:
-            fitted = picture.copy()
-            fitted.thumbnail((TILE, TILE))
-            sheet.paste(fitted, (x + (TILE - fitted.width) // 2, y + (TILE - fitted.height) // 2))
+            paste(sheet, picture, x, y)
         if i == 0:
             draw.rectangle(frame, outline=ACCENT, width=3)
         draw.text((x, y + TILE + 5), fitting(headline, font), INK if i else ACCENT, font)
         draw.text((x, y + TILE + 5 + LINE), fitting(caption, font), FAINT, font)
     return sheet
+
+
+def thumbnail(picture: Image.Image) -> Image.Image:
+    """A copy that fits into a tile."""
+    fitted = picture.copy()
+    fitted.thumbnail((TILE, TILE))
+    return fitted
+
+
+def paste(sheet: Image.Image, picture: Image.Image, x: int, y: int) -> None:
+    """Puts a picture into the middle of the tile whose corner is at x, y."""
+    fitted = thumbnail(picture)
+    sheet.paste(fitted, (x + (TILE - fitted.width) // 2, y + (TILE - fitted.height) // 2))
 
 
 def fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

@@ -10,7 +10,6 @@ the end, which the next append writes over.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import logging
 import os
@@ -42,6 +41,7 @@ from .records import (
     Verdict,
     checked_layer,
     layer_of,
+    now,
 )
 
 log = logging.getLogger(__name__)
@@ -470,12 +470,12 @@ class Store:
             )
         ]
         with self.writing(EMBEDDINGS + layer):
-            before = self._writer.execute(
-                "SELECT COUNT(*) FROM vectors WHERE layer = ? AND image_id IN (SELECT value FROM json_each(?))",
-                [layer, json.dumps(batch.ids.tolist())],
-            ).fetchone()[0]
-            if before:  # what was judged is not what is there any more
-                self._writer.execute("UPDATE layers SET verdict = NULL WHERE name = ?", [layer])
+            # where a vector is replaced, what was judged is not what is there any more
+            self._writer.execute(
+                "UPDATE layers SET verdict = NULL WHERE name = ? AND verdict IS NOT NULL AND EXISTS (SELECT 1 FROM vectors "
+                "WHERE layer = ? AND image_id IN (SELECT value FROM json_each(?)))",
+                [layer, layer, json.dumps(batch.ids.tolist())],
+            )
             self._writer.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, ?)", named)
             self._writer.execute("UPDATE layers SET rows = ? WHERE name = ?", [rows + len(kept), layer])
 
@@ -514,12 +514,11 @@ class Store:
 
     def finish(self, kind: str, source: str) -> None:
         """Notes that a kind was mirrored to its end, from that address."""
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         with self._write_lock, _transaction(self._writer):
             self._writer.execute(
                 "INSERT INTO kinds VALUES (?, 1, ?, ?) ON CONFLICT (name) "
                 "DO UPDATE SET synced = excluded.synced, source = excluded.source",
-                [kind, now, source],
+                [kind, now(), source],
             )
 
     def prepare_layer(self, layer: str, identity: Identity, local: bool = False) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import datetime
 import itertools
 import logging
 import random
@@ -22,7 +21,7 @@ from .embed import source_text, stream
 from .errors import LunaError, NotFound, NotSearchable, WeightsError
 from .index.exact import Exact
 from .models import Encoders
-from .records import DT_IDENTITIES, LOCAL_IDENTITIES, PIXELS, Float32s, Identity, Verdict
+from .records import DT_IDENTITIES, LOCAL_IDENTITIES, PIXELS, Float32s, Identity, Verdict, now
 from .store import Layer, Store
 from .sync import Progress
 
@@ -81,7 +80,7 @@ def _judged(check: _Check, layer: str, sample: int, progress: Progress) -> Verdi
     right = by_fit >= CLOSE
     verdict = Verdict(
         "match", claim, fits, len(cosines), float(cosines.mean()), float(cosines.min()), float(cosines.std()),
-        float(by_fit.mean()), unreadable=unreadable, when=_now(), cosines=tuple(cosines.tolist()),
+        float(by_fit.mean()), unreadable=unreadable, when=now(), cosines=tuple(cosines.tolist()),
     )  # fmt: skip
     if right.all():
         return dataclasses.replace(verdict, result="match" if fits == claim else "other")
@@ -154,21 +153,18 @@ def _alternatives(layer: str, claim: Identity) -> list[Identity]:
     models: list[Any] = [claim] if claim.architecture != "unknown" else [DT_IDENTITIES[layer], LOCAL_IDENTITIES[layer]]
     found = {claim: None} if claim.architecture != "unknown" else {}
     for model in models:
-        sentence = "/" in model.architecture
         variants = [
             dataclasses.replace(model, pixels=pixels, output=output, dim=claim.dim, normalized=True, variant=variant)
-            for variant in (("", "words") if sentence else ("", "half"))
-            for output in (("pooled",) if sentence else ("pooled", "projected"))
+            for variant in (("", "words") if model.is_sentence else ("", "half"))
+            for output in (("pooled",) if model.is_sentence else ("pooled", "projected"))
             for pixels in (PIXELS if model.tower == "image" else ("",))
         ]
         # those nearest to the claim first, so that of two that fit alike the simpler is named
-        variants.sort(key=lambda v: sum(a != b for a, b in zip(_fields(v), _fields(model), strict=True)))
+        variants.sort(
+            key=lambda v: 2 * (v.variant != model.variant) + (v.output != model.output) + (v.pixels != model.pixels)
+        )
         found.update(dict.fromkeys(variants))
     return list(found)
-
-
-def _fields(identity: Identity) -> tuple[Any, ...]:
-    return (identity.pixels, identity.output, identity.variant, identity.variant)
 
 
 def _best(check: _Check, claim: Identity, others: list[Identity], places: Any, by_claim: Float32s) -> Identity:
@@ -252,7 +248,3 @@ def _runs(check: _Check, identity: Identity, wrong: Any, budget: int) -> tuple[t
             runs.append([place, place])
     ids = check.layer.ids[check.rows]
     return tuple((int(ids[first]), int(ids[last])) for first, last in runs), complete
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from ..luna_dt.batch import Batch, read_workflow
@@ -59,7 +60,7 @@ class LunaDTBatchQueue:
 
     @classmethod
     def IS_CHANGED(cls, **_: Any) -> str:  # noqa: N802
-        return comfy.always()  # who queues again means it; a double click is seen by the batch itself
+        return uuid.uuid4().hex  # who queues again means it; a double click is seen by the batch itself
 
     def run(
         self,

@@ -281,11 +281,6 @@ def show_progress(node: str, text: str) -> None:
         instance.send_progress_text(text, str(node))
 
 
-def always() -> str:
-    """A fingerprint that is never the same."""
-    return uuid.uuid4().hex
-
-
 def _server() -> Any:
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
@@ -413,10 +408,7 @@ def add_routes() -> None:
 def _go_on(opened: Library) -> None:
     """What was recorded before is sent now, and batches that are open are looked after."""
     opened.outbox.start()
-    address = own_address()
-    for batch in opened.batches.all():
-        if batch.is_open and batch.comfyui == address:
-            opened.batches.watch(batch.id)
+    opened.batches.watch_all(own_address())
 
 
 def _go_on_when_ready() -> None:

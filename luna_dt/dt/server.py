@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -25,7 +24,7 @@ import numpy as np
 from .. import __version__
 from ..errors import BadInput, LunaError, MissingExtra, NotOffered, PictureMissing
 from ..pixels import local_path
-from ..records import Float32s, Generation, Identity, layer_of
+from ..records import Float32s, Generation, Identity, layer_of, now
 from . import wire
 from .catalog import Catalog, Sort
 
@@ -165,9 +164,8 @@ def create_app(
 
     @app.post("/api/generations")
     def record(body: dict[str, Any], idempotency_key: Annotated[str, Header(max_length=200)] = "") -> dict[str, Any]:
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         key = idempotency_key or body.get("key") or str(uuid.uuid4())
-        made = Generation.from_json({"created": now, **body, "key": key, "id": None})
+        made = Generation.from_json({"created": now("milliseconds"), **body, "key": key, "id": None})
         return replace(made, id=catalog.record(made)).to_json()
 
     @app.patch("/api/generations/{generation_id}")

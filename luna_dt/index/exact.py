@@ -19,7 +19,8 @@ class Exact:
         self._vectors, self._norms, self._live = vectors, norms, live
         self.rows = len(vectors)
 
-    def query(self, vector: Float32s, k: int, start: int = 0) -> tuple[Int64s, Float32s]:
+    def cosines(self, vector: Float32s, start: int = 0) -> Float32s:
+        """float32[rows - start]: of every row from ``start`` on, -inf where it does not count; raises BadVector."""
         vector = checked_vectors(vector, self._vectors.shape[1])
         scores = np.empty(self.rows - start, np.float32)
         for at in range(start, self.rows, BLOCK):
@@ -27,6 +28,10 @@ class Exact:
             np.matmul(block, vector, out=scores[at - start : at - start + len(block)])
         scores /= self._norms[start:] * np.linalg.norm(vector)
         scores[~self._live[start:]] = -np.inf
+        return scores
+
+    def query(self, vector: Float32s, k: int, start: int = 0) -> tuple[Int64s, Float32s]:
+        scores = self.cosines(vector, start)
         k = min(k, int(np.count_nonzero(self._live[start:])))
         if k <= 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)

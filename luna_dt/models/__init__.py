@@ -46,13 +46,12 @@ class Encoders:
             import torch
 
             at = (at[0], torch.float16)
-        sentence = "/" in identity.architecture
 
         def load() -> Tower:
             from .clip import ImageTower, TextTower
             from .sentence import SentenceTower
 
-            kind = SentenceTower if sentence else ImageTower if identity.tower == "image" else TextTower
+            kind = SentenceTower if identity.is_sentence else ImageTower if identity.tower == "image" else TextTower
             return kind(identity, self._settings.models_folders, at, self._memory)
 
         return self._memory.get((identity.model, identity.tower, *at), load)
@@ -65,7 +64,7 @@ class Encoders:
         """
         architecture, _, weights = model.partition(":")
         found = Identity(architecture, weights, tower, "projected", "squash" if tower == "image" else "", 1)
-        if "/" not in architecture:
+        if not found.is_sentence:
             from .weights import find
 
             return replace(found, dim=int(find(found, self._settings.models_folders).config["embed_dim"]))
@@ -80,7 +79,7 @@ class Encoders:
         Raises IdentityMismatch when no picture shares a space with the layer, WeightsError, MissingExtra, OutOfMemory.
         """
         if identity.tower == "text":
-            if identity.output != "projected" or "/" in identity.architecture:
+            if identity.output != "projected" or identity.is_sentence:
                 raise IdentityMismatch(
                     f"this layer was made from texts that share no space with pictures ({identity}); search it by "
                     "image id or by text, or have it made from the pictures: luna-dt embed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -11,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,21 +22,10 @@ from luna_dt import Library
 from luna_dt.demo import database, served
 from luna_dt.records import Batch
 from tests.conftest import Drawn
+from tests.pack import ROOT, load_pack
 
-ROOT = Path(__file__).parents[2]
 CONTRACT: dict[str, Any] = json.loads((ROOT / "tests" / "nodes_contract.json").read_text())
 AWAY = "http://127.0.0.1:9"
-
-
-def load_pack() -> ModuleType:
-    name = str(ROOT).replace(".", "_x_")
-    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 PACK = load_pack()
