@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from luna_dt import Identity, ImageRecord, Library, Settings
 from luna_dt.demo.drawing import draw, random_scene
-from luna_dt.models.memory import place
+from luna_dt.memory import place
 from luna_dt.records import Batch, Float32s
 
 QUERY_ROWS = 100_000

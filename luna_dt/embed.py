@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import hashlib
 import logging
 import os
 import queue
@@ -24,14 +23,13 @@ import numpy as np
 from .errors import BadPicture, LunaError
 from .models import Tower
 from .pixels import read_pictures
-from .records import EMBEDDINGS, Batch, Float32s, Identity, ImageRecord
+from .records import EMBEDDINGS, Batch, Float32s, Identity, ImageRecord, content_digest
 from .store import Store
 from .sync import Progress
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-PAGE = 1000  # records looked at in one go
 STORED_EVERY, STORED_ROWS = 5.0, 4096  # seconds, rows: what a kill can cost
 
 
@@ -118,14 +116,12 @@ class _Work:
     def plan(self, where: str, stamp: Callable[[ImageRecord], str]) -> list[int]:
         """The ids to look at, in order; no picture is read for it."""
         files, todo, emptied = self._store.files(), [], []
-        for record in _pages(self._store, where):
-            if record.for_deletion or record.unavailable:
-                continue
+        for record in self._store.visible(where):
             digest: int | None = None
             if self._identity.tower == "text":
                 text = source_text(self._layer, record)
                 if text:
-                    digest = _digest(text.encode())
+                    digest = content_digest(text.encode())
                 else:
                     emptied.append(record.id)
                     continue
@@ -146,10 +142,10 @@ class _Work:
         """An image's source as its tower takes it; None if it has its vector already.  In any thread."""
         if self._identity.tower == "text":
             text = source_text(self._layer, self._store.image(image_id))
-            self._digests[image_id] = _digest(text.encode())
+            self._digests[image_id] = content_digest(text.encode())
             return self._tower.prepared(text, self._identity)
         data = self._read(image_id)
-        self._digests[image_id] = digest = _digest(data)
+        self._digests[image_id] = digest = content_digest(data)
         if self._known.get(image_id) == digest:
             return None
         return self._tower.prepared(read_pictures(data, f"image {image_id}")[0], self._identity)
@@ -190,17 +186,6 @@ class _Work:
         if self._files:
             self._store.put_files(self._files)
         self._rows, self._files, self._stored = [], [], time.monotonic()
-
-
-def _pages(store: Store, where: str) -> Iterator[ImageRecord]:
-    last = 0
-    while page := store.find(where, last, PAGE):
-        yield from page
-        last = page[-1].id
-
-
-def _digest(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
 def stream(

@@ -19,7 +19,7 @@ LunaError
  │   └─ NoVector             this image has no vector in the layer
  ├─ IdentityMismatch         query and layer were made by different encoders
  ├─ WeightsError             model weights are missing, damaged or of another model
- ├─ OutOfMemory              the device has no room for an encoder, even for one picture at a time
+ ├─ OutOfMemory              the device has no room for a model, or for one picture at a time
  ├─ StoreError               the library on disk is damaged, newer than this program, or busy
  │   └─ IndexDamaged         an index file cannot be trusted (rebuilt by itself)
  └─ CatalogError             DT did not answer as hoped
@@ -33,6 +33,9 @@ LunaError
 """
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 
 class LunaError(Exception):
@@ -49,7 +52,11 @@ class MissingExtra(SettingsError):
     http_status = 501
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f'{what} is not installed; run: pip install "luna_dt[{extra}]"')
+        run = f'pip install "luna_dt[{extra}]"'
+        installer = Path(__file__).parents[1] / "install.py"
+        if extra == "maps" and installer.is_file():  # as a pack of ComfyUI, whose OpenCV must stay what it is
+            run = f'"{sys.executable}" "{installer}"'
+        super().__init__(f"{what} is not installed; run: {run}")
 
 
 class NotAllowed(SettingsError):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PictureLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | Any"
 
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning level: it refuses to open more by itself
+MAX_FILE = 1 << 30  # bytes; no picture is larger, and what is may be no picture
 
 
 def read_pictures(source: PictureLike, name: str = "the given picture") -> list[Image.Image]:
@@ -141,6 +142,19 @@ def local_path(dt_path: str, path_map: Mapping[str, str]) -> Path:
     raise PictureMissing(
         f"{dt_path}: not a path of this machine; add to settings.toml under [path_map]: '{folder}' = 'its folder here'"
     )
+
+
+def picture_file(dt_path: str, path_map: Mapping[str, str]) -> bytes:
+    """The bytes of a file that DT names; only a plain file of a picture's size is read.
+
+    Raises PictureMissing, OSError.
+    """
+    path = local_path(dt_path, path_map)
+    if not path.is_file():  # not a device or a pipe, which could be read for ever
+        raise PictureMissing(f"{path}: No such file")
+    if path.stat().st_size > MAX_FILE:
+        raise PictureMissing(f"{path}: {path.stat().st_size:,} bytes are too many for a picture")
+    return path.read_bytes()
 
 
 def _parts(path: str) -> list[str]:

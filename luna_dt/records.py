@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +21,11 @@ Float32s = npt.NDArray[np.float32]
 LAYERS = ("visual", "semantic", "negative", "composition", "style")
 RECORD_KINDS = ("images", "captions", "clusters")
 EMBEDDINGS = "embeddings."
+
+
+def content_digest(content: bytes) -> int:
+    """What some content is known by here: 64 bits of its BLAKE2b, signed."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
 def now(timespec: str = "seconds") -> str:
@@ -267,6 +273,18 @@ _IMAGE_FIELDS = {f.name: _CONVERTERS[str(f.type)] for f in fields(ImageRecord) i
 
 
 OPERATIONS = ("txt2img", "img2img", "upscale", "inpaint", "variation")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMap:
+    """A ControlNet map that DT has: encoded as a picture (``data``), or where DT says its file is (``path``).
+
+    ``keypoints`` is OpenPose's JSON object, where there is one.
+    """
+
+    data: bytes = b""
+    path: str = ""
+    keypoints: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

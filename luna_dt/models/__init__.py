@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import BadInput, IdentityMismatch
+from ..memory import Memory, place
 from ..records import Float32s, Identity
 from ..settings import Settings
-from .memory import IDLE, Memory, Residency, place
 
 if TYPE_CHECKING:
     from PIL import Image
-
-__all__ = ["Encoders", "Residency", "Tower"]
 
 
 class Tower(Protocol):
@@ -32,9 +30,9 @@ class Tower(Protocol):
 class Encoders:
     """The towers of every identity, one of each model and device; safe to use from several threads."""
 
-    def __init__(self, settings: Settings, residency: Residency | None = None, idle: float = IDLE) -> None:
+    def __init__(self, settings: Settings, memory: Memory | None = None) -> None:
         self._settings = settings
-        self._memory = Memory(residency, idle)
+        self._memory = memory or Memory()
 
     def tower(self, identity: Identity, device: str = "") -> Tower:
         """The tower that makes vectors of that identity, on the settings' device or another.
@@ -108,7 +106,3 @@ class Encoders:
     def _encoded(self, identity: Identity, items: Sequence[Any]) -> Float32s:
         tower = self.tower(identity)
         return tower.vectors([tower.prepared(item, identity) for item in items], identity)
-
-    def release(self) -> None:
-        """Lets the towers go; the next use loads them again."""
-        self._memory.release()

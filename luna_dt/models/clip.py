@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MissingExtra, WeightsError
+from ..memory import Memory
 from ..records import Float32s, Identity
 from . import weights
-from .memory import Memory
 from .weights import Weights
 
 if TYPE_CHECKING:

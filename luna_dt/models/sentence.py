@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtra, WeightsError
+from ..memory import Memory, is_out_of_memory
 from ..records import Float32s, Identity
 from . import weights
-from .memory import Memory, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import hub
 from ..errors import MissingExtra, WeightsError
+from ..memory import is_out_of_memory
 from ..records import Identity
-from .memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -120,22 +121,9 @@ def _from_hub(repository: str, files: Sequence[str], folder: Path, by_hand: str)
         raise WeightsError(
             f"the weights {folder.name} are not here and open_clip knows no place to load them from; {by_hand}"
         )
-    import huggingface_hub
-
-    for file in files:
-        cached = huggingface_hub.try_to_load_from_cache(repository, file)
-        if isinstance(cached, str):
-            return Path(cached)
-    try:
-        url = huggingface_hub.hf_hub_url(repository, files[0])
-        size = huggingface_hub.get_hf_file_metadata(url, timeout=5).size or 0
-        log.warning("downloading %s of %s: %.1f GB", files[0], repository, size / 1e9)
-        return Path(huggingface_hub.hf_hub_download(repository, files[0]))
-    except Exception as error:
-        raise WeightsError(
-            f"{files[0]} of {repository} is not on this machine and cannot be downloaded ({type(error).__name__}); "
-            f'{by_hand}, or on a machine with a network run: hf download {repository} {files[0]} --local-dir "{folder}"'
-        ) from error
+    found = next(filter(None, (hub.cached(repository, file) for file in files)), None)
+    instead = f"{by_hand}, or {hub.by_hand(repository, [files[0]], folder)}"
+    return found or hub.download(repository, files[0], f"{files[0]} of {repository}", instead)
 
 
 def find_sentence_model(repository: str, folders: Sequence[Path]) -> Path:
@@ -144,26 +132,9 @@ def find_sentence_model(repository: str, folders: Sequence[Path]) -> Path:
     for folder in folders:
         if (folder / name / "config.json").is_file():
             return folder / name
-    import huggingface_hub
-
-    wanted = {"allow_patterns": ["*.json", "*.txt", "1_Pooling/*", "model.safetensors"]}
-    try:
-        cached = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **wanted))
-        if (cached / "modules.json").is_file() and (cached / "model.safetensors").is_file():
-            return cached
-    except (OSError, ValueError) as error:
-        log.info("%s is not in the hub's cache: %s", repository, error)
-    try:
-        url = huggingface_hub.hf_hub_url(repository, "model.safetensors")
-        size = huggingface_hub.get_hf_file_metadata(url, timeout=5).size or 0
-        log.warning("downloading %s: %.1f GB", repository, size / 1e9)
-        return Path(huggingface_hub.snapshot_download(repository, **wanted))
-    except Exception as error:
-        raise WeightsError(
-            f"the model {repository} is not on this machine and cannot be downloaded ({type(error).__name__}); put its "
-            f"files into {folders[0] / name}, or on a machine with a network run: hf download {repository} --local-dir "
-            f'"{folders[0] / name}"'
-        ) from error
+    to = folders[0] / name
+    patterns, needed = ("*.json", "*.txt", "1_Pooling/*", "model.safetensors"), ("model.safetensors", "modules.json")
+    return hub.folder(repository, patterns, needed, f"put its files into {to}, or {hub.by_hand(repository, [], to)}")
 
 
 def holds(file: Path, tower: str) -> bool:

@@ -30,6 +30,7 @@ errors: Any = sys.modules["luna_pack.luna_dt.errors"]
 luna_dt: Any = importlib.import_module("luna_pack.luna_dt")
 database: Any = importlib.import_module("luna_pack.luna_dt.demo.database")
 Identity, Settings, TINY_IMAGE = luna_dt.Identity, luna_dt.Settings, database.TINY_IMAGE
+Memory: Any = importlib.import_module("luna_pack.luna_dt.memory").Memory
 Encoders: Any = importlib.import_module("luna_pack.luna_dt.models").Encoders
 read_pictures: Any = importlib.import_module("luna_pack.luna_dt.pixels").read_pictures
 
@@ -39,7 +40,7 @@ with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
     settings = Settings(home=Path(folder))
 
     # an encoder is ComfyUI's to unload, and comes back by itself
-    encoders = Encoders(settings, nodes._resident)
+    encoders = Encoders(settings, Memory(nodes._resident))
     first = encoders.pictures(TINY_IMAGE, read_pictures(image))
     assert len(memory.current_loaded_models) == 1
     memory.unload_all_models()

@@ -26,6 +26,7 @@ from luna_dt.errors import (
     StoreError,
     WeightsError,
 )
+from luna_dt.memory import Memory
 from luna_dt.models import Encoders
 from luna_dt.pixels import read_pictures
 from luna_dt.records import Batch, Float32s
@@ -366,16 +367,17 @@ def test_where_memory_runs_out_others_leave_and_the_batch_is_halved(
 
 
 def test_idle_towers_leave_and_come_back(tmp_path: Path, drawings: list[Drawing]) -> None:
-    encoders = Encoders(Settings(home=tmp_path, device="cpu"), idle=0.2)
+    memory = Memory(idle=0.2)
+    encoders = Encoders(Settings(home=tmp_path, device="cpu"), memory)
     first = encoders.pictures(TINY_IMAGE, pictures(drawings[:1]))
     deadline = time.monotonic() + 30
-    while encoders._memory._kept:
+    while memory._kept:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     np.testing.assert_array_equal(encoders.pictures(TINY_IMAGE, pictures(drawings[:1])), first)
-    assert encoders._memory._kept
-    encoders.release()
-    assert not encoders._memory._kept
+    assert memory._kept
+    memory.release()
+    assert not memory._kept
 
 
 # -- weighted queries -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Which device an encoder runs on, in which precision, and how long it stays: the one place that decides."""
+"""Which device a model runs on, in which precision, and how long it stays: the one place that decides."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import gc
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..errors import MissingExtra, OutOfMemory, SettingsError
-from ..records import Float32s
+from .errors import MissingExtra, OutOfMemory, SettingsError
+from .records import Float32s
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
 
-#: Called with a tower (a torch module) before each use, brings it where it is to run; a host such as ComfyUI,
+#: Called with a model (a torch module) before each use, brings it where it is to run; a host such as ComfyUI,
 #: which gives its own, moves it out again when it wants the memory.
 Residency = Callable[[Any], object]
 
 T = TypeVar("T")
-IDLE = 600.0  # seconds after which an unused tower leaves, so that a forgotten program does not hold a GPU
+IDLE = 600.0  # seconds after which an unused model leaves, so that a forgotten program does not hold a GPU
 
 
 def place(device: str) -> tuple[torch.device, torch.dtype]:
@@ -49,21 +48,24 @@ def place(device: str) -> tuple[torch.device, torch.dtype]:
 
 
 class Memory:
-    """The towers that are loaded; the least recently used leave first, all of them after ``idle`` seconds.
+    """The models that are loaded, encoders and detectors alike; all of them leave after ``idle`` seconds.
 
     With a ``residency`` the host owns the memory and nothing leaves by itself.
     """
 
     def __init__(self, residency: Residency | None = None, idle: float = IDLE) -> None:
         self._residency, self._idle = residency, idle
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._kept: dict[Hashable, Any] = {}
+        self._alone: Hashable = None
         self._lock, self._emptied = threading.RLock(), threading.Event()
         self._used = 0.0
         self._watch: threading.Thread | None = None
 
-    def get(self, key: Hashable, load: Callable[[], T]) -> T:
-        """The tower of that key, loaded if it is not here."""
+    def get(self, key: Hashable, load: Callable[[], T], alone: bool = False) -> T:
+        """The model of that key, loaded if it is not here; of those that are to be ``alone`` one stays at a time."""
         with self._lock:
+            if alone and self._alone not in (None, key):
+                self._let_go([self._alone])
             if key not in self._kept:
                 try:
                     self._kept[key] = load()
@@ -72,13 +74,14 @@ class Memory:
                         raise
                     if not self.release():
                         raise OutOfMemory(
-                            f"there is no memory to load an encoder ({error}); close other programs"
+                            f"there is no memory to load a model ({error}); close other programs"
                         ) from error
                     self._kept[key] = load()
-            self._kept.move_to_end(key)
-            self._used = time.monotonic()
+            if alone:
+                self._alone = key
+            self.touch()
             if self._watch is None and not self._residency:
-                self._watch = threading.Thread(target=self._leave_when_idle, name="luna_dt encoders", daemon=True)
+                self._watch = threading.Thread(target=self._leave_when_idle, name="luna_dt memory", daemon=True)
                 self._watch.start()
             found: T = self._kept[key]
             return found
@@ -94,16 +97,19 @@ class Memory:
             return at
 
     def release(self, but: object = None) -> bool:
-        """Lets every tower go but one, if named; the next use loads them again.  Says whether there were any."""
+        """Lets every model go but one, if named; the next use loads them again.  Says whether there were any."""
         with self._lock:
-            gone = [key for key, tower in self._kept.items() if tower is not but]
-            for key in gone:
-                del self._kept[key]
+            gone = [key for key, model in self._kept.items() if model is not but]
+            self._let_go(gone)
             self._emptied.set()
-        if gone:
-            gc.collect()  # a host's wrapper and its module name each other
-            _empty_cache()
         return bool(gone)
+
+    def _let_go(self, keys: Sequence[Hashable]) -> None:
+        for key in keys:
+            self._kept.pop(key, None)
+        if keys:
+            gc.collect()  # a host's wrapper and its module name each other
+            empty_cache()
 
     def _leave_when_idle(self) -> None:
         while True:
@@ -111,7 +117,7 @@ class Memory:
             with self._lock:
                 self._emptied.clear()
                 if self._kept and time.monotonic() - self._used >= self._idle:
-                    log.info("encoders leave the memory, unused for %.0f s", self._idle)
+                    log.info("models leave the memory, unused for %.0f s", self._idle)
                     self.release()
                 if not self._kept:
                     self._watch = None
@@ -122,12 +128,12 @@ class Memory:
     ) -> Float32s:
         """Runs ``run`` over ``items`` in batches of ``owner.batch`` and gives unit vectors, float32[n, dim].
 
-        Where memory runs out, other towers leave first, then the batch is halved, for good.
+        Where memory runs out, other models leave first, then the batch is halved, for good.
         Raises OutOfMemory when one item alone does not fit.
         """
         import torch
 
-        self._used = time.monotonic()
+        self.touch()
         result = np.empty((len(items), dim), np.float32)
         at = 0
         while at < len(items):
@@ -146,13 +152,17 @@ class Memory:
                         "LUNA_DT_DEVICE=cpu"
                     ) from error
                 owner.batch = max(1, len(part) // 2)
-                _empty_cache()
+                empty_cache()
                 log.warning("out of memory: going on with batches of %d", owner.batch)
                 continue
             result[at : at + len(part)] = vectors
             at += len(part)
-        self._used = time.monotonic()
+        self.touch()
         return result
+
+    def touch(self) -> None:
+        """Says that something that is loaded is in use, so that it does not leave as idle."""
+        self._used = time.monotonic()
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -165,7 +175,8 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _empty_cache() -> None:
+def empty_cache() -> None:
+    """Gives what torch holds in reserve on a GPU back to it."""
     import torch
 
     if torch.cuda.is_available():
