@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
+from huggingface_hub import constants
 
 from luna_dt import Library, Settings
 from luna_dt.demo import database, served
 from luna_dt.models import Encoders
 from luna_dt.pixels import read_pictures
 from luna_dt.records import Batch, Float32s, Identity, ImageRecord, Int64s
+from tests.weights import write as write_weights
 
 IDENTITY = Identity("test", "", "image", "pooled", "squash", 16)
 _numbers = itertools.count(1)
@@ -24,8 +27,8 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DT_API_URL", "DT_API_TOKEN", "LUNA_DT_HOME", "LUNA_DT_PATH_MAP", "LUNA_DT_MODELS", "LUNA_DT_INDEX"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(("DT_API_", "LUNA_DT_")) and name != "LUNA_DT_KILLS"]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +66,24 @@ def server(drawn: Drawn) -> Iterator[str]:
     """``luna-dt serve`` over the drawn database, in a process of its own."""
     with served(drawn.address) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def weights() -> Iterator[Path]:
+    """A folder with weights for every type of map (weights.py); gone after the session, since it is large."""
+    with tempfile.TemporaryDirectory(prefix="luna-dt-weights-", ignore_cleanup_errors=True) as folder:
+        write_weights(Path(folder))
+        yield Path(folder)
+
+
+@pytest.fixture
+def empty_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Hugging Face cache with nothing in it, here and in processes that are started, and no network to fill it."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "hub"
 
 
 @pytest.fixture
