@@ -6,12 +6,13 @@ error, and an object ``{"error": {"code", "message"}}`` with ``--json``), 2 for 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,10 +25,12 @@ from . import __version__
 from .errors import BadInput, BadVector, LunaError, SettingsError, Unreachable
 from .library import Library
 from .outbox import STATES
+from .preproc.catalogue import HIGH, LOW, RESOLUTION, TYPES, map_type
 from .records import LAYERS, Term, Verdict
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from .maps import ControlMap
     from .records import Hit
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -224,6 +227,9 @@ def status(settings: Settings, as_json: bool) -> None:
     for name, (count, synced) in found.counts.items():
         table.add_row(name, f"{count:,}", _when(synced))
     out.print(table)
+    if found.maps[0]:
+        room = f"{found.maps[1] / 1e6:,.1f} MB of {settings.maps_bytes / 1e6:,.0f}"
+        out.print(f"ControlNet maps: {found.maps[0]:,} ({room})")
     if not found.layers:
         out.print("no layer is synced yet; run: luna-dt sync")
         return
@@ -340,12 +346,118 @@ def embed(
         rate = f" ({done.encoded / done.seconds:,.1f} a second)" if done.encoded else ""
         out.print(f"{layer}: {done.encoded:,} made{rate}, {done.unchanged:,} were here already, "
                   f"{len(done.skipped):,} skipped, in {done.seconds:.1f} s")  # fmt: skip
-        for _, reason in done.skipped[:20]:
-            out.print(f"  {_plain(reason)}", soft_wrap=True)
-        if len(done.skipped) > 20:
-            out.print(f"  and {len(done.skipped) - 20:,} more; --json lists them all")
+        _print_some([reason for _, reason in done.skipped])
     if done.skipped:
         context.exit(1)
+
+
+@main.command("map")
+@click.argument("kinds", metavar="TYPE...", nargs=-1)
+@click.option("--id", "image_id", type=int, help="An image of the library by its id.")
+@click.option("--image", type=click.Path(path_type=Path), help="A picture.")
+@click.option("--where", help="Have maps kept of every image that fits this query, in DT's language.")
+@click.option("--all", "every", is_flag=True, help="Every type there is.")
+@click.option(
+    "-o", "--out", "folder", type=click.Path(path_type=Path), help="Where to put NAME_TYPE.png.  [default: .]"
+)
+@click.option("--resolution", default=str(RESOLUTION), show_default=True, help="Of the shorter side, or: source.")
+@click.option("--low", type=int, default=LOW, show_default=True, help="Canny's low threshold, 0 to 255.")
+@click.option("--high", type=int, default=HIGH, show_default=True, help="Canny's high threshold, 0 to 255.")
+@_dt_option
+@_json_option
+@click.pass_context
+def make_map(
+    context: click.Context,
+    kinds: tuple[str, ...],
+    image_id: int | None,
+    image: Path | None,
+    where: str | None,
+    every: bool,
+    folder: Path | None,
+    resolution: str,
+    low: int,
+    high: int,
+    dt: str | None,
+    as_json: bool,
+) -> None:
+    """Get ControlNet maps of a picture: DT's, else the one kept here, else made now; or have them kept of many."""
+    if every == bool(kinds):
+        raise click.UsageError(f"name the types of maps, or give --all; there are: {', '.join(TYPES)}")
+    if [image_id is None, image is None, where is None].count(False) != 1:
+        raise click.UsageError("give one of --id, --image and --where")
+    if where is not None and folder is not None:
+        raise click.UsageError("--where has maps kept in the library; get single ones out with --id")
+    chosen = [map_type(kind).name for kind in dict.fromkeys(kinds or TYPES)]
+    if resolution != "source" and not resolution.isdigit():
+        raise click.UsageError("--resolution is a number of pixels, or source")
+    asked: dict[str, Any] = {"low": low, "high": high}
+    asked["resolution"] = "source" if resolution == "source" else int(resolution)
+    with Library(settings=context.obj, dt=dt) as library:
+        if where is None:
+            failed = _maps_of_one(library, chosen, image, image_id, asked, folder or Path(), as_json)
+        else:
+            failed = _maps_of_many(library, chosen, where, asked, as_json)
+    if failed:
+        context.exit(1)
+
+
+def _maps_of_one(
+    library: Library,
+    kinds: list[str],
+    image: Path | None,
+    image_id: int | None,
+    asked: Any,
+    folder: Path,
+    as_json: bool,
+) -> bool:
+    """Says whether any failed; the others are made all the same."""
+    told: dict[str, Any] = {}
+    for kind in kinds:
+        target = folder / f"{image.stem if image else image_id}_{kind}.png"
+        try:
+            found = library.map(kind, image, image_id=image_id, **asked)
+            _save(target, found)
+            told[kind] = {"file": str(target), "was_cached": found.was_cached}
+            if not as_json:
+                size = f"{found.picture.width}x{found.picture.height}"
+                out.print(
+                    f"{_plain(str(target))}: {size}, {'was there' if found.was_cached else 'made'}", soft_wrap=True
+                )
+        except LunaError as error:
+            told[kind] = {"error": {"code": error.code, "message": str(error)}}
+            if not as_json:
+                err.print(f"[bold red]{kind}:[/] {_plain(str(error))}", soft_wrap=True)
+    if as_json:
+        _print_json(told)
+    return any("error" in each for each in told.values())
+
+
+def _save(target: Path, found: ControlMap) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        found.picture.save(target)
+    except OSError as error:
+        raise SettingsError(f"{target} cannot be written: {error}") from error
+    if found.keypoints is not None:
+        _write(target.with_suffix(".json"), json.dumps(found.keypoints))
+
+
+def _maps_of_many(library: Library, kinds: list[str], where: str, asked: Any, as_json: bool) -> bool:
+    with _Progress(shown=not as_json) as progress:
+        done = library.make_maps(where, kinds, progress=progress, **asked)
+    if as_json:
+        _print_json(done.to_json())
+    else:
+        out.print(f"{done.made:,} maps made, {done.present:,} were there already, {len(done.failed):,} failed")
+        _print_some([f"{kind}: {reason}" for _, kind, reason in done.failed])
+    return bool(done.failed)
+
+
+def _print_some(reasons: Sequence[str], most: int = 20) -> None:
+    for reason in reasons[:most]:
+        out.print(f"  {_plain(reason)}", soft_wrap=True)
+    if len(reasons) > most:
+        out.print(f"  and {len(reasons) - most:,} more; --json lists them all")
 
 
 def _when(synced: str) -> str:
@@ -514,7 +626,9 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
     """Serve a DT database as the REST contract, for ComfyUI and for other machines."""
     from .dt import connect
     from .dt.server import create_app, is_loopback
+    from .maps import MapCache, ServedMaps
     from .models import Encoders
+    from .store import Store
 
     settings = settings.replace(dt=db, token=token)
     if settings.dt.startswith("http"):
@@ -525,14 +639,19 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
 
     catalog, encoders = connect(settings), Encoders(settings)
     catalog.health()
-    app = create_app(
-        catalog,
-        token=settings.token,
-        path_map=settings.path_map,
-        encode_text=lambda identity, text: encoders.texts(identity, [text])[0],
-    )
-    err.print(f"serving {_plain(catalog.address)} at http://{host}:{port}  (Ctrl+C ends)")
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+    with (
+        contextlib.closing(Store(settings.home)) as store,
+        contextlib.closing(MapCache(store, settings.maps_bytes)) as maps,
+    ):
+        app = create_app(
+            catalog,
+            token=settings.token,
+            path_map=settings.path_map,
+            encode_text=lambda identity, text: encoders.texts(identity, [text])[0],
+            maps=ServedMaps(maps, store, settings.path_map),
+        )
+        err.print(f"serving {_plain(catalog.address)} at http://{host}:{port}  (Ctrl+C ends)")
+        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
 
 
 @main.command()

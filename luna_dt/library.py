@@ -28,22 +28,30 @@ from .dt import connect
 from .dt.catalog import Catalog, Health
 from .errors import (
     BadInput,
+    BadPicture,
     CatalogError,
     IdentityMismatch,
     LunaError,
+    MissingExtra,
     NotFound,
     NotOffered,
     NotSearchable,
     NoVector,
+    OutOfMemory,
     PictureMissing,
     UnknownCluster,
     UnknownImage,
     Unreachable,
+    WeightsError,
 )
 from .index import hnsw
-from .models import Encoders, Residency
+from .maps import ControlMap, MadeMaps, MapCache, Maps, Source, file_stamp, source_digest
+from .memory import Memory, Residency
+from .models import Encoders
 from .outbox import Entry, Outbox
-from .pixels import PictureLike, local_path, read_pictures
+from .pixels import PictureLike, picture_file, read_pictures
+from .preproc import Detectors
+from .preproc.catalogue import HIGH, LOW, RESOLUTION, Resolution, map_type
 from .records import (
     DT_IDENTITIES,
     EMBEDDINGS,
@@ -61,6 +69,7 @@ from .records import (
     Verdict,
     checked_layer,
     checked_vectors,
+    content_digest,
     layer_of,
 )
 from .settings import Settings
@@ -101,18 +110,21 @@ class LayerStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """What is here: where, from which DT, counts and times of the last whole sync (ISO 8601, UTC)."""
+    """What is here: where, from which DT, counts and times of the last whole sync (ISO 8601, UTC), bytes on
+    disk, and of these how many ControlNet ``maps`` with how many bytes."""
 
     home: Path
     dt: str
     counts: dict[str, tuple[int, str]]
     layers: tuple[LayerStatus, ...]
     bytes: int
+    maps: tuple[int, int]
 
     def to_json(self) -> dict[str, Any]:
         kinds = {name: {"count": count, "synced": synced} for name, (count, synced) in self.counts.items()}
         layers = [layer.to_json() for layer in self.layers]
-        return {"home": str(self.home), "dt": self.dt, "kinds": kinds, "layers": layers, "bytes": self.bytes}
+        return {"home": str(self.home), "dt": self.dt, "kinds": kinds, "layers": layers, "bytes": self.bytes,
+                "maps": {"count": self.maps[0], "bytes": self.maps[1]}}  # fmt: skip
 
 
 class Library:
@@ -125,7 +137,7 @@ class Library:
 
     ``home`` and ``dt`` win over the settings (settings.py); nothing is contacted before ``sync``.  Safe
     to use from several threads; several processes may search one home, one at a time may sync it.
-    ``residency`` is for a host that shares its memory with the encoders (models/__init__.py).
+    ``residency`` is for a host that shares its memory with the models (memory.py).
     Raises StoreError, SettingsError.
     """
 
@@ -138,9 +150,13 @@ class Library:
     ) -> None:
         self.settings = (settings or Settings.load(home)).replace(home=home, dt=dt)
         self._store = Store(self.settings.home)
-        self._encoders = Encoders(self.settings, residency)
+        self._memory = Memory(residency)
+        self._encoders = Encoders(self.settings, self._memory)
         self._searchers: dict[str, searching.Searcher] = {}
         self._dt: Catalog | None = None
+        self._map_cache = MapCache(self._store, self.settings.maps_bytes)
+        detectors = Detectors(self.settings.device, self.settings.models_folders, self._memory, self._map_cache.sha256)
+        self._maps = Maps(self._map_cache, detectors, self._catalog, self.settings.path_map)
         self.outbox = Outbox(self._store, self._catalog)
         self.batches = Batches(self._store, self.outbox)
         self._lock = threading.Lock()
@@ -168,12 +184,13 @@ class Library:
             self._searchers.clear()
             if self._dt:
                 self._dt.close()
-        self._encoders.release()
+        self._memory.release()
+        self._map_cache.close()
         self._store.close()
 
     def release(self) -> None:
-        """Lets the encoders' memory go; they are loaded again when next needed."""
-        self._encoders.release()
+        """Lets the models' memory go; they are loaded again when next needed."""
+        self._memory.release()
 
     # -- mirroring ----------------------------------------------------------------------------------
 
@@ -252,8 +269,12 @@ class Library:
                 f"{state.identity}; making it by {identity} gives them up: say so with --replace (replace=True)"
             )
         towers = [self._encoders.tower(identity, device) for device in dict.fromkeys(devices or ("",))]
+
+        def stamp(record: ImageRecord) -> str:
+            return file_stamp(self._store, record, self.settings.path_map)
+
         done = embedding.embed(
-            self._store, towers, layer, identity, where, self.file, self._stamp, progress, anew=replace or failed
+            self._store, towers, layer, identity, where, self.file, stamp, progress, anew=replace or failed
         )
         self.index(progress)
         return done
@@ -264,14 +285,6 @@ class Library:
             raise BadInput(f"layer '{layer}' was not made here")
         with self._store.sole_writer():
             self._store.remove_layer(layer)
-
-    def _stamp(self, record: ImageRecord) -> str:
-        """Changes when an image's file does: its size and time, or DT's record where the file is not to be reached."""
-        try:
-            seen = local_path(record.path, self.settings.path_map).stat()
-            return f"{seen.st_size} {seen.st_mtime_ns}"
-        except (PictureMissing, OSError):
-            return f"dt {self._store.version_of(record.id)}"
 
     # -- searching ----------------------------------------------------------------------------------
 
@@ -528,7 +541,7 @@ class Library:
         record = self.image(image_id)
         tried = []
         try:
-            return _picture_file(record.path, self.settings.path_map)
+            return picture_file(record.path, self.settings.path_map)
         except (PictureMissing, OSError) as error:
             tried.append(str(error))
         try:
@@ -541,25 +554,85 @@ class Library:
         """An image's pixels, RGB and upright; see ``file``; raises BadPicture as well."""
         return read_pictures(self.file(image_id), f"image {image_id}")[0]
 
-    def control_map(self, image_id: int, kind: str) -> Image.Image:
-        """A ControlNet map that DT has stored, RGB; kept here for when DT is away.
+    # -- ControlNet maps ------------------------------------------------------------------------------
 
-        Raises MapMissing, UnknownImage, PictureMissing, BadPicture; CatalogError when DT is away and it is not here.
+    def map(
+        self,
+        kind: str,
+        image: PictureLike | None = None,
+        *,
+        image_id: int | None = None,
+        resolution: Resolution = RESOLUTION,
+        low: int = LOW,
+        high: int = HIGH,
+        make: bool = True,
+    ) -> ControlMap:
+        """A ControlNet map (``kind`` is one of preproc.TYPES) of one picture, or of an image by its id.
+
+        DT's own, if it has one and nothing else is asked for; else the one that is kept here; else, unless
+        ``make`` is False, made now, kept, and handed to DT if it takes maps.  ``resolution`` is that at which it
+        is made: pixels of the shorter side (64..4096), or ``source`` for the picture's own; made here the map has
+        the picture's size whatever that is.  ``low`` and ``high`` (0..255) are canny's thresholds.
+        Raises BadInput, BadPicture, UnknownImage, PictureMissing, MapMissing, WeightsError, MissingExtra, OutOfMemory.
         """
-        kept = self._store.home / "maps" / f"{int(image_id)}-{kind}.png"
+        chosen = map_type(kind)
+        parameters = chosen.parameters(resolution, low, high)
+        given = _one({"image": image, "image_id": image_id})
+        source = _given_source(image) if given["image"] is not None else self._source(self.image(int(image_id or 0)))
+        return self._maps.get(chosen, source, parameters, make)
+
+    def make_maps(
+        self,
+        where: str,
+        kinds: Sequence[str],
+        *,
+        resolution: Resolution = RESOLUTION,
+        low: int = LOW,
+        high: int = HIGH,
+        progress: syncing.Progress = lambda *_: None,
+    ) -> MadeMaps:
+        """Has maps of those types kept here of every image that fits ``where``, in DT's language.
+
+        May be stopped at any moment and goes on from there; see ``map``.  What fails is told of in the answer.
+        Raises BadInput, BadQuery.
+        """
+        chosen = [map_type(kind) for kind in kinds]
+        todo = list(self._store.visible(where))
+        made = present = 0
+        failed: list[tuple[int | None, str, str]] = []
+        for each in chosen:  # one type after the other, since one detector is in memory at a time
+            parameters = each.parameters(resolution, low, high)
+            for done, record in enumerate(todo):
+                progress(f"map.{each.name}", done, len(todo))
+                try:
+                    source = self._source(record)
+                    if self._maps.has(each, source, parameters) or self._maps.get(each, source, parameters).was_cached:
+                        present += 1
+                    else:
+                        made += 1
+                except (BadInput, NotFound, OutOfMemory) as error:
+                    failed.append((record.id, each.name, str(error)))
+                except (WeightsError, MissingExtra) as error:
+                    failed.append((None, each.name, str(error)))
+                    break
+            progress(f"map.{each.name}", len(todo), len(todo))
+        return MadeMaps(made, present, tuple(failed))
+
+    def _source(self, record: ImageRecord) -> Source:
+        name, held = f"image {record.id}", list[bytes]()
+
+        def read() -> bytes:
+            held.append(self.file(record.id))
+            return held[0]
+
+        def opened() -> Image.Image:
+            return read_pictures(held.pop() if held else self.file(record.id), name)[0]
+
         try:
-            found = self._catalog().control_map(image_id, kind)
-        except Unreachable:
-            if not kept.is_file():
-                raise
-            return read_pictures(kept)[0]
-        data = found if isinstance(found, bytes) else _picture_file(found, self.settings.path_map)
-        picture = read_pictures(data, f"the {kind} map of image {image_id}")[0]
-        kept.parent.mkdir(exist_ok=True)
-        part = kept.with_suffix(f".{os.getpid()}.part")
-        picture.save(part, "PNG")
-        part.replace(kept)
-        return picture
+            digest = source_digest(self._store, record, self.settings.path_map, read)
+        except PictureMissing:  # DT may have a map all the same
+            digest = content_digest(f"{record.id} {record.path}".encode())
+        return Source(digest, opened, name, record.id)
 
     def record(self, record: Generation | Mapping[str, Any]) -> Entry:
         """Stores what was made, for good, and has DT told of it in the background, now or when it is back.
@@ -629,7 +702,7 @@ class Library:
 
         Raises PictureMissing, BadPicture.
         """
-        return read_pictures(_picture_file(made.output, self.settings.path_map), made.output)[0]
+        return read_pictures(picture_file(made.output, self.settings.path_map), made.output)[0]
 
     def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
         """A text that changes when those kinds are synced anew, or the image's record or captions change.
@@ -660,29 +733,37 @@ class Library:
             layers.append(
                 LayerStatus(state, state.count / total if total else 0.0, "hnswlib" if graphs else "exact", indexed)
             )
-        size = 0
-        for file in self._store.home.rglob("*"):
-            with contextlib.suppress(OSError):  # a sync beside us replaces files
-                size += file.stat().st_size if file.is_file() else 0
-        return Status(self._store.home, self.settings.shown_dt, counts, tuple(layers), size)
+        maps = self._map_cache.size()
+        size = maps[1]
+        for folder in (self._store.home, self._store.home / "vectors", self._store.home / "index"):
+            for file in folder.glob("*"):
+                with contextlib.suppress(OSError):  # a sync beside us replaces files
+                    size += file.stat().st_size if file.is_file() else 0
+        return Status(self._store.home, self.settings.shown_dt, counts, tuple(layers), size, maps)
 
 
 def _one(given: Given) -> Given:
-    """One reference's four ways to be given, of which one must be used; raises BadInput."""
+    """The ways in which a reference can be given, of which one must be used; raises BadInput."""
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:
-        raise BadInput(f"give one of image, image_id, vector and text, not {' and '.join(names) or 'none'}")
+        *ways, last = given
+        raise BadInput(f"give one of {', '.join(ways)} and {last}, not {' and '.join(names) or 'none'}")
     return given
 
 
-MAX_FILE = 1 << 30  # bytes; no picture is larger, and what is may be no picture
-
-
-def _picture_file(dt_path: str, path_map: Mapping[str, str]) -> bytes:
-    """The bytes of a file that DT names; only a plain file of a picture's size is read."""
-    path = local_path(dt_path, path_map)
-    if not path.is_file():  # not a device or a pipe, which could be read for ever
-        raise PictureMissing(f"{path}: No such file")
-    if path.stat().st_size > MAX_FILE:
-        raise PictureMissing(f"{path}: {path.stat().st_size:,} bytes are too many for a picture")
-    return path.read_bytes()
+def _given_source(image: PictureLike) -> Source:
+    """A picture that is not DT's: a file by its bytes, which are not decoded until a map must be made."""
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            data, name = Path(image).read_bytes(), str(image)
+        except OSError as error:
+            raise BadPicture(f"{image}: {error.strerror or error}") from error
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        data, name = bytes(image), "the given picture"
+    else:
+        pictures = read_pictures(image)
+        if len(pictures) != 1:
+            raise BadInput(f"a map is made of one picture, not of a batch of {len(pictures)}")
+        pixels = f"{pictures[0].size}".encode() + pictures[0].tobytes()
+        return Source(content_digest(pixels), lambda: pictures[0], "the given picture")
+    return Source(content_digest(data), lambda: read_pictures(data, name)[0], name)

@@ -10,6 +10,7 @@
 | device     | LUNA_DT_DEVICE    | device = "cuda:0"         | auto (CUDA, then MPS, then CPU)           |
 | index      | LUNA_DT_INDEX     | index = "exact"           | auto (hnswlib where it is installed)      |
 | models     | LUNA_DT_MODELS    | models = ["…"]            | folders; ``models`` in the home is last   |
+| maps_gb    | LUNA_DT_MAPS_GB   | maps_gb = 10              | 10: gigabytes of ControlNet maps to keep  |
 | path_map   | LUNA_DT_PATH_MAP  | [path_map] DT's = "ours"  | empty; in the environment ``A=B;C=D``     |
 """
 
@@ -42,12 +43,17 @@ class Settings:
     device: str = "auto"
     index: str = "auto"
     models: tuple[Path, ...] = ()
+    maps_gb: float = 10.0
     path_map: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shown_dt(self) -> str:
         """DT's address without its secrets, to be shown and stored."""
         return without_secrets(self.dt)
+
+    @property
+    def maps_bytes(self) -> int:
+        return int(self.maps_gb * 1e9)
 
     @property
     def models_folders(self) -> tuple[Path, ...]:
@@ -85,6 +91,10 @@ class Settings:
                 values["timeout"] = float(values["timeout"])
                 if not values["timeout"] > 0:
                     raise ValueError("timeout must be above 0 seconds")
+            if "maps_gb" in values:
+                values["maps_gb"] = float(values["maps_gb"])
+                if not values["maps_gb"] >= 0:
+                    raise ValueError("maps_gb must be 0 or more")
             if values.get("index", "auto") not in ("auto", "exact"):
                 raise ValueError(f"index is auto or exact, not '{values['index']}'")
             if "allowed" in values:
@@ -115,6 +125,7 @@ _ENVIRONMENT = {
     "device": "LUNA_DT_DEVICE",
     "index": "LUNA_DT_INDEX",
     "models": "LUNA_DT_MODELS",
+    "maps_gb": "LUNA_DT_MAPS_GB",
     "path_map": "LUNA_DT_PATH_MAP",
 }
 

@@ -46,7 +46,7 @@ from .records import (
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: What came with format 2: what was read of which file, records on their way to DT, batches.
 SECOND = """
 CREATE TABLE files (image_id INTEGER PRIMARY KEY, stamp TEXT NOT NULL, content INTEGER NOT NULL);
@@ -64,6 +64,15 @@ CREATE TABLE batch_items (
     batch TEXT NOT NULL REFERENCES batches ON DELETE CASCADE, position INTEGER NOT NULL, image_id INTEGER NOT NULL,
     seed TEXT, prompt TEXT, prompt_id TEXT NOT NULL UNIQUE, state TEXT NOT NULL, error TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (batch, position)) WITHOUT ROWID;
+"""
+#: What came with format 3: the ControlNet maps that are kept, and the SHA-256 of weights that were read.
+THIRD = """
+CREATE TABLE maps (
+    source INTEGER NOT NULL, kind TEXT NOT NULL, parameters TEXT NOT NULL, weights TEXT NOT NULL,
+    file TEXT NOT NULL, bytes INTEGER NOT NULL, used REAL NOT NULL, keypoints TEXT NOT NULL,
+    UNIQUE (source, kind, parameters, weights));
+CREATE INDEX maps_used ON maps (used, bytes);
+CREATE TABLE weights (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL);
 """
 SCHEMA = (
     """
@@ -93,6 +102,7 @@ CREATE TABLE vectors (
     digest INTEGER NOT NULL, row INTEGER, norm REAL, PRIMARY KEY (layer, image_id)) WITHOUT ROWID;
 """
     + SECOND
+    + THIRD
 )
 #: What brings a library of an older format to the next one.
 MIGRATIONS = {
@@ -101,6 +111,7 @@ MIGRATIONS = {
     ALTER TABLE layers ADD COLUMN verdict TEXT;
     """
     + SECOND,
+    2: THIRD,
 }
 _IMAGE_COLUMNS = [f.name for f in fields(ImageRecord) if f.name != "tags"]  # tags are synced with the captions
 _IMAGES = f"INSERT OR REPLACE INTO images VALUES ({', '.join('?' * (len(_IMAGE_COLUMNS) + 1))})"
@@ -108,6 +119,7 @@ _COLUMNS = query.Columns(
     {name: name for name in _IMAGE_COLUMNS}
     | {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
 )
+PAGE = 1000  # records taken in one go
 #: Dead rows a vectors file may hold before it is rewritten, as a share of all its rows and at least.
 COMPACT_SHARE, COMPACT_ROWS = 0.5, 1024
 
@@ -264,6 +276,13 @@ class Store:
         )
         return [_image(row) for row in rows]
 
+    def visible(self, text: str = "") -> Iterator[ImageRecord]:
+        """Every image that fits a query and that DT does not hide, in id order, a page at a time."""
+        last = 0
+        while page := self.find(text, last, PAGE):
+            yield from (record for record in page if not (record.for_deletion or record.unavailable))
+            last = page[-1].id
+
     def at_paths(self, paths: Iterable[str]) -> dict[str, ImageRecord]:
         """The images that DT has at those paths; its Windows paths are compared without regard to case and slashes."""
         wanted: dict[str, list[str]] = {}
@@ -373,6 +392,11 @@ class Store:
     def files(self) -> dict[int, tuple[str, int]]:
         """For every picture that was read: its file's stamp then, and a digest of its content."""
         return {i: (stamp, content) for i, stamp, content in self.rows("SELECT image_id, stamp, content FROM files")}
+
+    def content(self, image_id: int, stamp: str) -> int | None:
+        """The digest of a picture's content if it was read when its file had that stamp."""
+        rows = self.rows("SELECT content FROM files WHERE image_id = ? AND stamp = ?", [image_id, stamp])
+        return int(rows[0][0]) if rows else None
 
     def layer(self, name: str) -> Layer:
         """The layer as it is now; see ``layer_identity`` for the errors."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -55,6 +56,9 @@ def library(api_url: str = "") -> Library:
         import folder_paths
 
         theirs = [Path(p) for kind in ("clip_vision", "text_encoders") for p in folder_paths.get_folder_paths(kind)]
+        theirs += [Path(p) / "comfyui_controlnet_aux" / "ckpts" for p in folder_paths.get_folder_paths("custom_nodes")]
+        if os.environ.get("AUX_ANNOTATOR_CKPTS_PATH"):  # where that pack has been told to keep them
+            theirs.append(Path(os.environ["AUX_ANNOTATOR_CKPTS_PATH"]))
         settings = settings.replace(
             device=str(comfy.model_management.get_torch_device()), models=(*settings.models_folders, *theirs)
         )

@@ -90,11 +90,15 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
         found = [(library.picture(hit.id), f"{hit.similarity:.3f}   id {hit.id}", hit.image.prompt) for hit in offline]
         for hit in offline:
             tell(f"             {hit.similarity:.3f}  {hit.id:>4}  {hit.image.prompt}")
+        edges = folder / "reference_canny.png"
+        library.map("canny", reference).picture.save(edges)
+        if not library.map("canny", reference).was_cached:
+            raise LunaError("a ControlNet map that was made was not kept; please report this")
+        clock(f"made a ControlNet map, {edges}, and found it again")
     sheet = folder / "contact-sheet.png"
     contact_sheet(reference, "reference.png", found).save(sheet)
     same = sum(drawings[hit.id - 1].scene.subject == "cat" for hit in offline)
     clock(f"drew {sheet}: {same} of {len(offline)} hits show a cat, as the reference does")
-    encoders.release()
 
 
 class _Clock:
@@ -111,7 +115,10 @@ class _Clock:
 
 @contextlib.contextmanager
 def served(address: str, token: str = "") -> Iterator[str]:
-    """``luna-dt serve`` in a process of its own, ready when the context begins, ended with it; gives its URL."""
+    """``luna-dt serve`` in a process of its own, ready when the context begins, ended with it; gives its URL.
+
+    It keeps maps in a home that goes with it.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -119,15 +126,20 @@ def served(address: str, token: str = "") -> Iterator[str]:
     if token:
         command += ["--token", token]
     here = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
-    server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(url, token, server)
-        yield url
-    finally:
-        server.terminate()
-        server.communicate(timeout=20)
+    with tempfile.TemporaryDirectory(prefix="luna-dt-serve-", ignore_cleanup_errors=True) as home:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]),
+            "LUNA_DT_HOME": home,
+        }
+        server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        try:
+            _wait_until_ready(url, token, server)
+            yield url
+        finally:
+            server.terminate()
+            server.communicate(timeout=20)
 
 
 def _wait_until_ready(url: str, token: str, server: subprocess.Popen[str], seconds: float = 60) -> None:

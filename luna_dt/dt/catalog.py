@@ -18,6 +18,7 @@ from ..records import (
     ImageRecord,
     Int64s,
     Kind,
+    StoredMap,
 )
 
 Sort = Literal["confidence", "quality", "random"]
@@ -83,8 +84,12 @@ class Catalog(Protocol):
         """The picture's own bytes; raises UnknownImage, PictureMissing, NotOffered."""
         ...
 
-    def control_map(self, image_id: int, kind: str) -> bytes | str:
-        """A stored ControlNet map, encoded as a picture, or DT's path of it; raises MapMissing, UnknownImage."""
+    def control_map(self, image_id: int, kind: str) -> StoredMap:
+        """A ControlNet map that DT has; raises MapMissing, UnknownImage."""
+        ...
+
+    def put_map(self, image_id: int, kind: str, made: StoredMap) -> None:
+        """Hands a map that was made here (its ``data``) to DT; raises NotOffered where it keeps none, UnknownImage."""
         ...
 
     def record(self, generation: Generation) -> str:

@@ -49,6 +49,7 @@ from ..records import (
     Int64s,
     Kind,
     Member,
+    StoredMap,
     checked_layer,
     checked_vectors,
     layer_of,
@@ -403,8 +404,13 @@ class PostgresCatalog:
     def file(self, image_id: int) -> bytes:
         raise NotOffered(f"the database holds no pictures, only their paths (image {image_id})")
 
-    def control_map(self, image_id: int, kind: str) -> bytes | str:
+    def control_map(self, image_id: int, kind: str) -> StoredMap:
         raise MapMissing(f"DT's database stores no ControlNet maps (asked for {kind} of image {image_id})")
+
+    def put_map(self, image_id: int, kind: str, made: StoredMap) -> None:
+        raise NotOffered(
+            f"DT's database keeps no ControlNet maps ({kind} of image {image_id}, {len(made.data):,} bytes)"
+        )
 
     # -- generations, in a schema of our own ----------------------------------------------------------
 

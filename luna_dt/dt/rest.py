@@ -40,6 +40,7 @@ from ..records import (
     ImageRecord,
     Int64s,
     Kind,
+    StoredMap,
     layer_of,
 )
 from . import wire
@@ -199,18 +200,26 @@ class RestCatalog:
                 raise PictureMissing(f"{refusal}; and its record has no image_base64") from refusal
             return _decoded(found["image_base64"], f"image {image_id}")
 
-    def control_map(self, image_id: int, kind: str) -> bytes | str:
+    def control_map(self, image_id: int, kind: str) -> StoredMap:
         try:
-            found = self._json("GET", f"/api/images/{int(image_id)}/controlnet/{quote(kind, safe='')}")
+            found = self._json("GET", _map_path(image_id, kind))
         except UnknownImage:
             raise
         except (NotFound, NotOffered) as refusal:
             raise MapMissing(f"DT has no {kind} map of image {image_id}") from refusal
-        if isinstance(found, Mapping) and found.get("image_base64"):
-            return _decoded(found["image_base64"], f"the {kind} map of image {image_id}")
-        if isinstance(found, Mapping) and found.get("path"):
-            return str(found["path"])
-        raise BadAnswer(f"DT sent the {kind} map of image {image_id} with neither image_base64 nor path")
+        if not isinstance(found, Mapping) or not (found.get("image_base64") or found.get("path")):
+            raise BadAnswer(f"DT sent the {kind} map of image {image_id} with neither image_base64 nor path")
+        data = b""
+        if found.get("image_base64"):
+            data = _decoded(found["image_base64"], f"the {kind} map of image {image_id}")
+        keypoints = found.get("keypoints")
+        return StoredMap(data, str(found.get("path") or ""), keypoints if isinstance(keypoints, dict) else None)
+
+    def put_map(self, image_id: int, kind: str, made: StoredMap) -> None:
+        if "maps" not in self.health().capabilities:
+            raise NotOffered(f"DT at {self.address} keeps no ControlNet maps that are made elsewhere")
+        body = {"image_base64": base64.b64encode(made.data).decode(), "keypoints": made.keypoints}
+        self._json("PUT", _map_path(image_id, kind), json=body)
 
     # -- generations ----------------------------------------------------------------------------------
 
@@ -286,6 +295,10 @@ class RestCatalog:
             if layer is not None:
                 return list(wire.unpack_vectors(_body(answer), self.identity(layer).dim))
             return list(wire.unpack_records(kind, answer.iter_lines(1 << 20)))
+
+
+def _map_path(image_id: int, kind: str) -> str:
+    return f"/api/images/{int(image_id)}/controlnet/{quote(kind, safe='')}"
 
 
 def _decoded(text: Any, name: str) -> bytes:

@@ -7,6 +7,7 @@ so that a web page cannot read somebody's library through their own browser.  Er
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 import itertools
@@ -16,7 +17,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -24,7 +25,7 @@ import numpy as np
 from .. import __version__
 from ..errors import BadInput, LunaError, MissingExtra, NotOffered, PictureMissing
 from ..pixels import local_path
-from ..records import Float32s, Generation, Identity, layer_of, now
+from ..records import Float32s, Generation, Identity, ImageRecord, StoredMap, layer_of, now
 from . import wire
 from .catalog import Catalog, Sort
 
@@ -40,6 +41,7 @@ except ImportError as missing:
 log = logging.getLogger(__name__)
 
 MAX_BODY = 4 << 20  # bytes; the largest honest request asks for some 100,000 ids
+MAX_MAP = 128 << 20  # bytes of a map's request: 4096x4096 pixels in three channels, hardly compressed
 MAX_IDS = 100_000
 
 Scope = MutableMapping[str, Any]
@@ -58,6 +60,25 @@ class Similar(BaseModel):
     text_query: str | None = None
 
 
+class GivenMap(BaseModel):
+    """A ControlNet map, and OpenPose's JSON object if it is a pose."""
+
+    image_base64: str
+    keypoints: dict[str, Any] | None = None
+
+
+class MapKeeper(Protocol):
+    """Where ControlNet maps are kept (maps.py); both raise BadInput for an unknown type."""
+
+    def get(self, record: ImageRecord, kind: str) -> StoredMap:
+        """Raises MapMissing."""
+        ...
+
+    def put(self, record: ImageRecord, kind: str, given: StoredMap) -> None:
+        """Raises BadPicture."""
+        ...
+
+
 class Wanted(BaseModel):
     """The rows to fetch, and for vectors the precision to send."""
 
@@ -71,12 +92,13 @@ def create_app(
     token: str = "",
     path_map: Mapping[str, str] | None = None,
     encode_text: TextEncoder | None = None,
+    maps: MapKeeper | None = None,
 ) -> FastAPI:
     """The contract over ``catalog``, as an ASGI application that closes the catalog when it ends.
 
     ``token``: what clients must send as ``Authorization: Bearer``; "" asks for none, and then only
     requests addressed to this machine by a loopback name are answered.  ``encode_text`` makes a text
-    query's vector; without it such queries are refused.
+    query's vector, ``maps`` keeps ControlNet maps; what is not given is refused.
     """
 
     @asynccontextmanager
@@ -94,7 +116,8 @@ def create_app(
     @app.get("/api/health")
     def health() -> dict[str, Any]:
         found = catalog.health()
-        return {"status": "ok", "name": found.name, "version": found.version, "capabilities": found.capabilities}
+        capabilities = [*found.capabilities, *(["maps"] if maps else [])]
+        return {"status": "ok", "name": found.name, "version": found.version, "capabilities": capabilities}
 
     @app.get("/api/images")
     def images(
@@ -118,9 +141,25 @@ def create_app(
     def caption(image_id: ImageId) -> dict[str, Any]:
         return catalog.captions(image_id).to_json()
 
-    @app.api_route("/api/images/{image_id}/controlnet/{kind}", methods=["GET", "PUT"])
-    def controlnet() -> None:
-        raise NotOffered("this server keeps no ControlNet maps yet")
+    @app.get("/api/images/{image_id}/controlnet/{kind}")
+    def control_map(image_id: ImageId, kind: str) -> dict[str, Any]:
+        found = keeper().get(catalog.image(image_id), kind)
+        encoded = base64.b64encode(found.data).decode()
+        return {"image_base64": encoded, "was_cached": True, "keypoints": found.keypoints}
+
+    @app.put("/api/images/{image_id}/controlnet/{kind}", status_code=201)
+    def put_map(image_id: ImageId, kind: str, body: GivenMap) -> dict[str, Any]:
+        try:
+            data = base64.b64decode(body.image_base64, validate=True)
+        except ValueError as error:
+            raise BadInput("image_base64 is no base64") from error
+        keeper().put(catalog.image(image_id), kind, StoredMap(data, keypoints=body.keypoints))
+        return {"id": image_id, "type": kind}
+
+    def keeper() -> MapKeeper:
+        if maps is None:
+            raise NotOffered("this server keeps no ControlNet maps")
+        return maps
 
     @app.post("/api/images/similar")
     def similar(body: Similar) -> list[dict[str, Any]]:
@@ -254,8 +293,9 @@ class Guard:
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             return _problem(403, "foreign_origin", f"pages from '{origin[:100]}' may not read this library")
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MAX_BODY:
-            return _problem(413, "too_large", f"a request may have {MAX_BODY:,} bytes")
+        most = MAX_MAP if scope["method"] == "PUT" else MAX_BODY
+        if not length.isdigit() or int(length) > most:
+            return _problem(413, "too_large", f"a request may have {most:,} bytes")
         if scope["method"] in ("POST", "PUT", "PATCH") and "content-length" not in headers:
             return _problem(411, "no_length", "a request with a body must say its length")
         return None

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from luna_dt import Library
 from luna_dt.dt import connect, wire
@@ -30,7 +29,7 @@ from luna_dt.errors import (
     UnknownImage,
     Unreachable,
 )
-from luna_dt.records import Batch, Captions, Cluster, Member
+from luna_dt.records import Batch, Captions, Cluster, Member, StoredMap
 from luna_dt.settings import Settings
 from tests.conftest import IDENTITY, image_batch, unit_vectors
 
@@ -147,26 +146,14 @@ def test_pixels_come_as_a_file_or_with_the_record(stranger: Stranger, catalog: R
 def test_stored_maps(stranger: Stranger, catalog: RestCatalog) -> None:
     call = "/api/images/3/controlnet/canny"
     stranger.answers[call] = (200, {"image_base64": "dGhlIGJ5dGVz", "was_cached": True})
-    assert catalog.control_map(3, "canny") == b"the bytes"
-    stranger.answers[call] = (200, {"path": "D:\\map.png"})
-    assert catalog.control_map(3, "canny") == "D:\\map.png"
+    assert catalog.control_map(3, "canny") == StoredMap(b"the bytes")
+    stranger.answers[call] = (200, {"path": "D:\\map.png", "keypoints": {"people": []}})
+    assert catalog.control_map(3, "canny") == StoredMap(path="D:\\map.png", keypoints={"people": []})
     missing: Answer
     for missing in ((404, {}), (501, {"code": "not_offered", "detail": "later"})):
         stranger.answers[call] = missing
         with pytest.raises(MapMissing, match="canny map of image 3"):
             catalog.control_map(3, "canny")
-
-
-def test_a_map_is_kept_for_when_dt_is_away(stranger: Stranger, tmp_path: Path) -> None:
-    Image.new("RGB", (5, 4), (9, 8, 7)).save(tmp_path / "map.png")
-    stranger.answers["/api/images/3/controlnet/canny"] = (200, {"path": "D:\\maps\\map.png"})
-    settings = Settings(home=tmp_path / "home", dt=stranger.url, path_map={"D:\\maps": str(tmp_path)})
-    with Library(settings=settings) as library:
-        assert library.control_map(3, "canny").size == (5, 4)
-    with Library(settings=settings, dt="http://127.0.0.1:9") as library:
-        assert library.control_map(3, "canny").getpixel((0, 0)) == (9, 8, 7)
-        with pytest.raises(Unreachable):
-            library.control_map(3, "openpose")
 
 
 def test_a_text_is_encoded_by_dt_where_it_can(stranger: Stranger, tmp_path: Path) -> None:
