@@ -17,7 +17,16 @@ import tempfile
 from pathlib import Path
 
 KEPT = ("torch", "torchvision", "torchaudio", "numpy", "pillow", "transformers")
-NEEDED = ("einops", "huggingface_hub", "matplotlib", "scikit-image", "scipy", "timm", "transformers")
+NEEDED = (
+    "einops",
+    "huggingface_hub",
+    "importlib_metadata",
+    "matplotlib",
+    "scikit-image",
+    "scipy",
+    "timm",
+    "transformers",
+)
 
 
 def pip(*arguments: str) -> None:

@@ -418,6 +418,8 @@ def _maps_of_one(
             found = library.map(kind, image, image_id=image_id, **asked)
             _save(target, found)
             told[kind] = {"file": str(target), "was_cached": found.was_cached}
+            if found.keypoints is not None:
+                told[kind]["keypoints"] = str(target.with_suffix(".json"))
             if not as_json:
                 size = f"{found.picture.width}x{found.picture.height}"
                 out.print(

@@ -76,7 +76,7 @@ class Detectors:
         from . import detectors
 
         device, _ = place(self._device)
-        key = ("detector", kind.detector, tuple(map(str, files)), device)
+        key = ("detector", kind.detector, tuple(map(self._sha256, files)), device)
         while True:
             detector = self._memory.get(key, lambda: detectors.load(kind.detector, files), alone=True)
             try:

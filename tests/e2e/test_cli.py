@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from luna_dt import Library
 from tests.conftest import Drawn
+from tests.weights import figure
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +102,103 @@ def test_verify_embed_and_weighted_search(home: Path, drawn: Drawn, tmp_path: Pa
     assert mixed.returncode == 2
     assert "--term stands for itself" in mixed.stderr
     assert luna_dt("embed", "--layer", "style", "--forget", home=home).returncode == 0
+
+
+def test_a_map_of_a_picture_and_one_whose_weights_are_missing(
+    home: Path, drawn: Drawn, tmp_path: Path, empty_hub: Path
+) -> None:
+    source = tmp_path / "photo [1].png"
+    shutil.copy(drawn.drawings[30].path, source)
+    out = tmp_path / "out"
+    done = luna_dt("map", "--image", source, "lineart", "canny", "-o", out, home=home)
+    assert done.returncode == 1
+    assert "lineart needs sk_model.pth (17 MB) of lllyasviel/Annotators" in done.stderr
+    assert f"put it into {home / 'models' / 'lllyasviel/Annotators'}" in done.stderr
+    assert "hf download lllyasviel/Annotators sk_model.pth" in done.stderr
+    assert "canny.png: 384x256, made" in done.stdout.replace("\n", "")
+    assert [file.name for file in out.iterdir()] == ["photo [1]_canny.png"]
+    with Image.open(out / "photo [1]_canny.png") as made, Image.open(source) as picture:
+        assert made.size == picture.size
+    told = json.loads(luna_dt("map", "--image", source, "lineart", "canny", "-o", out, "--json", home=home).stdout)
+    assert told["canny"] == {"file": str(out / "photo [1]_canny.png"), "was_cached": True}
+    assert told["lineart"]["error"]["code"] == "weights"
+
+
+def test_a_map_by_id_with_parameters_and_keypoints(
+    home: Path, drawn: Drawn, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--resolution", "source", "--low", 20, "--high", 60)
+    told = answer("map", "--id", 31, "canny", *options, "-o", tmp_path, home=home)
+    assert told["canny"]["was_cached"] is False
+    with Image.open(drawn.drawings[30].path) as picture, Image.open(tmp_path / "31_canny.png") as made:
+        edges = cv2.Canny(np.asarray(picture.convert("RGB")), 20, 60)
+        np.testing.assert_array_equal(np.asarray(made.convert("L")), edges)
+    monkeypatch.setenv("LUNA_DT_MODELS", str(weights))
+    figure(368)[0].save(tmp_path / "figure.png")
+    told = answer("map", "--image", tmp_path / "figure.png", "openpose", "-o", tmp_path, home=home)
+    pose = json.loads((tmp_path / "figure_openpose.json").read_text(encoding="utf-8"))
+    assert told["openpose"]["keypoints"] == str(tmp_path / "figure_openpose.json")
+    assert (len(pose["people"]), pose["canvas_width"]) == (1, 368)
+
+
+def test_every_map_of_a_picture(
+    home: Path, tmp_path: Path, weights: Path, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUNA_DT_MODELS", str(weights))
+    with Image.open(drawn.drawings[30].path) as picture:
+        picture.convert("P").save(tmp_path / "palette.png")
+    done = luna_dt("map", "--image", tmp_path / "palette.png", "--all", "--resolution", 64, "-o", tmp_path, home=home)
+    assert (done.returncode, done.stderr) == (0, "")
+    maps = sorted(file.name for file in tmp_path.glob("palette_*.png"))
+    assert len(maps) == 13
+    for name in maps:
+        with Image.open(tmp_path / name) as made:
+            assert made.size == (384, 256)
+
+
+def test_maps_of_many_go_on_after_a_kill(home: Path, drawn: Drawn) -> None:
+    command = [sys.executable, "-m", "luna_dt", "--home", str(home), "map", "--where", "", "canny", "--low", "7"]
+    program = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with Library(home) as library:
+        before = library.status().maps[0]
+        deadline = time.monotonic() + 60
+        while library.status().maps[0] < before + 5:
+            assert program.poll() is None
+            assert time.monotonic() < deadline
+        program.kill()
+        program.wait(20)
+        kept = library.status().maps[0] - before
+    assert 5 <= kept < 100, "it was over too soon to mean anything"
+    done = answer("map", "--where", "", "canny", "--low", 7, home=home)
+    assert done["made"] + done["present"] == 100
+    assert done["present"] >= kept
+    assert done["failed"] == []
+    shown = luna_dt("map", "--where", '"cat"', "canny", "--low", 7, home=home)
+    assert "0 maps made" in shown.stdout
+    assert "ControlNet maps: " in luna_dt("status", home=home).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--id", 1], 2, "name the types of maps, or give --all; there are: openpose,"),
+        (["canny"], 2, "give one of --id, --image and --where"),
+        (["canny", "--id", 1, "--image", "x.png"], 2, "give one of --id, --image and --where"),
+        (["canny", "--all", "--id", 1], 2, "name the types of maps, or give --all"),
+        (["canny", "--id", 1, "--resolution", "large"], 2, "a number of pixels, or source"),
+        (["canny", "--where", "", "-o", "x"], 2, "get single ones out with --id"),
+        (["smell", "--id", 1], 1, "'smell' is no type of ControlNet map; there are: openpose,"),
+        (["canny", "--id", 1, "--low", 300], 1, "canny's thresholds are 0 to 255"),
+        (["canny", "--id", 4711], 1, "4711"),
+        (["canny", "--image", "gone.png"], 1, "gone.png: No such file"),
+        (["canny", "--where", "size: huge"], 1, "size"),
+    ],
+)
+def test_what_cannot_be_mapped_is_told(home: Path, arguments: list[object], code: int, told: str) -> None:
+    done = luna_dt("map", *arguments, home=home)
+    assert done.returncode == code
+    assert told in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 def test_outbox_lineage_and_batches(home: Path, drawn: Drawn, server: str, tmp_path: Path) -> None:

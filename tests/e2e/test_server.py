@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
+import io
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,9 +19,19 @@ import numpy as np
 import psycopg
 import pytest
 import requests
+from PIL import Image
 
 from luna_dt.demo import database, served
 from tests.conftest import Drawn
+
+
+def encoded(picture: Image.Image, form: str = "PNG") -> str:
+    out = io.BytesIO()
+    picture.save(out, form)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+MAP = encoded(Image.new("RGB", (3, 2), (7, 8, 9)))
 
 
 def get(server: str, path: str, **options: Any) -> requests.Response:
@@ -101,8 +114,14 @@ def test_vectors_in_half_precision(server: str, drawn: Drawn) -> None:
         ("POST", "/api/images/similar", {"image_id": 1, "query_type": "style"}, 409, "not_searchable"),
         ("POST", "/api/images/similar", {"text_query": "a cat", "query_type": "visual"}, 409, "identity_mismatch"),
         ("POST", "/api/images/similar", {"image_id": 1, "top_k": 0}, 422, "bad_input"),
-        ("GET", "/api/images/1/controlnet/canny", None, 501, "not_offered"),
-        ("PUT", "/api/images/1/controlnet/canny", {}, 501, "not_offered"),
+        ("GET", "/api/images/1/controlnet/canny", None, 404, "map_missing"),
+        ("GET", "/api/images/1/controlnet/smell", None, 422, "bad_input"),
+        ("GET", "/api/images/987654/controlnet/canny", None, 404, "unknown_image"),
+        ("PUT", "/api/images/1/controlnet/canny", {}, 422, "bad_input"),
+        ("PUT", "/api/images/1/controlnet/canny", {"image_base64": "no base64 at all!"}, 422, "bad_input"),
+        ("PUT", "/api/images/1/controlnet/canny", {"image_base64": "bm8gcGljdHVyZQ=="}, 422, "bad_picture"),
+        ("PUT", "/api/images/1/controlnet/smell", {"image_base64": MAP}, 422, "bad_input"),
+        ("PUT", "/api/images/987654/controlnet/canny", {"image_base64": MAP}, 404, "unknown_image"),
         ("POST", "/api/generations", {"operation": "photo"}, 422, "bad_input"),
         ("POST", "/api/generations", {"operation": "txt2img", "seed": -1}, 422, "bad_input"),
         ("POST", "/api/generations", {"operation": "txt2img", "extra_metadata": 7}, 422, "bad_input"),
@@ -167,6 +186,51 @@ def test_only_pictures_that_dt_names_are_served(postgres: str, schema: str, tmp_
         for i in range(1, 5):
             answer = get(url, f"/api/images/{i}/file")
             assert (answer.status_code, answer.json()["code"]) == (404, "picture_missing")
+
+
+def test_a_map_is_stored_and_found_until_its_picture_changes(postgres: str, schema: str, tmp_path: Path) -> None:
+    drawings = database.draw_library(tmp_path / "pictures", 25, seed=3)
+    with psycopg.connect(postgres) as connection:
+        database.create_tables(connection, schema, {})
+        database.fill(connection, drawings, {})
+    with served(f"{postgres}&schema={schema}") as url:
+        assert "maps" in get(url, "/api/health").json()["capabilities"]
+        path = f"{url}/api/images/1/controlnet/openpose"
+        assert get(url, "/api/images/1/controlnet/openpose").status_code == 404
+        keypoints = {"version": 1.3, "people": []}
+        put = requests.put(
+            path, json={"image_base64": encoded(Image.new("RGB", (9, 9))), "keypoints": None}, timeout=30
+        )
+        assert (put.status_code, put.json()) == (201, {"id": 1, "type": "openpose"})
+        requests.put(
+            path, json={"image_base64": MAP, "keypoints": keypoints}, timeout=30
+        ).raise_for_status()  # the last
+        found = requests.get(path, timeout=30).json()
+        assert (found["was_cached"], found["keypoints"]) == (True, keypoints)
+        with Image.open(io.BytesIO(base64.b64decode(found["image_base64"]))) as picture:
+            assert (picture.size, picture.convert("RGB").getpixel((0, 0))) == ((3, 2), (7, 8, 9))
+        assert get(url, "/api/images/2/controlnet/openpose").status_code == 404
+        assert get(url, "/api/images/1/controlnet/canny").status_code == 404
+        other = encoded(Image.new("RGB", (5, 5), (250, 1, 2)), "JPEG")  # in any form that is a picture
+        requests.put(
+            f"{url}/api/images/2/controlnet/canny", json={"image_base64": other}, timeout=30
+        ).raise_for_status()
+        assert get(url, "/api/images/2/controlnet/canny").json()["keypoints"] is None
+        shutil.copy(drawings[7].path, drawings[0].path)
+        assert get(url, "/api/images/1/controlnet/openpose").json()["code"] == "map_missing"
+        large = {"Host": urlsplit(url).netloc, "Content-Length": str(129 << 20)}
+        assert raw(url, large, "/api/images/1/controlnet/canny", "PUT")[0] == 413
+
+
+def test_a_map_is_kept_also_of_a_picture_that_the_server_cannot_see(postgres: str, schema: str) -> None:
+    with psycopg.connect(postgres) as connection:
+        database.create_tables(connection, schema, {})
+        values = {"id": 1, "path": "D:\\x.png", "file_name": "", "root_folder_id": 1, "folder_id": 1}
+        dates = {"created_date": "2026-01-01", "modified_date": "2026-01-01"}
+        database._insert(connection.cursor(), "image", {**values, **dates})
+    with served(f"{postgres}&schema={schema}") as url:
+        requests.put(f"{url}/api/images/1/controlnet/canny", json={"image_base64": MAP}, timeout=30).raise_for_status()
+        assert get(url, "/api/images/1/controlnet/canny").json()["image_base64"]
 
 
 def test_a_token_opens_and_nothing_else_does(drawn: Drawn) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import psycopg
 import pytest
@@ -23,6 +24,7 @@ from luna_dt.demo import database, served
 from luna_dt.records import Batch
 from tests.conftest import Drawn
 from tests.pack import ROOT, load_pack
+from tests.weights import figure
 
 CONTRACT: dict[str, Any] = json.loads((ROOT / "tests" / "nodes_contract.json").read_text())
 AWAY = "http://127.0.0.1:9"
@@ -307,15 +309,59 @@ def test_connection_status(up: Path, drawn: Drawn, monkeypatch: pytest.MonkeyPat
     assert "synced: 100 images" in out["status_message"]
 
 
-def test_controlnet_cache_says_what_is_not_there(either: Path) -> None:
-    if either.exists() and os.environ["DT_API_URL"] == AWAY:
-        with pytest.raises(ERRORS.Unreachable):
-            run("LunaDTControlNetCache", image_id=3, controlnet_type="canny")
-        return
-    with pytest.raises(ERRORS.NotOffered, match=r"no canny map of image 3.*not possible here yet"):
-        run("LunaDTControlNetCache", image_id=3, controlnet_type="canny")
-    with pytest.raises(ERRORS.MapMissing):
-        run("LunaDTControlNetCache", image_id=3, controlnet_type="canny", generate_if_missing=False)
+def canny(picture: Image.Image, **parameters: int) -> np.ndarray[Any, Any]:
+    edges = cv2.Canny(np.asarray(picture.convert("RGB")), parameters.get("low", 100), parameters.get("high", 200))
+    return np.repeat(edges[:, :, None], 3, axis=2).astype(np.float32) / 255
+
+
+def test_controlnet_cache_makes_a_map_once(either: Path, drawn: Drawn) -> None:
+    inputs = {"image_id": 41, "controlnet_type": "canny", "resolution": 0}
+    with pytest.raises(ERRORS.MapMissing, match="none is to be made"):
+        run("LunaDTControlNetCache", **inputs, generate_if_missing=False)
+    first, again = run("LunaDTControlNetCache", **inputs), run("LunaDTControlNetCache", **inputs)
+    assert (first["was_cached"], again["was_cached"], first["keypoints"]) == (False, True, "")
+    with Image.open(drawn.drawings[40].path) as picture:
+        expected = canny(picture)
+    for out in (first, again):
+        assert out["controlnet_image"].dtype == torch.float32
+        np.testing.assert_array_equal(out["controlnet_image"][0].numpy(), expected)
+    assert run("LunaDTControlNetCache", **inputs, generate_if_missing=False)["was_cached"]
+    with pytest.raises(ERRORS.BadInput, match="image_id is 0"):
+        run("LunaDTControlNetCache", controlnet_type="canny")
+
+
+def test_controlnet_cache_maps_pictures_that_are_not_in_dt(down: Path) -> None:
+    pair = torch.rand(2, 64, 128, 3, generator=torch.Generator().manual_seed(0)).mul(255).round().div(255)
+    thresholds = {"low_threshold": 50, "high_threshold": 250}
+    inputs = {"controlnet_type": "canny", "resolution": 0, "reference_image": pair, **thresholds}
+    out = run("LunaDTControlNetCache", **inputs)
+    assert out["controlnet_image"].shape == (2, 64, 128, 3)
+    for source, found in zip(pair, out["controlnet_image"], strict=True):
+        picture = Image.fromarray((source.numpy() * 255).round().astype(np.uint8))
+        np.testing.assert_array_equal(found.numpy(), canny(picture, low=50, high=250))
+    assert not out["was_cached"]
+    half = {**inputs, "reference_image": torch.cat([pair[:1], 1 - pair[:1]])}
+    assert not run("LunaDTControlNetCache", **half)["was_cached"]  # one of the two was made now
+    assert run("LunaDTControlNetCache", **half)["was_cached"]
+
+
+def test_controlnet_cache_gives_keypoints(down: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNA_DT_MODELS", str(weights))
+    image = torch.from_numpy(np.asarray(figure(368)[0], np.float32) / 255)[None]
+    out = run("LunaDTControlNetCache", controlnet_type="openpose", reference_image=image)
+    people = json.loads(out["keypoints"])["people"]
+    assert len(people) == 1
+    assert len(people[0]["pose_keypoints_2d"]) == 3 * 18
+    assert out["controlnet_image"].max() > 0.5
+    two = run("LunaDTControlNetCache", controlnet_type="openpose", reference_image=torch.cat([image, image * 0]))
+    assert [len(each["people"]) for each in json.loads(two["keypoints"])] == [1, 0]
+
+
+def test_controlnet_cache_says_what_it_needs(either: Path, empty_hub: Path) -> None:
+    with pytest.raises(ERRORS.WeightsError, match=r"depth_zoe needs ZoeD_M12_N\.pt \(1443 MB\)"):
+        run("LunaDTControlNetCache", image_id=42, controlnet_type="depth_zoe")
+    with pytest.raises(ERRORS.BadInput, match="thresholds"):
+        run("LunaDTControlNetCache", image_id=42, controlnet_type="canny", low_threshold=201)
 
 
 GRAPH: dict[str, Any] = {
