@@ -311,13 +311,14 @@ def each(items: Sequence[T]) -> Iterator[T]:
 
 
 def _resident(module: Any) -> None:
-    """Puts a tower under ComfyUI's memory management, which moves it out when something else needs the room."""
+    """Puts a model under ComfyUI's memory management, which moves it out when something else needs the room."""
     import comfy.model_management
     import comfy.model_patcher
+    import torch
 
     if not hasattr(module, "luna_dt_patcher"):
         module.luna_dt_patcher = comfy.model_patcher.ModelPatcher(
-            module,
+            torch.nn.ModuleList([module]),  # ComfyUI writes to what it holds; transformers' `device` cannot be written
             load_device=comfy.model_management.get_torch_device(),
             offload_device=comfy.model_management.unet_offload_device(),
         )

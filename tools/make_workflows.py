@@ -90,10 +90,9 @@ WORKFLOWS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "captions": ("LunaDTCaptionFetcher", {"image_id": ("similar", 4), "prepend_trigger": "my_style"}),
         "text": ("PreviewAny", {"source": ("captions", 3)}),
     },
-    "A stored pose for a new picture": {
+    "The pose of a picture for a new one": {
         "dt": ("LunaDTPromptInjector", {"image_id": 1}),
         "map": ("LunaDTControlNetCache", {"image_id": 1, "controlnet_type": "openpose"}),
-        "look": ("PreviewImage", {"images": ("map", 0)}),
         "model": CHECKPOINT,
         "prompt": encoded(("dt", 0)),
         "against": encoded(("dt", 1)),

@@ -1,5 +1,7 @@
-"""What only ComfyUI's own modules can show; run by COMFYUI_PYTHON with COMFYUI_PATH and this pack's root as arguments."""
+"""What only ComfyUI's own modules can show; run by COMFYUI_PYTHON with COMFYUI_PATH, this pack's root, and a folder
+with weights of maps as arguments."""
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -8,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-comfyui, root = map(Path, sys.argv[1:3])
+comfyui, root, weights = map(Path, sys.argv[1:4])
 sys.path.insert(0, str(comfyui))
 sys.argv = ["main.py", "--cpu"]
 import comfy.options
@@ -47,6 +49,25 @@ with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
     assert len(memory.current_loaded_models) == 0
     assert np.allclose(encoders.pictures(TINY_IMAGE, read_pictures(image)), first, atol=1e-5)
     print("unloaded and back")
+
+    # and so is a detector, which leaves when another comes
+    library = luna_dt.Library(
+        settings=Settings(home=Path(folder) / "maps", dt="http://127.0.0.1:9", models=(weights,)),
+        residency=nodes._resident,
+    )
+    memory.unload_all_models()
+    softedge = library.map("softedge", image).picture.tobytes()
+    assert len(memory.current_loaded_models) == 1
+    memory.unload_all_models()
+    assert len(memory.current_loaded_models) == 0
+    assert library.map("scribble", image).picture.tobytes() != softedge  # the same network, brought back
+    assert len(memory.current_loaded_models) == 1
+    library.map("lineart", image)
+    gc.collect()
+    memory.cleanup_models()
+    assert len(memory.current_loaded_models) == 1
+    library.close()
+    print("a detector too")
 
     # ComfyUI's CLIP_VISION gives the same vector as our tower from the same weights
     clip_vision = comfy.clip_vision.ClipVisionModel(comfyui / "comfy" / "clip_vision_config_vitl.json")

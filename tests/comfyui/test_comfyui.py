@@ -176,7 +176,7 @@ def stored_maps() -> Iterator[Stranger]:
 @pytest.fixture(scope="module", params=["DT up", "DT down"])
 def comfyui(request: pytest.FixtureRequest, home: tuple[Path, str], base: Path) -> Iterator[ComfyUI]:
     address = home[1] if request.param == "DT up" else "http://127.0.0.1:9"
-    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": address})
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": address, "HF_HUB_OFFLINE": "1"})
     yield running
     running.close()
 
@@ -246,7 +246,8 @@ def test_a_picture_is_searched_by_picture(comfyui: ComfyUI) -> None:
         ("LunaDTImageLoader", {"image_id": 4711}, "4711"),
         ("LunaDTImageLoader", {"image_id": 1, "api_url": "http://stranger.example"}, "allowed"),
         ("LunaDTSimilarSearch", {**SIMILAR, "search_mode": "visual"}, "text_query"),
-        ("LunaDTControlNetCache", {"image_id": 1, "controlnet_type": "canny"}, ""),
+        ("LunaDTControlNetCache", {"image_id": 1, "controlnet_type": "depth_zoe"}, "needs ZoeD_M12_N.pt (1443 MB)"),
+        ("LunaDTControlNetCache", {"image_id": 0, "controlnet_type": "canny"}, "image_id is 0"),
         ("LunaDTMetadataWriter", {"source_image_id": 1, "operation": "txt2img", "cfg": -1.0}, "cfg must be 0 or more"),
         ("LunaDTBatchQueue", {"image_ids": "a dragon", "operation": "img2img"}, "no image fits"),
         ("LunaDTBatchQueue", {"image_ids": "1", "operation": "img2img"}, "no Luna node of this workflow"),
@@ -303,6 +304,53 @@ def test_the_example_with_a_stored_map_runs_to_its_end(
     kinds = {p["type"] for o in outputs.values() for p in o.get("images", [])}
     assert kinds == {"output", "temp"}
     assert ("GET", "/api/images/1/controlnet/openpose") in [asked[:2] for asked in stored_maps.asked]
+
+
+def test_a_map_is_made_and_shown_and_found_again(comfyui: ComfyUI) -> None:
+    image_id = 11 if "DT up" in os.environ["PYTEST_CURRENT_TEST"] else 12
+    inputs = {"image_id": image_id, "controlnet_type": "canny", "resolution": 0}
+    told = []
+    for low in (100, 99, 100):  # another parameter between, or ComfyUI would not run the node again
+        outputs = comfyui.run(shown({**inputs, "low_threshold": low}, "LunaDTControlNetCache", 1))
+        told.append(str(outputs["2"]["text"]))
+        assert comfyui.picture(outputs["1"]["images"][0]).size == (64, 64)
+    assert ["False" in each for each in told] == [True, True, False]
+    prompt = {
+        "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": image_id}},
+        "2": {
+            "class_type": "LunaDTControlNetCache",
+            "inputs": {"image_id": 0, "controlnet_type": "canny", "reference_image": ["1", 0]},
+        },
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+    outputs = comfyui.run(prompt)
+    on_the_node, given = (comfyui.picture(outputs[node]["images"][0]).convert("RGB").tobytes() for node in ("2", "3"))
+    assert on_the_node == given
+
+
+def test_the_weights_of_the_pack_that_everybody_has_are_used(home: tuple[Path, str], base: Path, weights: Path) -> None:
+    theirs = base / "custom_nodes" / "comfyui_controlnet_aux"
+    theirs.mkdir(parents=True)
+    (theirs / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    (theirs / "ckpts").symlink_to(weights, target_is_directory=True)
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"})
+    try:
+        (example,) = (e for e in EXAMPLES if "pose" in e.name)
+        prompt = running.prompt(json.loads(example.read_text()))
+        (pose,) = (number for number, node in prompt.items() if node["class_type"] == "LunaDTControlNetCache")
+        prompt[pose]["inputs"]["image_id"] = 5
+        for node in prompt.values():
+            if node["class_type"] == "KSampler":
+                node["inputs"]["steps"] = 2
+        prompt["100"] = {"class_type": "PreviewAny", "inputs": {"source": [pose, 2]}}
+        outputs = running.run(prompt)
+        assert json.loads(outputs["100"]["text"][0])["canvas_width"] == 64
+        for kind in ("softedge", "depth_midas", "segmentation"):
+            prompt = shown({"image_id": 2, "controlnet_type": kind, "resolution": 64}, "LunaDTControlNetCache", 1)
+            assert "False" in str(running.run(prompt)["2"]["text"])
+    finally:
+        running.close()
+        shutil.rmtree(theirs)
 
 
 def test_the_writer_saves_what_dts_scanner_reads(comfyui: ComfyUI) -> None:
@@ -414,8 +462,11 @@ def test_nothing_runs_again_that_has_not_changed(comfyui: ComfyUI) -> None:
     assert set(messages["execution_cached"]["nodes"]) == {"1", "2"}
 
 
-def test_encoders_are_comfyuis_to_unload_and_clip_vision_agrees() -> None:
-    command = [os.environ["COMFYUI_PYTHON"], str(HERE / "inside.py"), os.environ["COMFYUI_PATH"], str(ROOT)]
+def test_models_are_comfyuis_to_unload_and_clip_vision_agrees(weights: Path) -> None:
+    inside = [str(HERE / "inside.py"), os.environ["COMFYUI_PATH"], str(ROOT), str(weights)]
+    command = [os.environ["COMFYUI_PYTHON"], *inside]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split("\n")[-4:-1] == ["unloaded and back", "CLIP_VISION agrees", "another model is refused"]
+    assert done.stdout.split("\n")[-5:-1] == [
+        "unloaded and back", "a detector too", "CLIP_VISION agrees", "another model is refused",
+    ]  # fmt: skip

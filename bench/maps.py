@@ -1,0 +1,141 @@
+"""ControlNet maps: finding a kept one among 100,000, and making one beside the bare detector.
+
+    python -m bench.maps [WEIGHTS]
+
+``WEIGHTS`` is a folder of weights, as comfyui_controlnet_aux's ``ckpts``; without it random ones are written, which
+take as long.  The bare detector is controlnet_aux's own (for segmentation transformers', for canny OpenCV) called
+on the same picture in memory; ours is ``Library.map``: digest, working picture, detector, the source's size, PNG,
+and its row and file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from luna_dt import Library, Settings
+from luna_dt.demo.drawing import draw, random_scene
+from luna_dt.memory import place
+from luna_dt.preproc import detectors, weights
+from luna_dt.preproc.catalogue import TYPES
+from luna_dt.preproc.frame import Frame, Pixels
+from tests.weights import write as write_weights
+
+KEPT, FOUND = 100_000, 2_000
+SIDE = 1024
+DISTINCT = 20  # files of kept maps; the others are links to them
+SLOW = ("depth_zoe", "openpose_hand", "openpose_face", "openpose_full")
+
+
+def picture(seed: int) -> Pixels:
+    drawn = draw(random_scene(random.Random(seed)), (SIDE, SIDE)).convert("RGB")
+    pixels = np.asarray(drawn).copy()
+    pixels[0, 0] = np.random.default_rng(seed).integers(0, 256, 3)
+    return pixels
+
+
+def seconds(run: Callable[..., object], *given: Any) -> float:
+    start = time.perf_counter()
+    run(*given)
+    return time.perf_counter() - start
+
+
+def bare(kind: str, folder: Path) -> Callable[[Pixels], object]:
+    """The detector as its package offers it, at resolution 512."""
+    if kind == "canny":
+        return lambda pixels: cv2.Canny(cv2.resize(pixels, (512, 512), interpolation=cv2.INTER_AREA), 100, 200)
+    each = TYPES[kind]
+    files = weights.find(each, [folder], lambda file: hashlib.sha256(file.read_bytes()).hexdigest())
+    detector = detectors.load(each.detector, files)
+    detector.module.to(place("auto")[0])
+
+    def run(pixels: Pixels) -> object:
+        small = cv2.resize(pixels, (512, 512), interpolation=cv2.INTER_AREA)
+        with torch.inference_mode():
+            return detector.run(small, **each.arguments)
+
+    return run
+
+
+def finding(folder: Path, models: Path) -> None:
+    with Library(settings=Settings(home=folder, dt="http://127.0.0.1:9", models=(models,), maps_gb=1000)) as library:
+        making = statistics.median(seconds(library.map, "depth_midas", picture(s)) for s in range(5))
+        for seed in range(5, DISTINCT):
+            library.map("depth_midas", picture(seed), resolution=64)
+        files = sorted((folder / "maps").glob("*/*.png"))
+        cache, store = library._map_cache, library._store
+        rows: list[tuple[Any, ...]] = []
+        for i in range(KEPT):
+            name = hashlib.blake2b(str(i).encode(), digest_size=16).hexdigest()
+            file = folder / "maps" / name[:2] / f"{name}.png"
+            file.parent.mkdir(exist_ok=True)
+            os.link(files[i % len(files)], file)
+            rows.append((i, "depth_midas", '{"resolution": 512}', "w", f"{name[:2]}/{name}.png", 1, 0.0, "null"))
+        with store.writing() as db:
+            db.executemany("INSERT INTO maps VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        print(
+            f"{cache.size()[0]:,} maps are kept; {len(files)} distinct files, {np.mean([f.stat().st_size for f in files]):,.0f} bytes"
+        )
+        chosen = np.random.default_rng(0).integers(0, KEPT, FOUND)
+        times = [seconds(cache.find, int(i), "depth_midas", {"resolution": 512}, "w") for i in chosen]
+        print(
+            f"finding one, its PNG read: {np.median(times) * 1e3:.3f} ms at the median, {np.quantile(times, 0.95) * 1e3:.3f} at p95"
+        )
+
+        def answer() -> torch.Tensor:
+            found = library.map("depth_midas", source)
+            assert found.was_cached
+            return torch.from_numpy(np.asarray(found.picture, dtype=np.float32) / 255)[None]
+
+        source = picture(0)
+        answers = statistics.median(seconds(answer) for _ in range(50))
+        print(
+            f"the whole kept answer, a tensor of {SIDE}x{SIDE}: {answers * 1e3:.1f} ms; making depth_midas: "
+            f"{making * 1e3:,.0f} ms: {answers / making:.1%}"
+        )
+
+
+def making(folder: Path, models: Path) -> None:
+    print(f"{'type':14} {'bare, ms':>10} {'ours, ms':>10} {'overhead':>9}")
+    with Library(settings=Settings(home=folder, dt="http://127.0.0.1:9", models=(models,))) as library:
+        for kind in TYPES:
+            run = bare(kind, models)
+            rounds = 100 if kind == "canny" else 2 if kind in SLOW else 5
+            sources = [picture(1000 + seed) for seed in range(rounds + 1)]
+            alone, whole = [], []
+            for source in sources:
+                alone.append(seconds(run, source))
+                whole.append(seconds(library.map, kind, source))
+            # the first of each loads and warms; of few, the least has least of what else the machine does
+            middle = statistics.median if kind == "canny" else min
+            a, b = middle(alone[1:]), middle(whole[1:])
+            over = f"{(b - a) * 1e3:.1f} ms" if kind == "canny" else f"{b / a - 1:.1%}"
+            print(f"{kind:14} {a * 1e3:10,.1f} {b * 1e3:10,.1f} {over:>9}", flush=True)
+
+
+def main() -> None:
+    assert Frame.of(picture(0), 512).pixels.shape == (512, 512, 3)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        models = Path(sys.argv[1]) if len(sys.argv) > 1 else home / "models"
+        if len(sys.argv) < 2:
+            write_weights(models)
+        print(f"torch {torch.__version__} on {place('auto')[0]}, {torch.get_num_threads()} threads")
+        making(home / "making", models)
+        finding(home / "finding", models)
+
+
+if __name__ == "__main__":
+    main()
