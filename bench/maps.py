@@ -4,8 +4,8 @@
 
 ``WEIGHTS`` is a folder of weights, as comfyui_controlnet_aux's ``ckpts``; without it random ones are written, which
 take as long.  The bare detector is controlnet_aux's own (for segmentation transformers', for canny OpenCV) called
-on the same picture in memory; ours is ``Library.map``: digest, working picture, detector, the source's size, PNG,
-and its row and file.
+on the same picture in memory; ours is ``Library.map``: digest, looking for it, working picture, detector, and the
+source's size.  The PNG, its file and its row are made in a thread when the map is given already.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ def making(folder: Path, models: Path) -> None:
             for source in sources:
                 alone.append(seconds(run, source))
                 whole.append(seconds(library.map, kind, source))
+                library._maps.finish()  # or keeping it would slow down the bare detector
             # the first of each loads and warms; of few, the least has least of what else the machine does
             middle = statistics.median if kind == "canny" else min
             a, b = middle(alone[1:]), middle(whole[1:])

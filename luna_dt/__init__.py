@@ -6,6 +6,7 @@ from . import errors
 from .embed import Embedded
 from .errors import LunaError
 from .library import Library, Status
+from .maps import ControlMap, MadeMaps
 from .records import Captions, Cluster, ClusterImage, Generation, Hit, Identity, ImageRecord, Term, Verdict
 from .settings import Settings
 from .sync import Change
@@ -15,6 +16,7 @@ __all__ = [
     "Change",
     "Cluster",
     "ClusterImage",
+    "ControlMap",
     "Embedded",
     "Generation",
     "Hit",
@@ -22,6 +24,7 @@ __all__ = [
     "ImageRecord",
     "Library",
     "LunaError",
+    "MadeMaps",
     "Settings",
     "Status",
     "Term",

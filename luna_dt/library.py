@@ -176,6 +176,7 @@ class Library:
 
     def close(self) -> None:
         """Stops background work and closes files; the library cannot be used after."""
+        self._maps.close()
         self.batches.close()
         self.outbox.close()
         with self._lock:
@@ -567,7 +568,7 @@ class Library:
         high: int = HIGH,
         make: bool = True,
     ) -> ControlMap:
-        """A ControlNet map (``kind`` is one of preproc.TYPES) of one picture, or of an image by its id.
+        """A ControlNet map (``kind`` is one of preproc/catalogue.py's) of one picture, or of an image by its id.
 
         DT's own, if it has one and nothing else is asked for; else the one that is kept here; else, unless
         ``make`` is False, made now, kept, and handed to DT if it takes maps.  ``resolution`` is that at which it
@@ -616,6 +617,7 @@ class Library:
                     failed.append((None, each.name, str(error)))
                     break
             progress(f"map.{each.name}", len(todo), len(todo))
+        self._maps.finish()
         return MadeMaps(made, present, tuple(failed))
 
     def _source(self, record: ImageRecord) -> Source:
@@ -733,6 +735,7 @@ class Library:
             layers.append(
                 LayerStatus(state, state.count / total if total else 0.0, "hnswlib" if graphs else "exact", indexed)
             )
+        self._maps.finish()
         maps = self._map_cache.size()
         size = maps[1]
         for folder in (self._store.home, self._store.home / "vectors", self._store.home / "index"):
@@ -764,6 +767,6 @@ def _given_source(image: PictureLike) -> Source:
         pictures = read_pictures(image)
         if len(pictures) != 1:
             raise BadInput(f"a map is made of one picture, not of a batch of {len(pictures)}")
-        pixels = f"{pictures[0].size}".encode() + pictures[0].tobytes()
-        return Source(content_digest(pixels), lambda: pictures[0], "the given picture")
+        digest = content_digest(pictures[0].tobytes(), f"{pictures[0].size}".encode())
+        return Source(digest, lambda: pictures[0], "the given picture")
     return Source(content_digest(data), lambda: read_pictures(data, name)[0], name)

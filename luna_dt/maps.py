@@ -13,8 +13,11 @@ import io
 import json
 import logging
 import os
+import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FROM_DT = "dt"  # in the place of the weights of a map that came from DT
+PNG = b"\x89PNG\r\n\x1a\n"
 AWAY = 30.0  # seconds for which a DT that did not answer is not asked again
 LOCKS = 64  # files that keep two processes from making the same map
 SPARED = 0.9  # share of the limit that stays when it was reached, so that not every map has to make room
@@ -202,11 +206,11 @@ class MapCache:
         return digest.hexdigest()
 
     def lock(self, source: int, kind: str, parameters: Mapping[str, Any]) -> FileLock:
-        """Held while a map is made, so that the next who wants the same finds it."""
+        """Held until a map is made and kept, so that the next who wants the same finds it; any thread may let it go."""
         folder = self._folder / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         at = content_digest(f"{source} {kind} {_text(parameters)}".encode()) % LOCKS
-        return FileLock(folder / f"{at}.lock")
+        return FileLock(folder / f"{at}.lock", thread_local=False)
 
     @property
     def _folder(self) -> Path:
@@ -221,6 +225,18 @@ class Maps:
     ) -> None:
         self._cache, self._detectors, self._catalog, self._path_map = cache, detectors, catalog, path_map
         self._away: tuple[float, Unreachable] | None = None
+        self._keeper = ThreadPoolExecutor(1, "luna_dt maps")
+        self._keeping: tuple[str, Future[None]] | None = None  # the file of the lock that is held meanwhile
+        self._one_waits = threading.Lock()
+
+    def finish(self, lock: str = "") -> None:
+        """Waits until what was made, or what is made under that lock, is kept, and handed to DT."""
+        if self._keeping and lock in ("", self._keeping[0]):
+            self._keeping[1].result()
+
+    def close(self) -> None:
+        self.finish()
+        self._keeper.shutdown()
 
     def get(self, kind: MapType, source: Source, parameters: Mapping[str, Any], make: bool = True) -> ControlMap:
         """The map of a source; raises MapMissing where there is none and it is not to be made; see Library.map."""
@@ -235,15 +251,14 @@ class Maps:
                 dt_has_none = True
             except Unreachable as error:
                 away = f"; and {error}"
-        kept = self._kept(kind, source, parameters)
-        if kept is None:
+        lock, wanted = self._cache.lock(source.digest, kind.name, parameters), source.image_id if dt_has_none else None
+        self.finish(lock.lock_file)
+        found = self._kept(kind, source, parameters, wanted)
+        if found is None:
             if not make:
                 raise MapMissing(f"no {kind.name} map of {source.name} is kept, and none is to be made{away}")
-            kept = self._make(kind, source, parameters)
-        stored, picture, was_cached = kept
-        if dt_has_none and source.image_id is not None:
-            self._hand_back(source.image_id, kind, stored)
-        return ControlMap(kind.name, picture, was_cached, stored.keypoints)
+            found = self._make(kind, source, parameters, wanted, lock)
+        return found
 
     def has(self, kind: MapType, source: Source, parameters: Mapping[str, Any]) -> bool:
         """Whether a map is kept here."""
@@ -252,28 +267,45 @@ class Maps:
     def _weights(self, kind: MapType) -> str | None:
         return self._detectors.identity(kind)
 
-    def _kept(self, kind: MapType, source: Source, parameters: Mapping[str, Any]) -> Any:
+    def _kept(
+        self, kind: MapType, source: Source, parameters: Mapping[str, Any], wanted: int | None
+    ) -> ControlMap | None:
+        """A map that is kept here, handed to DT as that of the image ``wanted``."""
         weights = self._weights(kind)
         stored = self._cache.find(source.digest, kind.name, parameters, weights)
         if stored is None:
             return None
         try:
-            return stored, _decoded(stored.data, f"the {kind.name} map of {source.name}"), True
+            picture = _decoded(stored.data, f"the {kind.name} map of {source.name}")
         except BadPicture as error:
             log.warning("%s; it is made again", error)
             self._cache.drop(source.digest, kind.name, parameters, weights)
             return None
+        self._hand_back(wanted, kind, stored)
+        return ControlMap(kind.name, picture, True, stored.keypoints)
 
-    def _make(self, kind: MapType, source: Source, parameters: Mapping[str, Any]) -> Any:
-        with self._cache.lock(source.digest, kind.name, parameters):
-            kept = self._kept(kind, source, parameters)  # by another who held the lock before
-            if kept is not None:
-                return kept
+    def _make(
+        self, kind: MapType, source: Source, parameters: Mapping[str, Any], wanted: int | None, lock: FileLock
+    ) -> ControlMap:
+        """A map made now; while it is kept and handed to DT, it is used already, and the next may be made."""
+
+        def keep(held: contextlib.ExitStack) -> None:
+            with held:
+                stored = StoredMap(encoded(made.picture), keypoints=made.keypoints)
+                self._cache.keep(source.digest, kind.name, parameters, weights, stored)
+            self._hand_back(wanted, kind, stored)
+
+        with contextlib.ExitStack() as held:
+            held.enter_context(lock)
+            found = self._kept(kind, source, parameters, wanted)  # by another who held the lock before
+            if found is not None:
+                return found
             made = self._detectors.make(kind, source.open(), parameters)
-            stored = StoredMap(encoded(made.picture), keypoints=made.keypoints)
             weights = self._weights(kind) or ""
-            self._cache.keep(source.digest, kind.name, parameters, weights, stored)
-            return stored, made.picture, False
+            with self._one_waits:
+                self.finish()  # so that memory holds one at the most that is not kept yet
+                self._keeping = lock.lock_file, self._keeper.submit(keep, held.pop_all())
+        return ControlMap(kind.name, made.picture.convert("RGB"), False, made.keypoints)
 
     def _in_dt(self, kind: MapType, source: Source, parameters: Mapping[str, Any]) -> ControlMap | None:
         """DT's own map, kept here for when DT is away; None if it cannot be used; raises MapMissing, Unreachable."""
@@ -299,7 +331,9 @@ class Maps:
             self._cache.keep(source.digest, kind.name, parameters, FROM_DT, kept)
         return ControlMap(kind.name, picture, True, stored.keypoints)
 
-    def _hand_back(self, image_id: int, kind: MapType, made: StoredMap) -> None:
+    def _hand_back(self, image_id: int | None, kind: MapType, made: StoredMap) -> None:
+        if image_id is None:
+            return
         try:
             self._catalog().put_map(image_id, kind.name, made)
         except (CatalogError, NotFound) as error:
@@ -322,11 +356,11 @@ class ServedMaps:
     def put(self, record: ImageRecord, kind: str, given: StoredMap) -> None:
         """Keeps a map in the place of any before; raises BadInput, BadPicture."""
         picture = _decoded(given.data, f"the {kind} map of image {record.id}")
-        made = StoredMap(encoded(picture), keypoints=given.keypoints)
+        data = given.data if given.data.startswith(PNG) else encoded(picture)
         source, usual = self._source(record), _usual(kind)
         while self._cache.has(source, *usual, None):
             self._cache.drop(source, *usual, None)
-        self._cache.keep(source, *usual, FROM_DT, made)
+        self._cache.keep(source, *usual, FROM_DT, StoredMap(data, keypoints=given.keypoints))
 
     def _source(self, record: ImageRecord) -> int:
         """By the picture's content where the server can read it, else by where DT says it is."""
@@ -364,13 +398,8 @@ def file_stamp(store: Store, record: ImageRecord, path_map: Mapping[str, str]) -
 
 
 def encoded(picture: Image.Image) -> bytes:
-    """A map as PNG, in one channel where its three are the same."""
-    import numpy as np
-
-    pixels = np.asarray(picture)
-    grey = bool((pixels[..., :1] == pixels[..., 1:]).all())
     out = io.BytesIO()
-    (picture.getchannel(0) if grey else picture).save(out, "PNG", compress_level=1)
+    picture.save(out, "PNG", compress_level=1, compress_type=zlib.Z_RLE)  # a fifth of the usual time
     return out.getvalue()
 
 

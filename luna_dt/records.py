@@ -23,9 +23,9 @@ RECORD_KINDS = ("images", "captions", "clusters")
 EMBEDDINGS = "embeddings."
 
 
-def content_digest(content: bytes) -> int:
-    """What some content is known by here: 64 bits of its BLAKE2b, signed."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+def content_digest(content: bytes, form: bytes = b"") -> int:
+    """What some content, of a certain form, is known by here: 64 bits of its BLAKE2b, signed."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8, key=form).digest(), "little", signed=True)
 
 
 def now(timespec: str = "seconds") -> str:

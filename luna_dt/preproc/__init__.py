@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Made:
-    """A map: ``picture`` is RGB and of the source's size; ``keypoints`` is OpenPose's JSON object for a pose."""
+    """A map: ``picture`` has the source's size and is RGB, or L where the three channels are the same;
+    ``keypoints`` is OpenPose's JSON object for a pose."""
 
     picture: Image.Image
     keypoints: dict[str, Any] | None = None
@@ -70,6 +71,8 @@ class Detectors:
                         made, persons = self._neural(kind, frame, files)
             except (cv2.error, MemoryError) as error:
                 raise OutOfMemory(f"no {kind.name} map could be made: {error}; ask for a lower resolution") from error
+        if (made[..., 0] == made[..., 1]).all() and (made[..., 1] == made[..., 2]).all():
+            made = made[..., 0]
         return Made(Image.fromarray(frame.unframed(made, kind.resampling)), _openpose_json(persons, frame))
 
     def _neural(self, kind: MapType, frame: Frame, files: Sequence[Path]) -> tuple[np.ndarray[Any, Any], Any]:

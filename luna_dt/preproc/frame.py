@@ -49,7 +49,7 @@ class Frame:
         return cls(np.ascontiguousarray(np.pad(fitted, [*pad, (0, 0)], mode="edge")), size[1], size[0], (width, height))
 
     def unframed(self, made: Pixels, resampling: Resampling) -> Pixels:
-        """What was made of ``pixels``, without the padding and at the source's size."""
+        """What was made of ``pixels``, uint8[H, W] or [H, W, 3], without the padding and at the source's size."""
         cropped = np.ascontiguousarray(made[: self.height, : self.width])
         if (self.width, self.height) == self.source:
             return cropped

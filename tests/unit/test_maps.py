@@ -199,6 +199,7 @@ def test_a_kept_map_that_is_damaged_is_made_again(
 ) -> None:
     with opened(tmp_path) as library:
         first = library.map("canny", picture)
+        assert library.status().maps[0] == 1  # which waits until it is kept
         (file,) = (tmp_path / "maps").glob("*/*.png")
         if damage == "gone":
             file.unlink()
