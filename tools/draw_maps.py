@@ -13,7 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from luna_dt import Library, Settings
@@ -23,17 +22,15 @@ from luna_dt.sheet import contact_sheet
 from tests.weights import figure, write
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "maps.jpg"
-SIZE = (768, 576)
+HEIGHT = 576
 
 
 def picture() -> Image.Image:
-    """A drawing with a figure of coloured dots before it, which the tests' weights take for a person."""
-    drawn = draw(random_scene(random.Random(3), "house"), SIZE).convert("RGB")
-    dots = np.asarray(figure(SIZE[1])[0])
-    whole = np.asarray(drawn).copy()
-    part = whole[:, : dots.shape[1]]
-    part[dots.any(axis=2)] = dots[dots.any(axis=2)]
-    return Image.fromarray(whole)
+    """A drawing beside a figure of coloured dots on black, which the tests' weights take for a person."""
+    whole = Image.new("RGB", (2 * HEIGHT, HEIGHT))
+    whole.paste(figure(HEIGHT)[0])
+    whole.paste(draw(random_scene(random.Random(3), "house"), (HEIGHT, HEIGHT)).convert("RGB"), (HEIGHT, 0))
+    return whole
 
 
 def main() -> None:
@@ -51,7 +48,7 @@ def main() -> None:
                 if given or kind == "canny":
                     told = TYPES[kind].licence
                 elif TYPES[kind].has_keypoints:
-                    told = "body set by hand, the rest random" if kind != "openpose" else "weights set by hand"
+                    told = "body by hand, rest random" if kind != "openpose" else "weights set by hand"
                 found.append((library.map(kind, source).picture, kind, told))
     contact_sheet(source, "the picture", found, columns=7).save(TARGET, quality=82)
 
