@@ -123,15 +123,6 @@ def _normal_bae() -> dict[str, Any]:
     return {"model": bae.NNET(given).state_dict()}
 
 
-def _segmentation() -> dict[str, Any]:
-    from transformers import ConvNextConfig, UperNetConfig, UperNetForSemanticSegmentation
-
-    stages = ["stage1", "stage2", "stage3", "stage4"]
-    backbone = ConvNextConfig(depths=[3, 3, 27, 3], hidden_sizes=[96, 192, 384, 768], out_features=stages)
-    config = UperNetConfig(backbone_config=backbone, hidden_size=512, auxiliary_in_channels=384, num_labels=150)
-    return dict(UperNetForSemanticSegmentation(config).state_dict())
-
-
 def _anime() -> dict[str, Any]:
     m = detectors.part("lineart_anime")
     norm = m.functools.partial(torch.nn.InstanceNorm2d, affine=False, track_running_stats=False)
@@ -157,7 +148,7 @@ MAKERS: dict[str, Callable[[], dict[str, Any]]] = {
     "scannet.pt": _normal_bae,
     "sk_model.pth": lambda: dict(detectors.part("lineart").Generator(3, 1, 3).state_dict()),
     "netG.pth": _anime,
-    "pytorch_model.bin": _segmentation,
+    "pytorch_model.bin": lambda: dict(detectors.uper_net().state_dict()),
 }
 
 

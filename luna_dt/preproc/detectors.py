@@ -242,16 +242,21 @@ def _person(pose: Any, width: int, height: int) -> Person:
     return {name: points(found) for name, found in parts.items()}
 
 
-def _segmentation(file: Path) -> Detector:
-    """UperNet over ConvNeXt small, ADE20K's 150 classes in the colours that ControlNet was trained with."""
-    import torch
+def uper_net() -> Any:
+    """UperNet over ConvNeXt small for ADE20K's 150 classes, without weights."""
     from transformers import ConvNextConfig, UperNetConfig, UperNetForSemanticSegmentation
 
     stages = ["stage1", "stage2", "stage3", "stage4"]
     backbone = ConvNextConfig(depths=[3, 3, 27, 3], hidden_sizes=[96, 192, 384, 768], out_features=stages)
-    model = UperNetForSemanticSegmentation(
-        UperNetConfig(backbone_config=backbone, hidden_size=512, auxiliary_in_channels=384, num_labels=150)
-    )
+    config = UperNetConfig(backbone_config=backbone, hidden_size=512, auxiliary_in_channels=384, num_labels=150)
+    return UperNetForSemanticSegmentation(config)
+
+
+def _segmentation(file: Path) -> Detector:
+    """ADE20K's classes in the colours that ControlNet was trained with."""
+    import torch
+
+    model = uper_net()
     model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     model.auxiliary_head = None  # for training only
     palette = np.array(part("util").ade_palette(), np.uint8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import logging
 import pickle
@@ -11,7 +10,6 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +32,7 @@ from luna_dt.preproc import Detectors, Made
 from luna_dt.preproc.catalogue import TYPES
 from luna_dt.preproc.frame import MAX_PIXELS, Frame
 from tests.conftest import Drawn
+from tests.loopback import Handler, Loopback
 from tests.pack import ROOT
 from tests.weights import CELLS, figure
 
@@ -443,15 +442,15 @@ def test_weights_with_a_known_hash_must_have_it(weights: Path, tmp_path: Path) -
     assert made(detectors_in(tmp_path), "softedge", drawing(90, 70)).picture.size == (90, 70)
 
 
-class Hub:
-    """A hub on loopback that has one repository's files, as far as its client asks."""
+class Hub(Loopback):
+    """A hub that has one repository's files, as far as its client asks."""
 
     def __init__(self, folder: Path, repository: str) -> None:
         self.asked: list[str] = []
         hub = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
+        class Answering(Handler):
+            def answer(self) -> None:
                 hub.asked.append(f"{self.command} {self.path}")
                 start = f"/{repository}/resolve/main/"
                 file = folder / self.path.removeprefix(start).partition("?")[0]
@@ -464,18 +463,9 @@ class Hub:
                 if found and self.command == "GET":
                     self.wfile.write(file.read_bytes())
 
-            do_GET = do_HEAD  # noqa: N815
+            do_GET = do_HEAD = answer  # noqa: N815
 
-            def log_message(self, *_: object) -> None:
-                return
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Answering)
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import io
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,19 +30,20 @@ from luna_dt.errors import (
 from luna_dt.records import Batch, Captions, Cluster, Member, StoredMap
 from luna_dt.settings import Settings
 from tests.conftest import IDENTITY, image_batch, unit_vectors
+from tests.loopback import Handler, Loopback
 
 Answer = tuple[int, Any]  # status; JSON, or bytes as they are
 
 
-class Stranger:
-    """A real HTTP server on loopback whose answers a test decides; keeps what it was asked."""
+class Stranger(Loopback):
+    """A server whose answers a test decides; keeps what it was asked."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer | list[Answer] | Callable[[], Answer]] = {}
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         stranger = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Answering(Handler):
             def handle_one(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 path = self.path.split("?")[0]
@@ -60,22 +59,9 @@ class Stranger:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_GET = do_POST = handle_one  # noqa: N815
+            do_GET = do_POST = do_PUT = handle_one  # noqa: N815
 
-            def log_message(self, *_: object) -> None:
-                return
-
-        class Server(http.server.ThreadingHTTPServer):
-            def handle_error(self, *_: object) -> None:  # a client that has gone away is part of the tests
-                return
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Answering)
 
 
 @pytest.fixture

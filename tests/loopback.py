@@ -1,0 +1,27 @@
+"""A real HTTP server on loopback, in threads of its own, until it is closed."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        return
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:  # a client that has gone away is part of the tests
+        return
+
+
+class Loopback:
+    def __init__(self, handler: type[Handler]) -> None:
+        self._server = Server(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
