@@ -363,6 +363,7 @@ def embed(
 @click.option("--resolution", default=str(RESOLUTION), show_default=True, help="Of the shorter side, or: source.")
 @click.option("--low", type=int, default=LOW, show_default=True, help="Canny's low threshold, 0 to 255.")
 @click.option("--high", type=int, default=HIGH, show_default=True, help="Canny's high threshold, 0 to 255.")
+@click.option("--anew", is_flag=True, help="Make them also if they are there, as with other weights; not with --where.")
 @_dt_option
 @_json_option
 @click.pass_context
@@ -377,6 +378,7 @@ def make_map(
     resolution: str,
     low: int,
     high: int,
+    anew: bool,
     dt: str | None,
     as_json: bool,
 ) -> None:
@@ -387,13 +389,16 @@ def make_map(
         raise click.UsageError("give one of --id, --image and --where")
     if where is not None and folder is not None:
         raise click.UsageError("--where has maps kept in the library; get single ones out with --id")
+    if where is not None and anew:
+        raise click.UsageError("--anew is for single pictures, since it could not go on where it was stopped")
     chosen = [map_type(kind).name for kind in dict.fromkeys(kinds or TYPES)]
-    if resolution != "source" and not resolution.isdigit():
+    if resolution != "source" and not resolution.isdecimal():
         raise click.UsageError("--resolution is a number of pixels, or source")
     asked: dict[str, Any] = {"low": low, "high": high}
     asked["resolution"] = "source" if resolution == "source" else int(resolution)
     with Library(settings=context.obj, dt=dt) as library:
         if where is None:
+            asked["anew"] = anew
             failed = _maps_of_one(library, chosen, image, image_id, asked, folder or Path(), as_json)
         else:
             failed = _maps_of_many(library, chosen, where, asked, as_json)
@@ -628,7 +633,8 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
     """Serve a DT database as the REST contract, for ComfyUI and for other machines."""
     from .dt import connect
     from .dt.server import create_app, is_loopback
-    from .maps import MapCache, ServedMaps
+    from .map_cache import MapCache
+    from .maps import ServedMaps
     from .models import Encoders
     from .store import Store
 
@@ -650,7 +656,7 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
             token=settings.token,
             path_map=settings.path_map,
             encode_text=lambda identity, text: encoders.texts(identity, [text])[0],
-            maps=ServedMaps(maps, store, settings.path_map),
+            maps=ServedMaps(maps, settings.path_map) if maps.limit else None,
         )
         err.print(f"serving {_plain(catalog.address)} at http://{host}:{port}  (Ctrl+C ends)")
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 from .errors import MissingExtra, WeightsError
 
@@ -90,7 +90,8 @@ def _reach() -> None:
     if constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set")
     hub = urlsplit(constants.ENDPOINT)
-    through = urlsplit(getproxies().get(hub.scheme) or constants.ENDPOINT)
+    proxy = "" if proxy_bypass(hub.netloc) else getproxies().get(hub.scheme, "")
+    through = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else hub
     host, port = through.hostname or "", through.port or (443 if through.scheme == "https" else 80)
     failed: list[str] = ["no answer"]
 

@@ -32,6 +32,7 @@ from .errors import (
     CatalogError,
     IdentityMismatch,
     LunaError,
+    MapMissing,
     MissingExtra,
     NotFound,
     NotOffered,
@@ -45,11 +46,12 @@ from .errors import (
     WeightsError,
 )
 from .index import hnsw
-from .maps import ControlMap, MadeMaps, MapCache, Maps, Source, file_stamp, source_digest
+from .map_cache import MapCache
+from .maps import ControlMap, MadeMaps, Maps, Source, unseen_digest
 from .memory import Memory, Residency
 from .models import Encoders
 from .outbox import Entry, Outbox
-from .pixels import PictureLike, picture_file, read_pictures
+from .pixels import PictureLike, local_path, picture_file, read_pictures
 from .preproc import Detectors
 from .preproc.catalogue import HIGH, LOW, RESOLUTION, Resolution, map_type
 from .records import (
@@ -270,12 +272,8 @@ class Library:
                 f"{state.identity}; making it by {identity} gives them up: say so with --replace (replace=True)"
             )
         towers = [self._encoders.tower(identity, device) for device in dict.fromkeys(devices or ("",))]
-
-        def stamp(record: ImageRecord) -> str:
-            return file_stamp(self._store, record, self.settings.path_map)
-
         done = embedding.embed(
-            self._store, towers, layer, identity, where, self.file, stamp, progress, anew=replace or failed
+            self._store, towers, layer, identity, where, self.file, self._stamp, progress, anew=replace or failed
         )
         self.index(progress)
         return done
@@ -286,6 +284,18 @@ class Library:
             raise BadInput(f"layer '{layer}' was not made here")
         with self._store.sole_writer():
             self._store.remove_layer(layer)
+
+    def _stamp(self, record: ImageRecord) -> str:
+        """Changes when an image's file does: its size and time, or DT's record where the file is not to be reached.
+
+        "" where neither is known here.
+        """
+        try:
+            seen = local_path(record.path, self.settings.path_map).stat()
+            return f"{seen.st_size} {seen.st_mtime_ns}"
+        except (PictureMissing, OSError):
+            version = self._store.version_of(record.id)
+            return f"dt {version}" if version else ""
 
     # -- searching ----------------------------------------------------------------------------------
 
@@ -567,11 +577,13 @@ class Library:
         low: int = LOW,
         high: int = HIGH,
         make: bool = True,
+        anew: bool = False,
     ) -> ControlMap:
         """A ControlNet map (``kind`` is one of preproc/catalogue.py's) of one picture, or of an image by its id.
 
         DT's own, if it has one and nothing else is asked for; else the one that is kept here; else, unless
-        ``make`` is False, made now, kept, and handed to DT if it takes maps.  ``resolution`` is that at which it
+        ``make`` is False, made now, kept, and handed to DT if it takes maps; with ``anew`` it is made now in the
+        place of any there is.  ``resolution`` is that at which it
         is made: pixels of the shorter side (64..4096), or ``source`` for the picture's own; made here the map has
         the picture's size whatever that is.  ``low`` and ``high`` (0..255) are canny's thresholds.
         Raises BadInput, BadPicture, UnknownImage, PictureMissing, MapMissing, WeightsError, MissingExtra, OutOfMemory.
@@ -580,7 +592,7 @@ class Library:
         parameters = chosen.parameters(resolution, low, high)
         given = _one({"image": image, "image_id": image_id})
         source = _given_source(image) if given["image"] is not None else self._source(self.image(int(image_id or 0)))
-        return self._maps.get(chosen, source, parameters, make)
+        return self._maps.get(chosen, source, parameters, make, anew)
 
     def make_maps(
         self,
@@ -602,39 +614,44 @@ class Library:
         made = present = 0
         failed: list[tuple[int | None, str, str]] = []
         for each in chosen:  # one type after the other, since one detector is in memory at a time
-            parameters = each.parameters(resolution, low, high)
+            parameters, make = each.parameters(resolution, low, high), True
             for done, record in enumerate(todo):
                 progress(f"map.{each.name}", done, len(todo))
                 try:
                     source = self._source(record)
-                    if self._maps.has(each, source, parameters) or self._maps.get(each, source, parameters).was_cached:
+                    there = self._maps.has(each, source, parameters)
+                    if there or self._maps.get(each, source, parameters, make).was_cached:
                         present += 1
                     else:
                         made += 1
-                except (BadInput, NotFound, OutOfMemory) as error:
-                    failed.append((record.id, each.name, str(error)))
-                except (WeightsError, MissingExtra) as error:
+                except (WeightsError, MissingExtra) as error:  # said once; those that DT has are fetched all the same
                     failed.append((None, each.name, str(error)))
-                    break
+                    make = False
+                except (BadInput, NotFound, OutOfMemory) as error:
+                    if make or not isinstance(error, MapMissing):
+                        failed.append((record.id, each.name, str(error)))
             progress(f"map.{each.name}", len(todo), len(todo))
         self._maps.finish()
         return MadeMaps(made, present, tuple(failed))
 
     def _source(self, record: ImageRecord) -> Source:
+        """An image as a source of maps; its file is read only if it was not since it last changed."""
         name, held = f"image {record.id}", list[bytes]()
-
-        def read() -> bytes:
-            held.append(self.file(record.id))
-            return held[0]
 
         def opened() -> Image.Image:
             return read_pictures(held.pop() if held else self.file(record.id), name)[0]
 
-        try:
-            digest = source_digest(self._store, record, self.settings.path_map, read)
-        except PictureMissing:  # DT may have a map all the same
-            digest = content_digest(f"{record.id} {record.path}".encode())
-        return Source(digest, opened, name, record.id)
+        stamp = self._stamp(record)
+        digest = self._store.content(record.id, stamp)
+        if digest is None:
+            try:
+                held.append(self.file(record.id))
+                digest = content_digest(held[0])
+                if stamp:
+                    self._store.put_files([(record.id, stamp, digest)])
+            except PictureMissing:  # what was made of it last, or DT's map of it, may be there all the same
+                digest = self._store.content(record.id) or unseen_digest(record)
+        return Source(digest, opened, name, record.id, lambda: self._stamp(record) == stamp)
 
     def record(self, record: Generation | Mapping[str, Any]) -> Entry:
         """Stores what was made, for good, and has DT told of it in the background, now or when it is back.

@@ -1,47 +1,37 @@
 """ControlNet maps: the one DT has, else the one that is kept here, else made now, and kept.
 
-A map is known by the content of its source, its type, its parameters and the weights that made it.  It is a PNG
-file under ``maps`` in the home, beside its row in the store; the least recently used leave when the limit is
-reached.  DT holds one map of a type, so only those made with the usual parameters are asked of it and handed to it.
+DT holds one map of a type, so only those made with the usual parameters are asked of it and handed to it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import copy
 import io
-import json
 import logging
-import os
 import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from .dt.catalog import Catalog
-from .errors import BadPicture, CatalogError, MapMissing, NotFound, PictureMissing, StoreError, Unreachable
-from .pixels import local_path, picture_file, read_pictures
+from .errors import BadPicture, LunaError, MapMissing, PictureMissing, Refused, StoreError, Unreachable
+from .map_cache import FROM_DT, MapCache, MapKey
+from .pixels import picture_file, read_pictures
 from .preproc import Detectors
-from .preproc.catalogue import MapType
+from .preproc.catalogue import MapType, map_type
 from .records import ImageRecord, StoredMap, content_digest
-from .store import Store
 
 if TYPE_CHECKING:
     from PIL import Image
 
 log = logging.getLogger(__name__)
 
-FROM_DT = "dt"  # in the place of the weights of a map that came from DT
 PNG = b"\x89PNG\r\n\x1a\n"
 AWAY = 30.0  # seconds for which a DT that did not answer is not asked again
-LOCKS = 64  # files that keep two processes from making the same map
-SPARED = 0.9  # share of the limit that stays when it was reached, so that not every map has to make room
 
 
 @dataclass(frozen=True)
@@ -60,12 +50,14 @@ class ControlMap:
 
 @dataclass(frozen=True)
 class Source:
-    """What maps are made of: the ``digest`` of its content, how to open it, and its id if it is DT's."""
+    """What maps are made of: the ``digest`` of its content, how to open it, and if it is DT's its id, and whether
+    it is ``unchanged`` since."""
 
     digest: int
     open: Callable[[], Image.Image]
     name: str
     image_id: int | None = None
+    unchanged: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
@@ -84,137 +76,18 @@ class MadeMaps:
         return {**vars(self), "failed": failed}
 
 
-class MapCache:
-    """The maps that are kept, and the SHA-256 of weights that were read; for threads and processes alike."""
+@dataclass(frozen=True)
+class _Wanted:
+    """One map that is asked for; ``hand_to`` is the image of which DT is to be given it."""
 
-    def __init__(self, store: Store, limit: int) -> None:
-        """``limit`` in bytes."""
-        self._store, self._limit = store, limit
-        self._room: int | None = None
-        self._used: dict[int, float] = {}
+    kind: MapType
+    source: Source
+    parameters: Mapping[str, Any]
+    key: MapKey
+    hand_to: int | None = None
 
-    def close(self) -> None:
-        """Writes down which maps were used last."""
-        with contextlib.suppress(StoreError):  # which costs no map, only its place in the order
-            if self._used:
-                with self._store.writing() as db:
-                    self._note_used(db)
-
-    def find(self, source: int, kind: str, parameters: Mapping[str, Any], weights: str | None) -> StoredMap | None:
-        """The map that is kept, encoded; one from DT counts for all weights, and so does any if these are not known."""
-        row = self._row(source, kind, parameters, weights)
-        if row is None:
-            return None
-        try:
-            data = (self._folder / row[1]).read_bytes()
-        except OSError as error:
-            log.info("a map that was kept is gone: %s", error)
-            self._forget(row)
-            return None
-        self._used[row[0]] = time.time()
-        return StoredMap(data, keypoints=json.loads(row[2]))
-
-    def has(self, source: int, kind: str, parameters: Mapping[str, Any], weights: str | None) -> bool:
-        return self._row(source, kind, parameters, weights) is not None
-
-    def _row(self, source: int, kind: str, parameters: Mapping[str, Any], weights: str | None) -> Any:
-        rows = self._store.rows(
-            "SELECT rowid, file, keypoints, weights FROM maps WHERE source = ? AND kind = ? AND parameters = ? "
-            "ORDER BY used DESC",
-            [source, kind, _text(parameters)],
-        )
-        fit = [row for row in rows if weights is None or row[3] in (weights, FROM_DT)]
-        return min(fit, key=lambda row: row[3] != FROM_DT, default=None)
-
-    def keep(self, source: int, kind: str, parameters: Mapping[str, Any], weights: str, made: StoredMap) -> None:
-        """Keeps a map if it fits; what goes wrong is logged, for the map is there all the same."""
-        if len(made.data) > self._limit:
-            return
-        key = [source, kind, _text(parameters), weights]
-        name = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
-        file = f"{name[:2]}/{name}.png"
-        try:
-            path = self._folder / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")
-            part.write_bytes(made.data)
-            part.replace(path)
-            values = [*key, file, len(made.data), time.time(), json.dumps(made.keypoints)]
-            with self._store.writing() as db:
-                self._note_used(db)
-                db.execute("INSERT OR REPLACE INTO maps VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
-            self._make_room(len(made.data))
-        except (OSError, StoreError) as error:
-            log.warning("a %s map could not be kept: %s", kind, error)
-
-    def drop(self, source: int, kind: str, parameters: Mapping[str, Any], weights: str | None) -> None:
-        """Forgets a map, as one that turned out to be damaged."""
-        row = self._row(source, kind, parameters, weights)
-        if row is not None:
-            self._forget(row)
-
-    def _forget(self, row: Any) -> None:
-        with contextlib.suppress(OSError):  # Windows keeps a file that is being read; a new one takes its place
-            (self._folder / row[1]).unlink(missing_ok=True)
-        with self._store.writing() as db:
-            db.execute("DELETE FROM maps WHERE rowid = ?", [row[0]])
-
-    def _note_used(self, db: Any) -> None:
-        used, self._used = self._used, {}
-        db.executemany("UPDATE maps SET used = ? WHERE rowid = ?", [(when, row) for row, when in list(used.items())])
-
-    def _make_room(self, added: int) -> None:
-        if self._room is not None:
-            self._room -= added
-            if self._room >= 0:
-                return
-        self._room = self._limit - self.size()[1]
-        if self._room >= 0:
-            return
-        gone = []
-        for row, file, size in self._store.rows("SELECT rowid, file, bytes FROM maps ORDER BY used"):
-            if self._room >= (1 - SPARED) * self._limit:
-                break
-            try:  # the file first: a row without its file is noticed, a file without its row is not
-                (self._folder / file).unlink(missing_ok=True)
-            except OSError as error:
-                log.info("%s is in use and stays for now (%s)", file, error)
-                continue
-            gone.append((row,))
-            self._room += size
-        with self._store.writing() as db:
-            db.executemany("DELETE FROM maps WHERE rowid = ?", gone)
-
-    def size(self) -> tuple[int, int]:
-        """How many maps are kept, and their bytes."""
-        count, size = self._store.rows("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM maps")[0]
-        return int(count), int(size)
-
-    def sha256(self, file: Path) -> str:
-        """The SHA-256 of a file, read again only when its size or time has changed."""
-        seen = file.stat()
-        stamp = f"{seen.st_size} {seen.st_mtime_ns}"
-        known = self._store.rows("SELECT sha256 FROM weights WHERE path = ? AND stamp = ?", [str(file), stamp])
-        if known:
-            return str(known[0][0])
-        digest = hashlib.sha256()
-        with file.open("rb") as data:
-            while block := data.read(1 << 20):
-                digest.update(block)
-        with self._store.writing() as db:
-            db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?)", [str(file), stamp, digest.hexdigest()])
-        return digest.hexdigest()
-
-    def lock(self, source: int, kind: str, parameters: Mapping[str, Any]) -> FileLock:
-        """Held until a map is made and kept, so that the next who wants the same finds it; any thread may let it go."""
-        folder = self._folder / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        at = content_digest(f"{source} {kind} {_text(parameters)}".encode()) % LOCKS
-        return FileLock(folder / f"{at}.lock", thread_local=False)
-
-    @property
-    def _folder(self) -> Path:
-        return self._store.home / "maps"
+    def __str__(self) -> str:
+        return f"the {self.kind.name} map of {self.source.name}"
 
 
 class Maps:
@@ -224,177 +97,177 @@ class Maps:
         self, cache: MapCache, detectors: Detectors, catalog: Callable[[], Catalog], path_map: Mapping[str, str]
     ) -> None:
         self._cache, self._detectors, self._catalog, self._path_map = cache, detectors, catalog, path_map
-        self._away: tuple[float, Unreachable] | None = None
+        self._away = (0.0, "")  # until when, and why
         self._keeper = ThreadPoolExecutor(1, "luna_dt maps")
-        self._keeping: tuple[str, Future[None]] | None = None  # the file of the lock that is held meanwhile
+        self._keeping: tuple[int, Future[None]] | None = None  # the slot whose lock is held meanwhile
         self._one_waits = threading.Lock()
-
-    def finish(self, lock: str = "") -> None:
-        """Waits until what was made, or what is made under that lock, is kept, and handed to DT."""
-        if self._keeping and lock in ("", self._keeping[0]):
-            self._keeping[1].result()
 
     def close(self) -> None:
         self.finish()
         self._keeper.shutdown()
 
-    def get(self, kind: MapType, source: Source, parameters: Mapping[str, Any], make: bool = True) -> ControlMap:
+    def finish(self, slot: int | None = None) -> None:
+        """Waits until what was made, or what is made under that lock, is kept, and handed to DT."""
+        if self._keeping and slot in (None, self._keeping[0]):
+            self._keeping[1].result()
+
+    def get(
+        self, kind: MapType, source: Source, parameters: Mapping[str, Any], make: bool = True, anew: bool = False
+    ) -> ControlMap:
         """The map of a source; raises MapMissing where there is none and it is not to be made; see Library.map."""
-        of_dt = source.image_id is not None and parameters == kind.parameters()
-        dt_has_none, away = False, ""
-        if of_dt:
-            try:
-                found = self._in_dt(kind, source, parameters)
-                if found:
-                    return found
-            except MapMissing:
-                dt_has_none = True
-            except Unreachable as error:
-                away = f"; and {error}"
-        lock, wanted = self._cache.lock(source.digest, kind.name, parameters), source.image_id if dt_has_none else None
-        self.finish(lock.lock_file)
-        found = self._kept(kind, source, parameters, wanted)
-        if found is None:
-            if not make:
-                raise MapMissing(f"no {kind.name} map of {source.name} is kept, and none is to be made{away}")
-            found = self._make(kind, source, parameters, wanted, lock)
-        return found
+        wanted = self._wanted(kind, source, parameters)
+        why_away = ""
+        if source.image_id is not None and parameters == kind.parameters():
+            found, dt_has_none = None, anew
+            if not anew and not self._why_away():
+                try:
+                    found = self._in_dt(wanted, source.image_id)
+                except MapMissing:
+                    dt_has_none = True
+            if found is not None:
+                return found
+            why_away = self._why_away()
+            if dt_has_none:
+                wanted = _Wanted(kind, source, parameters, wanted.key, hand_to=source.image_id)
+        self.finish(self._cache.slot(wanted.key))
+        found = None if anew else self._kept(wanted)
+        if found is None and not make:
+            raise MapMissing(
+                f"no {kind.name} map of {source.name} is kept, and none is to be made{why_away and '; and ' + why_away}"
+            )
+        return found or self._make(wanted, anew)
 
     def has(self, kind: MapType, source: Source, parameters: Mapping[str, Any]) -> bool:
         """Whether a map is kept here."""
-        return self._cache.has(source.digest, kind.name, parameters, self._weights(kind))
+        return self._cache.has(self._wanted(kind, source, parameters).key, self._detectors.identity(kind))
 
-    def _weights(self, kind: MapType) -> str | None:
-        return self._detectors.identity(kind)
+    @staticmethod
+    def _wanted(kind: MapType, source: Source, parameters: Mapping[str, Any]) -> _Wanted:
+        return _Wanted(kind, source, parameters, MapKey.of(source.digest, kind.name, parameters))
 
-    def _kept(
-        self, kind: MapType, source: Source, parameters: Mapping[str, Any], wanted: int | None
-    ) -> ControlMap | None:
-        """A map that is kept here, handed to DT as that of the image ``wanted``."""
-        weights = self._weights(kind)
-        stored = self._cache.find(source.digest, kind.name, parameters, weights)
-        if stored is None:
+    def _kept(self, wanted: _Wanted) -> ControlMap | None:
+        kept = self._cache.find(wanted.key, self._detectors.identity(wanted.kind))
+        if kept is None:
             return None
         try:
-            picture = _decoded(stored.data, f"the {kind.name} map of {source.name}")
+            picture = _decoded(kept.stored.data, str(wanted))
         except BadPicture as error:
             log.warning("%s; it is made again", error)
-            self._cache.drop(source.digest, kind.name, parameters, weights)
+            self._cache.drop(kept)
             return None
-        self._hand_back(wanted, kind, stored)
-        return ControlMap(kind.name, picture, True, stored.keypoints)
+        if kept.weights != FROM_DT:  # a DT that names a file of this machine as its map is not to be sent the file
+            self._hand_back(wanted, kept.stored)
+        return ControlMap(wanted.kind.name, picture, True, kept.stored.keypoints)
 
-    def _make(
-        self, kind: MapType, source: Source, parameters: Mapping[str, Any], wanted: int | None, lock: FileLock
-    ) -> ControlMap:
+    def _make(self, wanted: _Wanted, anew: bool) -> ControlMap:
         """A map made now; while it is kept and handed to DT, it is used already, and the next may be made."""
 
         def keep(held: contextlib.ExitStack) -> None:
-            with held:
-                stored = StoredMap(encoded(made.picture), keypoints=made.keypoints)
-                self._cache.keep(source.digest, kind.name, parameters, weights, stored)
-            self._hand_back(wanted, kind, stored)
+            try:
+                with held:
+                    stored = StoredMap(encoded(made.picture), keypoints=made.keypoints)
+                    self._keep(wanted, weights, stored)
+                self._hand_back(wanted, stored)
+            except Exception:  # nobody waits for this to fail
+                log.exception("%s is not kept", wanted)
 
+        self._detectors.fetch(wanted.kind)
         with contextlib.ExitStack() as held:
-            held.enter_context(lock)
-            found = self._kept(kind, source, parameters, wanted)  # by another who held the lock before
+            self._cache.hold(wanted.key, held)
+            found = None if anew else self._kept(wanted)  # by another who held the lock before
             if found is not None:
                 return found
-            made = self._detectors.make(kind, source.open(), parameters)
-            weights = self._weights(kind) or ""
+            made = self._detectors.make(wanted.kind, wanted.source.open(), wanted.parameters)
+            weights = self._detectors.identity(wanted.kind) or ""
+            answer = ControlMap(wanted.kind.name, made.picture.convert("RGB"), False, copy.deepcopy(made.keypoints))
             with self._one_waits:
                 self.finish()  # so that memory holds one at the most that is not kept yet
-                self._keeping = lock.lock_file, self._keeper.submit(keep, held.pop_all())
-        return ControlMap(kind.name, made.picture.convert("RGB"), False, made.keypoints)
+                self._keeping = self._cache.slot(wanted.key), self._keeper.submit(keep, held.pop_all())
+        return answer
 
-    def _in_dt(self, kind: MapType, source: Source, parameters: Mapping[str, Any]) -> ControlMap | None:
-        """DT's own map, kept here for when DT is away; None if it cannot be used; raises MapMissing, Unreachable."""
-        assert source.image_id is not None
-        if self._away and time.monotonic() < self._away[0]:
-            raise self._away[1]
-        name = f"the {kind.name} map of {source.name}"
-        try:
-            stored = self._catalog().control_map(source.image_id, kind.name)
-            data = stored.data or picture_file(stored.path, self._path_map)
-            picture = _decoded(data, name)
-        except MapMissing:
-            raise
-        except Unreachable as error:
-            self._away = time.monotonic() + AWAY, error
-            raise
-        except (CatalogError, NotFound, PictureMissing, BadPicture, OSError) as error:
-            log.warning("%s is not to be had from DT: %s", name, error)
-            return None
-        kept = self._cache.find(source.digest, kind.name, parameters, FROM_DT)
-        if kept is None or kept.data != data:
-            kept = StoredMap(data, keypoints=stored.keypoints)
-            self._cache.keep(source.digest, kind.name, parameters, FROM_DT, kept)
-        return ControlMap(kind.name, picture, True, stored.keypoints)
-
-    def _hand_back(self, image_id: int | None, kind: MapType, made: StoredMap) -> None:
-        if image_id is None:
+    def _keep(self, wanted: _Wanted, weights: str, stored: StoredMap) -> None:
+        if not self._cache.limit:
             return
         try:
-            self._catalog().put_map(image_id, kind.name, made)
-        except (CatalogError, NotFound) as error:
-            log.info("a %s map is not handed to DT: %s", kind.name, error)
+            self._cache.keep(wanted.key, weights, stored)
+        except StoreError as error:  # the map is there all the same
+            log.warning("%s", error)
+
+    # -- DT -------------------------------------------------------------------------------------------
+
+    def _in_dt(self, wanted: _Wanted, image_id: int) -> ControlMap | None:
+        """DT's own map, kept here for when DT is away; None if it is not to be had; raises MapMissing if DT has none."""
+        try:
+            stored = self._catalog().control_map(image_id, wanted.kind.name)
+            data = stored.data or picture_file(stored.path, self._path_map)
+            picture = _decoded(data, str(wanted))
+        except MapMissing:
+            raise
+        except (LunaError, OSError) as error:
+            if not self._is_away(error):
+                log.warning("%s is not to be had from DT: %s", wanted, error)
+            return None
+        kept = self._cache.find(wanted.key, FROM_DT)
+        if kept is None or kept.stored.data != data:
+            self._keep(wanted, FROM_DT, StoredMap(data, keypoints=stored.keypoints))
+        return ControlMap(wanted.kind.name, picture, True, stored.keypoints)
+
+    def _hand_back(self, wanted: _Wanted, made: StoredMap) -> None:
+        if wanted.hand_to is None or self._why_away() or not wanted.source.unchanged():
+            return  # DT would take it for a map of the picture as it is now
+        try:
+            self._catalog().put_map(wanted.hand_to, wanted.kind.name, made)
+        except LunaError as error:
+            if not self._is_away(error):
+                log.info("%s is not handed to DT: %s", wanted, error)
+
+    def _why_away(self) -> str:
+        """Why DT is not asked now; "" if it is."""
+        until, why = self._away
+        return why if time.monotonic() < until else ""
+
+    def _is_away(self, error: Exception) -> bool:
+        """Whether an error says that it is of no use to ask DT again soon."""
+        away = isinstance(error, Unreachable) or (isinstance(error, Refused) and error.http_status in (502, 503, 504))
+        if away:
+            self._away = time.monotonic() + AWAY, str(error)
+        return away
 
 
 class ServedMaps:
     """The maps of a catalog's images, kept where the server runs; what dt/server.py finds and stores."""
 
-    def __init__(self, cache: MapCache, store: Store, path_map: Mapping[str, str]) -> None:
-        self._cache, self._store, self._path_map = cache, store, path_map
+    def __init__(self, cache: MapCache, path_map: Mapping[str, str]) -> None:
+        self._cache, self._path_map = cache, path_map
 
     def get(self, record: ImageRecord, kind: str) -> StoredMap:
         """Raises BadInput for an unknown type, MapMissing."""
-        found = self._cache.find(self._source(record), *_usual(kind), None)
-        if found is None:
+        kept = self._cache.find(self._key(record, kind), None)
+        if kept is None:
             raise MapMissing(f"there is no {kind} map of image {record.id}")
-        return found
+        return kept.stored
 
     def put(self, record: ImageRecord, kind: str, given: StoredMap) -> None:
-        """Keeps a map in the place of any before; raises BadInput, BadPicture."""
+        """Keeps a map in the place of any before; raises BadInput, BadPicture, StoreError."""
+        key = self._key(record, kind)
         picture = _decoded(given.data, f"the {kind} map of image {record.id}")
         data = given.data if given.data.startswith(PNG) else encoded(picture)
-        source, usual = self._source(record), _usual(kind)
-        while self._cache.has(source, *usual, None):
-            self._cache.drop(source, *usual, None)
-        self._cache.keep(source, *usual, FROM_DT, StoredMap(data, keypoints=given.keypoints))
+        self._cache.keep(key, FROM_DT, StoredMap(data, keypoints=given.keypoints))
+        self._cache.drop_others(key, FROM_DT)
 
-    def _source(self, record: ImageRecord) -> int:
+    def _key(self, record: ImageRecord, kind: str) -> MapKey:
         """By the picture's content where the server can read it, else by where DT says it is."""
+        usual = map_type(kind).parameters()
         try:
-            return source_digest(self._store, record, self._path_map, lambda: picture_file(record.path, self._path_map))
+            digest = content_digest(picture_file(record.path, self._path_map))
         except (PictureMissing, OSError):
-            return content_digest(f"{record.id} {record.path}".encode())
+            digest = unseen_digest(record)
+        return MapKey.of(digest, kind, usual)
 
 
-def source_digest(store: Store, record: ImageRecord, path_map: Mapping[str, str], read: Callable[[], bytes]) -> int:
-    """The digest of an image's content; the file is read only if it was not since it last changed.
-
-    Raises what ``read`` does.
-    """
-    stamp = file_stamp(store, record, path_map)
-    known = store.content(record.id, stamp)
-    if known is None:
-        known = content_digest(read())
-        if stamp:
-            store.put_files([(record.id, stamp, known)])
-    return known
-
-
-def file_stamp(store: Store, record: ImageRecord, path_map: Mapping[str, str]) -> str:
-    """Changes when an image's file does: its size and time, or DT's record where the file is not to be reached.
-
-    "" where neither is known here.
-    """
-    try:
-        seen = local_path(record.path, path_map).stat()
-        return f"{seen.st_size} {seen.st_mtime_ns}"
-    except (PictureMissing, OSError):
-        version = store.version_of(record.id)
-        return f"dt {version}" if version else ""
+def unseen_digest(record: ImageRecord) -> int:
+    """What an image is known by whose picture cannot be read."""
+    return content_digest(f"{record.id} {record.path}".encode())
 
 
 def encoded(picture: Image.Image) -> bytes:
@@ -405,13 +278,3 @@ def encoded(picture: Image.Image) -> bytes:
 
 def _decoded(data: bytes, name: str) -> Image.Image:
     return read_pictures(data, name)[0]
-
-
-def _usual(kind: str) -> tuple[str, dict[str, Any]]:
-    from .preproc.catalogue import map_type
-
-    return kind, map_type(kind).parameters()
-
-
-def _text(parameters: Mapping[str, Any]) -> str:
-    return json.dumps(parameters, sort_keys=True)

@@ -287,6 +287,22 @@ class StoredMap:
     keypoints: dict[str, Any] | None = None
 
 
+MAX_KEYPOINTS = 1 << 20  # bytes as JSON; a person in OpenPose's has some 2,000
+
+
+def checked_keypoints(found: Any) -> dict[str, Any] | None:
+    """OpenPose's JSON object as somebody sent it, if it can be stored and sent on; raises BadInput."""
+    if found is None:
+        return None
+    try:
+        size = len(json.dumps(found, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(f"keypoints are no JSON object: {error}") from error
+    if not isinstance(found, dict) or size > MAX_KEYPOINTS:
+        raise BadInput(f"keypoints are a JSON object of at most {MAX_KEYPOINTS:,} bytes")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """Something that was made: from what, how, and where it lies.

@@ -68,7 +68,7 @@ CREATE TABLE batch_items (
 #: What came with format 3: the ControlNet maps that are kept, and the SHA-256 of weights that were read.
 THIRD = """
 CREATE TABLE maps (
-    source INTEGER NOT NULL, kind TEXT NOT NULL, parameters TEXT NOT NULL, weights TEXT NOT NULL,
+    number INTEGER PRIMARY KEY AUTOINCREMENT, source INTEGER NOT NULL, kind TEXT NOT NULL, parameters TEXT NOT NULL, weights TEXT NOT NULL,
     file TEXT NOT NULL, bytes INTEGER NOT NULL, used REAL NOT NULL, keypoints TEXT NOT NULL,
     UNIQUE (source, kind, parameters, weights));
 CREATE INDEX maps_used ON maps (used, bytes);
@@ -175,7 +175,11 @@ class Store:
         self.path = home / "library.db"
         try:
             (home / "vectors").mkdir(parents=True, exist_ok=True)
-            with contextlib.ExitStack() as opened:  # closed again unless all goes well
+            # one at a time, for SQLite does not wait where two change a new file to WAL
+            with (
+                FileLock(home / "open.lock", timeout=30),
+                contextlib.ExitStack() as opened,
+            ):  # closed unless all goes well
                 self._reader = self._connect(opened)
                 self._writer = self._connect(opened)
                 self._create()
@@ -184,6 +188,8 @@ class Store:
             raise StoreError(f"{self.path} cannot be opened now ({error}); is another program writing it?") from error
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{self.path} cannot be opened ({error}); move it away and sync again") from error
+        except Timeout as error:
+            raise StoreError(f"another program has been opening {home} for 30 s; wait for it or stop it") from error
         except OSError as error:
             raise StoreError(f"{home} cannot be used as the library's home: {error}") from error
         self._read_lock, self._write_lock = threading.RLock(), threading.RLock()
@@ -211,6 +217,9 @@ class Store:
             for statement in ";".join(steps).split(";"):
                 self._writer.execute(statement)
             self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            if version in (1, 2):  # maps that were fetched from DT then, known by its ids, of which nothing knows now
+                for old in (self.home / "maps").glob("*-*.png"):
+                    old.unlink(missing_ok=True)
 
     def close(self) -> None:
         with self._read_lock, self._write_lock:
@@ -393,10 +402,10 @@ class Store:
         """For every picture that was read: its file's stamp then, and a digest of its content."""
         return {i: (stamp, content) for i, stamp, content in self.rows("SELECT image_id, stamp, content FROM files")}
 
-    def content(self, image_id: int, stamp: str) -> int | None:
-        """The digest of a picture's content if it was read when its file had that stamp."""
-        rows = self.rows("SELECT content FROM files WHERE image_id = ? AND stamp = ?", [image_id, stamp])
-        return int(rows[0][0]) if rows else None
+    def content(self, image_id: int, stamp: str | None = None) -> int | None:
+        """The digest of a picture's content when it was last read, with that stamp if one is given."""
+        rows = self.rows("SELECT content, stamp FROM files WHERE image_id = ?", [image_id])
+        return int(rows[0][0]) if rows and stamp in (None, rows[0][1]) else None
 
     def layer(self, name: str) -> Layer:
         """The layer as it is now; see ``layer_identity`` for the errors."""

@@ -36,7 +36,13 @@ class LunaDTControlNetCache:
         return {
             "required": {
                 "image_id": comfy.IMAGE_ID,
-                "controlnet_type": (list(TYPES), {"default": "openpose", "tooltip": "Which map."}),
+                "controlnet_type": (
+                    list(TYPES),
+                    {
+                        "default": "openpose",
+                        "tooltip": "Which map. OpenPose's weights (the four openpose types) are not for commercial use.",
+                    },
+                ),
             },
             "optional": {
                 "generate_if_missing": ("BOOLEAN", {"default": True, "tooltip": "Make the map if it is not there."}),

@@ -41,6 +41,7 @@ from ..records import (
     Int64s,
     Kind,
     StoredMap,
+    checked_keypoints,
     layer_of,
 )
 from . import wire
@@ -212,8 +213,11 @@ class RestCatalog:
         data = b""
         if found.get("image_base64"):
             data = _decoded(found["image_base64"], f"the {kind} map of image {image_id}")
-        keypoints = found.get("keypoints")
-        return StoredMap(data, str(found.get("path") or ""), keypoints if isinstance(keypoints, dict) else None)
+        try:
+            keypoints = checked_keypoints(found.get("keypoints"))
+        except BadInput as error:
+            raise BadAnswer(f"DT sent the {kind} map of image {image_id} with keypoints that are none") from error
+        return StoredMap(data, str(found.get("path") or ""), keypoints)
 
     def put_map(self, image_id: int, kind: str, made: StoredMap) -> None:
         if "maps" not in self.health().capabilities:

@@ -25,7 +25,7 @@ import numpy as np
 from .. import __version__
 from ..errors import BadInput, LunaError, MissingExtra, NotOffered, PictureMissing
 from ..pixels import local_path
-from ..records import Float32s, Generation, Identity, ImageRecord, StoredMap, layer_of, now
+from ..records import Float32s, Generation, Identity, ImageRecord, StoredMap, checked_keypoints, layer_of, now
 from . import wire
 from .catalog import Catalog, Sort
 
@@ -75,7 +75,7 @@ class MapKeeper(Protocol):
         ...
 
     def put(self, record: ImageRecord, kind: str, given: StoredMap) -> None:
-        """Raises BadPicture."""
+        """Raises BadPicture, StoreError."""
         ...
 
 
@@ -153,7 +153,7 @@ def create_app(
             data = base64.b64decode(body.image_base64, validate=True)
         except ValueError as error:
             raise BadInput("image_base64 is no base64") from error
-        keeper().put(catalog.image(image_id), kind, StoredMap(data, keypoints=body.keypoints))
+        keeper().put(catalog.image(image_id), kind, StoredMap(data, keypoints=checked_keypoints(body.keypoints)))
         return {"id": image_id, "type": kind}
 
     def keeper() -> MapKeeper:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .detectors import Detector, Person
     from .frame import Frame
 
+#: Of the whole process, as are MiDaS's activations and what loading a detector does to other modules.
+_ONE_AT_A_TIME = threading.Lock()
+
 
 @dataclass(frozen=True)
 class Made:
@@ -37,11 +40,14 @@ class Detectors:
     def __init__(self, device: str, folders: Sequence[Path], memory: Memory, sha256: weights.Hasher) -> None:
         """``sha256`` gives that of a file of weights; it is asked for often."""
         self._device, self._folders, self._memory, self._sha256 = device, folders, memory, sha256
-        self._lock = threading.Lock()  # MiDaS keeps its activations in a global variable
 
     def identity(self, kind: MapType) -> str | None:
         """Names the weights of a type that are here; None if some are not here."""
         return weights.identity(kind, self._folders, self._sha256)
+
+    def fetch(self, kind: MapType) -> None:
+        """Downloads what weights of a type are missing, and checks them all; raises WeightsError, MissingExtra."""
+        weights.find(kind, self._folders, self._sha256)
 
     def make(self, kind: MapType, picture: Image.Image, parameters: Mapping[str, Any]) -> Made:
         """The map of an RGB picture, with ``kind.parameters()``.
@@ -58,19 +64,20 @@ class Detectors:
         from . import detectors
         from .frame import Frame
 
-        files = weights.find(kind, self._folders, self._sha256)  # may download, and other maps do not wait for it
-        frame = Frame.of(np.asarray(picture), parameters["resolution"])
+        files = weights.find(kind, self._folders, self._sha256)
         persons: list[Person] | None = None
-        with self._lock:
-            try:
-                # what divides by a constant picture's range is not to warn, and gives the same every time
-                with np.errstate(all="ignore"):
-                    if kind.has_thresholds:
-                        made, persons = detectors.canny(frame.pixels, parameters["low"], parameters["high"])
-                    else:
-                        made, persons = self._neural(kind, frame, files)
-            except (cv2.error, MemoryError) as error:
-                raise OutOfMemory(f"no {kind.name} map could be made: {error}; ask for a lower resolution") from error
+        try:
+            frame = Frame.of(np.asarray(picture), parameters["resolution"])
+            # what divides by a constant picture's range is not to warn, and gives the same every time
+            with _ONE_AT_A_TIME, np.errstate(all="ignore"):
+                if kind.has_thresholds:
+                    made, persons = detectors.canny(frame.pixels, parameters["low"], parameters["high"])
+                else:
+                    made, persons = self._neural(kind, frame, files)
+        except (cv2.error, MemoryError) as error:
+            if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+                raise
+            raise OutOfMemory(f"no {kind.name} map could be made: {error}; ask for a lower resolution") from error
         if (made[..., 0] == made[..., 1]).all() and (made[..., 1] == made[..., 2]).all():
             made = made[..., 0]
         return Made(Image.fromarray(frame.unframed(made, kind.resampling)), _openpose_json(persons, frame))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any, Literal
 
 from ..errors import BadInput
@@ -11,6 +12,8 @@ from ..errors import BadInput
 ANNOTATORS = "lllyasviel/Annotators"
 RESOLUTION, LOW, HIGH = 512, 100, 200  # what comfyui_controlnet_aux's nodes have until they are told otherwise
 MIN_RESOLUTION, MAX_RESOLUTION = 64, 4096
+
+MAKING = 1  # to be raised when a map comes out another way than before, so that those that are kept are made again
 
 Resolution = int | Literal["source"]
 Resampling = Literal["lines", "smooth", "labels"]
@@ -54,18 +57,20 @@ class MapType:
 
     def parameters(self, resolution: Resolution = RESOLUTION, low: int = LOW, high: int = HIGH) -> dict[str, Any]:
         """What a map of this type depends on beside its source and weights; raises BadInput for what cannot be."""
-        if resolution != "source" and not (
-            isinstance(resolution, int) and MIN_RESOLUTION <= resolution <= MAX_RESOLUTION
-        ):
+        try:
+            wanted: Resolution = "source" if resolution == "source" else index(resolution)  # NumPy's, too
+        except TypeError:
+            wanted = 0
+        if wanted != "source" and not MIN_RESOLUTION <= wanted <= MAX_RESOLUTION:
             raise BadInput(
                 f"resolution is {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels of the shorter side, or source, "
                 f"not {resolution!r}"
             )
         if not self.has_thresholds:
-            return {"resolution": resolution}
+            return {"resolution": wanted}
         if not 0 <= low <= high <= 255:
             raise BadInput(f"canny's thresholds are 0 to 255, the low one first, not {low} and {high}")
-        return {"resolution": resolution, "low": int(low), "high": int(high)}
+        return {"resolution": wanted, "low": int(low), "high": int(high)}
 
 
 OPENPOSE = "CMU OpenPose licence: not for commercial use"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import logging
 import os
 import pickle
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACKAGE = "luna_dt_controlnet_aux"
+OPENMP = "KMP_DUPLICATE_LIB_OK"  # which controlnet_aux sets for whoever runs it
 #: Top-level modules that detectors bring with them and other packs may have, too, as something else.
 STRANGERS = ("midas", "geffnet")
 FACE = 70  # points of a face in OpenPose's JSON; the network has one more, for what is no face
@@ -62,8 +62,8 @@ def canny(pixels: Pixels, low: int, high: int) -> tuple[Pixels, None]:
 def load(detector: str, files: Sequence[Path]) -> Detector:
     """The detector of that name with its weights, on the CPU; raises WeightsError, MissingExtra."""
     try:
-        for file in files:
-            _refuse_code(file)
+        for file in files:  # by torch's own rule, as controlnet_aux loads, code was run before torch 2.6
+            _tensors(file)
         import torch
 
         # not as a host's inference tensors, which could not be moved outside of its inference
@@ -77,37 +77,37 @@ def load(detector: str, files: Sequence[Path]) -> Detector:
         if is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0][:200]
+        named = " or ".join(str(file.resolve()) for file in files)  # in the hub's cache what is at the end of its link
         raise WeightsError(
-            f"{' or '.join(map(str, files))} cannot be used as {detector}'s weights ({reason}); the file may be damaged "
-            "or another's: delete it and get it again"
+            f"{named} cannot be used as {detector}'s weights ({reason}); the file may be damaged or another's: delete it "
+            "and get it again"
         ) from error
 
 
-def _refuse_code(file: Path) -> None:
-    """Raises for a file that is more than tensors; controlnet_aux loads with torch's own rule, which was none before 2.6."""
+def _tensors(file: Path) -> Any:
+    """What is in a file of weights, mapped where that can be; raises ValueError if it is more than tensors."""
     import torch
 
     try:
-        torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise ValueError(f"not a file of tensors only: {error}") from error
 
 
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
-    """What a detector does to the whole process while it is imported and loaded is undone."""
-    environment = os.environ.get("KMP_DUPLICATE_LIB_OK")
-    others, printed = _taken_out(), io.StringIO()
+    """What a detector does to the whole process while it is imported and loaded is undone; for one thread at a time."""
+    environment, others = os.environ.get(OPENMP), _taken_out()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.info("%s", printed.getvalue())
         _taken_out()
         sys.modules.update(others)
-        if environment is None:
-            os.environ.pop("KMP_DUPLICATE_LIB_OK", None)
+        os.environ.pop(OPENMP, None)
+        if environment is not None:
+            os.environ[OPENMP] = environment
 
 
 def _taken_out() -> dict[str, types.ModuleType]:
@@ -123,7 +123,15 @@ def part(name: str) -> Any:
         package = types.ModuleType(PACKAGE)
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules[PACKAGE] = package
-    return importlib.import_module(f"{PACKAGE}.{name}")
+    found = importlib.import_module(f"{PACKAGE}.{name}")
+    for each, module in list(sys.modules.items()):
+        if each.startswith(f"{PACKAGE}."):
+            vars(module).setdefault("print", _told)
+    return found
+
+
+def _told(*words: object, **_: object) -> None:
+    log.info("%s", " ".join(map(str, words)))
 
 
 def _as_detector(detector: Any, *modules: torch.nn.Module) -> Detector:
@@ -182,6 +190,9 @@ def _lineart_anime(file: Path) -> Detector:
 
 def _zoe(file: Path) -> Detector:
     detector = _single("zoe", "ZoeDetector", "model")(file)
+    lacking = set(dict(detector.module[0].named_parameters())) - set(_tensors(file)["model"])
+    if lacking:  # ZoeDetector itself goes on with random ones in their place
+        raise ValueError(f"{len(lacking)} of its tensors are missing, as {min(lacking)}")
     # each of its 24 blocks keeps a table of its own, of hundreds of megabytes for a long picture, of every size it meets
     tables: dict[str, torch.Tensor] = {}
     for module in detector.module.modules():

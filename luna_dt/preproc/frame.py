@@ -39,7 +39,8 @@ class Frame:
         height, width = picture.shape[:2]
         short, long = sorted((height, width))
         wanted = short if resolution == "source" else resolution
-        scale = min(wanted / short, max(1.0, MAX_ASPECT * wanted / long), (MAX_PIXELS / (short * long)) ** 0.5)
+        padded = max(short, long / MAX_ASPECT) * long
+        scale = min(wanted / short, max(1.0, MAX_ASPECT * wanted / long), (MAX_PIXELS / padded) ** 0.5)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         fitted: Any = picture
         if size != (width, height):

@@ -8,14 +8,17 @@ name, as comfyui_controlnet_aux has them in its ``ckpts``.  What is published wi
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import hub
 from ..errors import MissingExtra, WeightsError
-from .catalogue import MapType, Weights
+from .catalogue import MAKING, MapType, Weights
 
-#: Gives a file's SHA-256; the one in maps.py remembers them.
+log = logging.getLogger(__name__)
+
+#: Gives a file's SHA-256; the one in map_cache.py remembers them.
 Hasher = Callable[[Path], str]
 
 
@@ -36,12 +39,15 @@ def locate(wanted: Weights, folders: Sequence[Path]) -> Path | None:
 
 
 def identity(kind: MapType, folders: Sequence[Path], sha256: Hasher) -> str | None:
-    """Names the weights of a type that are here, for a map to be known by; None if some are not here."""
+    """Names the weights of a type that are here, for a map to be known by; None if some are not here.
+
+    Raises WeightsError for a file that cannot be read.
+    """
     files = [locate(each, folders) for each in kind.weights]
     if None in files:
         return None
-    joined = " ".join(sha256(file) for file in files if file)
-    return hashlib.sha256(joined.encode()).hexdigest()[:16] if joined else ""
+    joined = " ".join([str(MAKING), *(sha256(file) for file in files if file)])
+    return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
 def find(kind: MapType, folders: Sequence[Path], sha256: Hasher) -> list[Path]:
@@ -52,7 +58,8 @@ def find(kind: MapType, folders: Sequence[Path], sha256: Hasher) -> list[Path]:
         names = [each.file for each in missing]
         listed = " and ".join(f"{each.file} ({each.megabytes} MB)" for each in missing)
         by_hand = hub.by_hand(missing[0].repository, names, to)
-        needs = f"{kind.name} needs {listed} of {missing[0].repository}, which"
+        needs = f"{kind.name} needs {listed} of {missing[0].repository} ({kind.licence}), which"
+        log.warning("%s's weights are to be downloaded; their licence: %s", kind.name, kind.licence)
         for each in missing:
             hub.download(each.repository, each.file, needs, f"put it into {to}, or {by_hand}")
     files = []
@@ -63,7 +70,7 @@ def find(kind: MapType, folders: Sequence[Path], sha256: Hasher) -> list[Path]:
         expected = _listed(file) or each.sha256
         if expected and sha256(file) != expected:
             raise WeightsError(
-                f"{file} ({hub.shown_size(file.stat().st_size)}) is not the file that was published as {each.file} of "
+                f"{file.resolve()} ({hub.shown_size(file.stat().st_size)}) is not the file that was published as {each.file} of "
                 f"{each.repository} ({each.megabytes} MB); it may be damaged: delete it and get it again"
             )
         files.append(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import logging
 import shutil
@@ -21,12 +22,16 @@ from PIL import Image
 
 from luna_dt import Library, Settings
 from luna_dt.demo import database, served
-from luna_dt.errors import BadInput, BadPicture, MapMissing, UnknownImage
+from luna_dt.errors import BadInput, BadPicture, MapMissing, PictureMissing, StoreError, UnknownImage
+from luna_dt.map_cache import MapCache, MapKey
 from luna_dt.preproc import Detectors, Made
+from luna_dt.records import StoredMap
+from luna_dt.store import Store
 from tests.conftest import Drawn, image_batch
 from tests.unit.test_rest import Stranger
 
 AWAY = "http://127.0.0.1:9"
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 
 
 class Count:
@@ -179,15 +184,21 @@ def test_two_programs_that_want_one_map_make_it_once(tmp_path: Path, picture: Pa
         "    sys.stdin.readline()\n"
         f"    print(library.map('softedge', Path({str(picture)!r})).was_cached)\n"
     )
-    programs = [
-        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for program in programs:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "ready\n"
-    told = [program.communicate("\n", timeout=300)[0].strip() for program in programs if program.stdin]
-    assert sorted(told) == ["False", "True"]
+    command = [sys.executable, "-c", code]
+    with contextlib.ExitStack() as running:
+        programs = [
+            running.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            )
+            for _ in range(2)
+        ]
+        for program in programs:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "ready\n"
+        for program in programs:
+            assert program.stdin is not None
+            program.stdin.write("\n")  # to both, before either is waited for
+        assert sorted(program.communicate(timeout=300)[0].strip() for program in programs) == ["False", "True"]
 
 
 # -- what goes wrong with what is kept --------------------------------------------------------------------
@@ -214,6 +225,47 @@ def test_a_kept_map_that_is_damaged_is_made_again(
         assert again.picture.tobytes() == first.picture.tobytes()
         assert library.map("canny", picture).was_cached
         assert library.status().maps[0] == 1
+
+
+def test_a_map_is_kept_as_it_was_given(tmp_path: Path, weights: Path) -> None:
+    from tests.weights import figure
+
+    with opened(tmp_path, models=(weights,)) as library:
+        first = library.map("openpose", figure(368)[0])
+        assert first.keypoints is not None
+        first.keypoints["people"].clear()  # theirs now
+        first.picture.paste((255, 0, 0), (0, 0, 9, 9))
+        again = library.map("openpose", figure(368)[0])
+        assert again.keypoints is not None
+        assert len(again.keypoints["people"]) == 1
+        assert again.picture.getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_the_limit_is_of_the_home_and_not_of_a_program(tmp_path: Path) -> None:
+    with contextlib.closing(Store(tmp_path)) as store:
+        caches = [MapCache(store, 100_000) for _ in range(4)]
+        for n in range(400):
+            caches[n % 4].keep(MapKey.of(n, "canny", {}), "w", StoredMap(bytes(1000)))
+            assert caches[0].size()[1] <= 105_000
+        with pytest.raises(StoreError, match=r"100,001 bytes is not kept: .* 100,000 \(maps_gb\)"):
+            caches[0].keep(MapKey.of(0, "canny", {}), "w", StoredMap(bytes(99_997)))
+
+
+def test_many_threads_that_keep_one_map_leave_a_whole_one(tmp_path: Path) -> None:
+    contents = [png((n, n, n), (200, 200)) * 20 for n in range(8)]
+    with contextlib.closing(Store(tmp_path)) as store, ThreadPoolExecutor(8) as pool:
+        cache, key = MapCache(store, 10**9), MapKey.of(1, "canny", {})
+        for _ in range(20):
+            list(pool.map(lambda content: cache.keep(key, "w", StoredMap(content)), contents))
+            kept = cache.find(key, "w")
+            assert kept is not None
+            assert kept.stored.data in contents
+        assert [file.suffix for file in (tmp_path / "maps").glob("*/*")] == [".png"]
+        old = cache.find(key, "w")
+        cache.keep(key, "w", StoredMap(contents[0]))
+        assert old is not None
+        cache.drop(old)  # which is no longer there: what came in its place stays known
+        assert cache.size()[0] == 1
 
 
 def test_what_was_used_least_lately_leaves_first(tmp_path: Path, made: Count) -> None:
@@ -256,7 +308,13 @@ def test_a_map_that_cannot_be_kept_is_there_all_the_same(
         assert library.map("canny", picture).picture.size
         assert not library.map("canny", picture).was_cached
         assert library.status().maps == (0, 0)
-    assert "a canny map could not be kept: " in caplog.text
+    assert "a canny map could not be kept as " in caplog.text
+
+
+def test_a_map_that_cannot_be_locked_is_there_all_the_same(tmp_path: Path, picture: Path) -> None:
+    (tmp_path / "maps").touch()
+    with opened(tmp_path) as library:
+        assert library.map("canny", picture).picture.size
 
 
 def test_a_library_of_the_second_format_goes_on(tmp_path: Path, picture: Path) -> None:
@@ -264,7 +322,10 @@ def test_a_library_of_the_second_format_goes_on(tmp_path: Path, picture: Path) -
     with sqlite3.connect(tmp_path / "library.db") as connection:
         connection.executescript("DROP TABLE maps; DROP TABLE weights; PRAGMA user_version = 2;")
     connection.close()
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "3-canny.png").touch()
     with opened(tmp_path) as library:
+        assert not (tmp_path / "maps" / "3-canny.png").exists()
         library.map("canny", picture)
         assert library.map("canny", picture).was_cached
 
@@ -318,6 +379,12 @@ def test_dts_map_may_be_a_path_and_its_picture_need_not_be_there(
         (500, {"detail": "broken"}),
         (501, {"code": "not_offered", "detail": "later"}),
         (404, {"code": "unknown_image", "detail": "DT has no image 3"}),
+        (503, {"detail": "busy"}),
+        *[
+            (422, {"code": code, "detail": "no"})
+            for code in ("bad_input", "out_of_memory", "weights", "store", "error")
+        ],
+        (200, {"image_base64": base64.b64encode(PIXEL).decode(), "keypoints": {"a": "\ud800"}}),
     ],
 )
 def test_where_dts_map_is_no_use_one_is_made(
@@ -358,7 +425,78 @@ def test_a_map_kept_before_is_handed_over_when_dt_is_back(tmp_path: Path, drawn:
     assert made.kinds == ["canny"]
 
 
-def test_a_picture_that_changed_has_no_map(tmp_path: Path, postgres: str, schema: str, made: Count) -> None:
+@pytest.mark.parametrize("answer", [(422, {"code": "bad_input", "detail": "no"}), (500, {}), (503, {}), (200, b"x")])
+def test_a_dt_that_does_not_take_a_map_breaks_nothing(
+    tmp_path: Path, stranger: Stranger, mapped: dict[str, str], answer: Any
+) -> None:
+    stranger.answers["/api/health"] = (200, {"status": "ok", "capabilities": ["maps"]})
+    stranger.answers["/api/images/3/controlnet/canny"] = [(404, {"code": "map_missing", "detail": "none"}), answer]
+    with opened(tmp_path / "home", stranger.url, path_map=mapped, timeout=5) as library:
+        of_dt(library, tmp_path)
+        assert not library.map("canny", image_id=3).was_cached
+        assert library.status().maps[0] == 1
+        assert "PUT" in [asked[0] for asked in stranger.asked]
+        stranger.answers["/api/images/3/controlnet/canny"] = (404, {"code": "map_missing", "detail": "none"})
+        assert library.map("canny", image_id=3).was_cached
+        library.map("canny", png((1, 2, 3)))
+
+
+def test_a_file_that_dt_names_as_its_map_is_never_sent_to_it(
+    tmp_path: Path, stranger: Stranger, mapped: dict[str, str]
+) -> None:
+    (tmp_path / "private.png").write_bytes(png((1, 2, 3)))
+    stranger.answers["/api/health"] = (200, {"status": "ok", "capabilities": ["maps"]})
+    stranger.answers["/api/images/3/controlnet/canny"] = (200, {"path": "D:\\Bilder\\private.png"})
+    with opened(tmp_path / "home", stranger.url, path_map=mapped) as library:
+        of_dt(library, tmp_path)
+        assert library.map("canny", image_id=3).was_cached
+        stranger.answers["/api/images/3/controlnet/canny"] = (404, {"code": "map_missing", "detail": "none"})
+        assert library.map("canny", image_id=3).was_cached
+        library.status()
+    assert "PUT" not in [asked[0] for asked in stranger.asked]
+
+
+def test_a_dt_that_is_away_is_not_asked_each_time(tmp_path: Path, stranger: Stranger, mapped: dict[str, str]) -> None:
+    call = "/api/images/3/controlnet/canny"
+    stranger.answers[call] = (503, {"detail": "the database is away"})
+    with opened(tmp_path / "home", stranger.url, path_map=mapped) as library:
+        of_dt(library, tmp_path)
+        library.map("canny", image_id=3)
+        asked = len(stranger.asked)
+        library.map("canny", image_id=3)
+        with pytest.raises(MapMissing, match=r"none is to be made; and DT .* the database is away"):
+            library.map("softedge", image_id=3, make=False)
+        assert len(stranger.asked) == asked
+
+
+def test_a_kept_map_is_found_when_its_picture_is_out_of_reach(tmp_path: Path, mapped: dict[str, str]) -> None:
+    with opened(tmp_path / "home", path_map=mapped) as library:
+        file = of_dt(library, tmp_path)
+        first = library.map("canny", image_id=3)
+        file.unlink()
+        again = library.map("canny", image_id=3)
+        assert again.was_cached
+        assert again.picture.tobytes() == first.picture.tobytes()
+        with pytest.raises(PictureMissing):
+            library.map("canny", image_id=3, low=1)
+
+
+def test_a_map_is_made_anew_when_told_so(tmp_path: Path, drawn: Drawn, made: Count) -> None:
+    with served(drawn.address) as url, opened(tmp_path, url) as library:
+        library.map("canny", image_id=14)
+        library.status()  # by then it is handed over
+        library._catalog().put_map(14, "canny", StoredMap(png((4, 4, 4))))
+        assert library.map("canny", image_id=14).picture.getpixel((0, 0)) == (4, 4, 4)
+        again = library.map("canny", image_id=14, anew=True)
+        assert not again.was_cached
+        library.status()
+        assert library.map("canny", image_id=14).picture.tobytes() == again.picture.tobytes()  # DT has it now
+    assert made.kinds == ["canny"] * 2
+
+
+def test_a_picture_that_changed_has_no_map(
+    tmp_path: Path, postgres: str, schema: str, made: Count, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import psycopg
 
     drawings = database.draw_library(tmp_path / "pictures", 25, seed=3)
@@ -367,11 +505,23 @@ def test_a_picture_that_changed_has_no_map(tmp_path: Path, postgres: str, schema
         database.fill(connection, drawings, {})
     with served(f"{postgres}&schema={schema}") as url, opened(tmp_path / "home", url) as library:
         library.map("canny", image_id=5)
+        library.status()  # by then DT has it
         shutil.copy(drawings[7].path, drawings[4].path)
         again = library.map("canny", image_id=5)
         assert not again.was_cached
         assert again.picture.size == drawings[7].size
-    assert made.kinds == ["canny"] * 2
+        keep = MapCache.keep
+
+        def changed_meanwhile(*given: Any) -> None:
+            keep(*given)
+            shutil.copy(drawings[8].path, drawings[5].path)
+
+        monkeypatch.setattr(MapCache, "keep", changed_meanwhile)
+        library.map("canny", image_id=6)
+        library.status()
+        with pytest.raises(MapMissing):
+            library._catalog().control_map(6, "canny")
+    assert made.kinds == ["canny"] * 3
 
 
 # -- what may be asked -----------------------------------------------------------------------------------

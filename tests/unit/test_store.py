@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -239,7 +243,7 @@ def test_a_library_of_the_first_format_goes_on(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "library.db") as connection:
         connection.executescript(
             "ALTER TABLE layers DROP COLUMN local; ALTER TABLE layers DROP COLUMN verdict; DROP TABLE files;"
-            "DROP TABLE outbox; DROP TABLE batch_items; DROP TABLE batches;"
+            "DROP TABLE outbox; DROP TABLE batch_items; DROP TABLE batches; DROP TABLE maps; DROP TABLE weights;"
             "PRAGMA user_version = 1;"
         )
     connection.close()
@@ -248,6 +252,22 @@ def test_a_library_of_the_first_format_goes_on(tmp_path: Path) -> None:
             assert [hit.id for hit in library.search(vector=unit_vectors(5)[3], top_k=1)] == [4]
             assert not library.status().layers[0].state.local
             assert library._store.files() == {}
+
+
+def test_programs_may_open_a_new_home_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom luna_dt.store import Store\n"
+        "for line in sys.stdin:\n    Store(Path(line.strip())).close()\n    print('opened', flush=True)\n"
+    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with contextlib.ExitStack() as running:
+        programs: list[Any] = [
+            running.enter_context(subprocess.Popen([sys.executable, "-c", code], **pipes)) for _ in range(4)
+        ]
+        for n in range(20):
+            for program in programs:
+                program.stdin.write(f"{tmp_path / str(n)}\n")
+            assert [program.stdout.readline() for program in programs] == ["opened\n"] * 4
 
 
 def test_a_file_that_is_no_library_is_told(tmp_path: Path) -> None:

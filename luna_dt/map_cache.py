@@ -1,0 +1,223 @@
+"""The ControlNet maps that are kept on this machine: PNG files, each beside its row in the store, up to a limit.
+
+A map is known by the content of its source, its type, its parameters and the weights that made it.  The least
+recently used leave when the limit is reached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from .errors import StoreError, WeightsError
+from .records import StoredMap, content_digest
+from .store import Store
+
+log = logging.getLogger(__name__)
+
+FROM_DT = "dt"  # in the place of the weights of a map that came from DT
+LOCKS = 64  # files that keep two processes from making the same map
+PATIENCE = 3600.0  # seconds after which whoever makes that map is taken to hang
+SPARED = 0.9  # share of the limit that stays when it was reached, so that not every map has to make room
+TRUSTED = 0.01  # share of the limit that may be kept before it is looked what other processes have kept
+
+
+class MapKey(NamedTuple):
+    """What a map is of: the digest of its source's content, its type, and its parameters as JSON."""
+
+    source: int
+    kind: str
+    parameters: str
+
+    @classmethod
+    def of(cls, source: int, kind: str, parameters: Mapping[str, Any]) -> MapKey:
+        return cls(source, kind, json.dumps(parameters, sort_keys=True))
+
+
+@dataclass(frozen=True)
+class KeptMap:
+    """A map with its row's ``number``, its ``file``, and the ``weights`` that made it, or FROM_DT."""
+
+    number: int
+    file: Path
+    weights: str
+    stored: StoredMap
+
+
+class MapCache:
+    """The maps that are kept, and the SHA-256 of weights that were read; for threads and processes alike."""
+
+    def __init__(self, store: Store, limit: int) -> None:
+        """``limit`` in bytes; 0 keeps nothing."""
+        self._store, self.limit = store, limit
+        self._folder = store.home / "maps"
+        self._room, self._lock = 0, threading.Lock()
+        self._used: dict[int, float] = {}
+
+    def close(self) -> None:
+        """Writes down which maps were used last."""
+        with contextlib.suppress(StoreError):  # which costs no map, only its place in the order
+            if self._used:
+                with self._store.writing() as db:
+                    self._note_used(db)
+
+    def find(self, key: MapKey, weights: str | None) -> KeptMap | None:
+        """The map that is kept; one from DT counts for all weights, and so does any where ``weights`` is None."""
+        row = self._row(key, weights)
+        if row is None:
+            return None
+        number, file, keypoints, made_by = row
+        kept = KeptMap(number, self._folder / file, made_by, StoredMap(keypoints=json.loads(keypoints)))
+        try:
+            data = kept.file.read_bytes()
+        except FileNotFoundError:
+            log.info("the map %s that was kept is gone", kept.file)
+            self.drop(kept)
+            return None
+        except OSError as error:
+            log.warning("a map that was kept cannot be read: %s", error)
+            return None
+        self._used[number] = time.time()
+        return KeptMap(number, kept.file, made_by, StoredMap(data, keypoints=kept.stored.keypoints))
+
+    def has(self, key: MapKey, weights: str | None) -> bool:
+        row = self._row(key, weights)
+        return row is not None and (self._folder / row[1]).is_file()
+
+    def _row(self, key: MapKey, weights: str | None) -> Any:
+        rows = self._store.rows(
+            "SELECT number, file, keypoints, weights FROM maps WHERE source = ? AND kind = ? AND parameters = ? "
+            "ORDER BY used DESC",
+            key,
+        )
+        fit = [row for row in rows if weights is None or row[3] in (weights, FROM_DT)]
+        return min(fit, key=lambda row: row[3] != FROM_DT, default=None)
+
+    def keep(self, key: MapKey, weights: str, made: StoredMap) -> None:
+        """Keeps a map in the place of the one before; raises StoreError where that cannot be done."""
+        keypoints = json.dumps(made.keypoints)
+        size = len(made.data) + len(keypoints)
+        if size > self.limit:
+            raise StoreError(
+                f"a {key.kind} map of {size:,} bytes is not kept: all maps together may have {self.limit:,} (maps_gb)"
+            )
+        name = hashlib.blake2b(json.dumps([*key, weights]).encode(), digest_size=16).hexdigest()
+        path = self._folder / name[:2] / f"{name}.png"
+        part = path.with_suffix(f".{secrets.token_hex(8)}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(made.data)
+            part.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise StoreError(f"a {key.kind} map could not be kept as {path}: {error}; is the disk full?") from error
+        with self._store.writing() as db:
+            self._note_used(db)
+            db.execute(
+                "INSERT OR REPLACE INTO maps (source, kind, parameters, weights, file, bytes, used, keypoints) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [*key, weights, f"{name[:2]}/{name}.png", size, time.time(), keypoints],
+            )
+        self._make_room(size)
+
+    def drop(self, kept: KeptMap) -> None:
+        """Forgets a map, as one that turned out to be damaged."""
+        if self._gone(kept.file):
+            with self._store.writing() as db:
+                db.execute("DELETE FROM maps WHERE number = ?", [kept.number])
+
+    def drop_others(self, key: MapKey, weights: str) -> None:
+        """Forgets the maps of that key that other weights made."""
+        rows = self._store.rows(
+            "SELECT number, file FROM maps WHERE source = ? AND kind = ? AND parameters = ? AND weights != ?",
+            [*key, weights],
+        )
+        self._drop_rows(rows)
+
+    def _drop_rows(self, rows: list[tuple[int, str]]) -> None:
+        # the file first: a row without its file is noticed, a file without its row is not
+        gone = [(number,) for number, file in rows if self._gone(self._folder / file)]
+        with self._store.writing() as db:
+            db.executemany("DELETE FROM maps WHERE number = ?", gone)
+
+    @staticmethod
+    def _gone(file: Path) -> bool:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:  # Windows keeps a file that is being read
+            log.info("%s is in use and stays for now (%s)", file, error)
+            return False
+        return True
+
+    def _note_used(self, db: Any) -> None:
+        used, self._used = self._used, {}
+        db.executemany("UPDATE maps SET used = ? WHERE number = ?", [(at, number) for number, at in list(used.items())])
+
+    def _make_room(self, added: int) -> None:
+        with self._lock:
+            self._room -= added
+            if self._room >= 0:
+                return
+            size = self.size()[1]
+            if size > self.limit:
+                leaving, excess = [], size - int(SPARED * self.limit)
+                for number, file, each in self._store.rows("SELECT number, file, bytes FROM maps ORDER BY used"):
+                    if excess <= 0:
+                        break
+                    leaving.append((number, file))
+                    excess -= each
+                self._drop_rows(leaving)
+                size = self.size()[1]
+            self._room = min(self.limit - size, int(TRUSTED * self.limit))
+
+    def size(self) -> tuple[int, int]:
+        """How many maps are kept, and their bytes."""
+        count, size = self._store.rows("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM maps")[0]
+        return int(count), int(size)
+
+    def slot(self, key: MapKey) -> int:
+        """Which of the locks is that of a map."""
+        return content_digest(json.dumps(key).encode()) % LOCKS
+
+    def hold(self, key: MapKey, held: contextlib.ExitStack) -> None:
+        """Makes ``held`` hold a map's lock, so that the next who wants the same map finds it; any thread may let it go.
+
+        Where that is not possible the map may be made twice, and no more.
+        """
+        folder = self._folder / "locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # not without end: newer filelocks take a lock that another thread will let go for a deadlock then
+            held.enter_context(FileLock(folder / f"{self.slot(key)}.lock", thread_local=False).acquire(PATIENCE))
+        except (OSError, Timeout) as error:
+            log.warning("a %s map is made without a lock: %s", key.kind, error)
+
+    def sha256(self, file: Path) -> str:
+        """The SHA-256 of a file of weights, read again only when its size or time has changed; raises WeightsError."""
+        try:
+            seen = file.stat()
+            stamp = f"{seen.st_size} {seen.st_mtime_ns}"
+            known = self._store.rows("SELECT sha256 FROM weights WHERE path = ? AND stamp = ?", [str(file), stamp])
+            if known:
+                return str(known[0][0])
+            digest = hashlib.sha256()
+            with file.open("rb") as data:
+                while block := data.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise WeightsError(f"the weights {file} cannot be read: {error}") from error
+        with self._store.writing() as db:
+            db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?)", [str(file), stamp, digest.hexdigest()])
+        return digest.hexdigest()
