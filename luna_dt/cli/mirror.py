@@ -1,0 +1,68 @@
+"""``luna-dt sync`` and ``status``: mirroring DT, and what is here."""
+
+from __future__ import annotations
+
+import click
+from rich.table import Table
+
+from ..library import Library
+from ..settings import Settings
+from .terminal import ProgressBars, dt_option, json_option, out, plain, print_json, when
+
+
+@click.command()
+@dt_option
+@json_option
+@click.pass_obj
+def sync(settings: Settings, dt: str | None, as_json: bool) -> None:
+    """Bring the library to what DT has now; stop it at any time, it goes on from there."""
+    with Library(settings=settings, dt=dt) as library, ProgressBars(shown=not as_json) as progress:
+        changes = library.sync(progress)
+    if as_json:
+        print_json([vars(change) for change in changes])
+        return
+    table = Table("kind", box=None)
+    for name in ("in DT", "new", "changed", "gone", "seconds"):
+        table.add_column(name, justify="right")
+    for c in changes:
+        table.add_row(c.kind, f"{c.count:,}", f"{c.added:,}", f"{c.changed:,}", f"{c.removed:,}", f"{c.seconds:.1f}")
+    out.print(table)
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def status(settings: Settings, as_json: bool) -> None:
+    """Tell what is synced, layer by layer, how it is searched and how much room it takes."""
+    with Library(settings=settings) as library:
+        found = library.status()
+    if as_json:
+        print_json(found.to_json())
+        return
+    out.print(f"library  {found.home}  ({found.bytes / 1e6:,.1f} MB)\nDT       {plain(found.dt)}")
+    table = Table("kind", "count", "last synced", box=None)
+    for name, (count, synced) in found.counts.items():
+        table.add_row(name, f"{count:,}", when(synced))
+    out.print(table)
+    if found.maps[0]:
+        room = f"{found.maps[1] / 1e6:,.1f} MB of {settings.maps_bytes / 1e6:,.0f}"
+        out.print(f"ControlNet maps: {found.maps[0]:,} ({room})")
+    if not found.layers:
+        out.print("no layer is synced yet; run: luna-dt sync")
+        return
+    table = Table("layer", "vectors", "coverage", "index", "MB", "last synced", "verified", box=None)
+    for layer in found.layers:
+        s = layer.state
+        index = layer.engine
+        if layer.engine != "exact":
+            index += f", {layer.indexed:,} rows" if layer.indexed else ", not built yet"
+        broken = f" (+{s.unusable} unusable)" if s.unusable else ""
+        room = f"{s.bytes / 1e6:,.1f}"
+        last = when(s.synced) + (", made here" if s.local else "")
+        verified = ("passed " if s.verdict.passed else "FAILED ") + when(s.verdict.when) if s.verdict else "never"
+        table.add_row(s.name, f"{s.count:,}{broken}", f"{layer.coverage:.1%}", index, room, last, verified)
+    out.print(table)
+    for layer in found.layers:
+        out.print(f"{layer.state.name} is made by {plain(str(layer.state.identity))}")
+        if layer.state.verdict and not layer.state.verdict.passed:
+            out.print(f"  but it {plain(str(layer.state.verdict))}")
