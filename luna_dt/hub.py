@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from .errors import MissingExtra, WeightsError
 
@@ -85,6 +83,9 @@ def _error(missing: str, instead: str, error: Exception) -> WeightsError:
 
 def _reach() -> None:
     """Raises ConnectionError where nothing will come of asking the hub, soon."""
+    import asyncio
+    from urllib.request import getproxies, proxy_bypass
+
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
