@@ -22,8 +22,8 @@ def cached(repository: str, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def download(repository: str, file: str, missing: str, instead: str) -> Path:
-    """Downloads a file into the hub's cache, its size said before and its progress shown.
+def download(repository: str, file: str, missing: str, instead: str, licence: str = "") -> Path:
+    """Downloads a file into the hub's cache, its size and licence said before and its progress shown.
 
     Raises WeightsError, which says what is ``missing`` and what to do ``instead``; MissingExtra.
     """
@@ -32,7 +32,8 @@ def download(repository: str, file: str, missing: str, instead: str) -> Path:
         _reach()
         url = huggingface_hub.hf_hub_url(repository, file)
         size = huggingface_hub.get_hf_file_metadata(url, timeout=5).size or 0
-        log.warning("downloading %s of %s: %s", file, repository, shown_size(size))
+        terms = licence and f" ({licence})"
+        log.warning("downloading %s of %s%s: %s", file, repository, terms, shown_size(size))
         return Path(huggingface_hub.hf_hub_download(repository, file))
     except Exception as error:
         raise _error(missing, instead, error) from error

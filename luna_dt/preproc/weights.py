@@ -8,15 +8,12 @@ name, as comfyui_controlnet_aux has them in its ``ckpts``.  What is published wi
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import hub
 from ..errors import MissingExtra, WeightsError
 from .catalogue import MAKING, MapType, Weights
-
-log = logging.getLogger(__name__)
 
 #: Gives a file's SHA-256; the one in map_cache.py remembers them.
 Hasher = Callable[[Path], str]
@@ -59,9 +56,8 @@ def find(kind: MapType, folders: Sequence[Path], sha256: Hasher) -> list[Path]:
         listed = " and ".join(f"{each.file} ({each.megabytes} MB)" for each in missing)
         by_hand = hub.by_hand(missing[0].repository, names, to)
         needs = f"{kind.name} needs {listed} of {missing[0].repository} ({kind.licence}), which"
-        log.warning("%s's weights are to be downloaded; their licence: %s", kind.name, kind.licence)
         for each in missing:
-            hub.download(each.repository, each.file, needs, f"put it into {to}, or {by_hand}")
+            hub.download(each.repository, each.file, needs, f"put it into {to}, or {by_hand}", kind.licence)
     files = []
     for each in kind.weights:
         file = locate(each, folders)
