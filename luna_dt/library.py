@@ -20,6 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from . import embed as embedding
+from . import files
 from . import search as searching
 from . import sync as syncing
 from . import verify as verifying
@@ -291,8 +292,7 @@ class Library:
         "" where neither is known here.
         """
         try:
-            seen = local_path(record.path, self.settings.path_map).stat()
-            return f"{seen.st_size} {seen.st_mtime_ns}"
+            return files.stamp(local_path(record.path, self.settings.path_map))
         except (PictureMissing, OSError):
             version = self._store.version_of(record.id)
             return f"dt {version}" if version else ""
@@ -583,9 +583,9 @@ class Library:
 
         DT's own, if it has one and nothing else is asked for; else the one that is kept here; else, unless
         ``make`` is False, made now, kept, and handed to DT if it takes maps; with ``anew`` it is made now in the
-        place of any there is.  ``resolution`` is that at which it
-        is made: pixels of the shorter side (64..4096), or ``source`` for the picture's own; made here the map has
-        the picture's size whatever that is.  ``low`` and ``high`` (0..255) are canny's thresholds.
+        place of any there is.  ``resolution`` is that at which it is made: pixels of the shorter side (64..4096),
+        or ``source`` for the picture's own; made here the map has the picture's size whatever that is.  ``low``
+        and ``high`` (0..255) are canny's thresholds.
         Raises BadInput, BadPicture, UnknownImage, PictureMissing, MapMissing, WeightsError, MissingExtra, OutOfMemory.
         """
         chosen = map_type(kind)
@@ -742,7 +742,7 @@ class Library:
         return self._catalog().health()
 
     def status(self) -> Status:
-        """What is synced and how it is searched; reads no vector and contacts nothing."""
+        """What is synced and how it is searched; reads no vector, waits until maps that were made are kept."""
         counts = self._store.counts()
         total = counts["images"][0]
         graphs = searching.graphs_wanted(self.settings.index)

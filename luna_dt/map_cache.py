@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from . import files
 from .errors import StoreError, WeightsError
 from .records import StoredMap, content_digest
 from .store import Store
@@ -47,10 +48,10 @@ class MapKey(NamedTuple):
 
 @dataclass(frozen=True)
 class KeptMap:
-    """A map with its row's ``number``, its ``file``, and the ``weights`` that made it, or FROM_DT."""
+    """A map with its row's ``number`` and ``file``, and the ``weights`` that made it, or FROM_DT."""
 
     number: int
-    file: Path
+    file: str
     weights: str
     stored: StoredMap
 
@@ -77,19 +78,19 @@ class MapCache:
         row = self._row(key, weights)
         if row is None:
             return None
-        number, file, keypoints, made_by = row
-        kept = KeptMap(number, self._folder / file, made_by, StoredMap(keypoints=json.loads(keypoints)))
+        number, name, keypoints, made_by = row
+        file = self._folder / name
         try:
-            data = kept.file.read_bytes()
+            data = file.read_bytes()
         except FileNotFoundError:
-            log.info("the map %s that was kept is gone", kept.file)
-            self.drop(kept)
+            log.info("the map %s that was kept is gone", file)
+            self._drop_rows([(number, name)])
             return None
         except OSError as error:
             log.warning("a map that was kept cannot be read: %s", error)
             return None
         self._used[number] = time.time()
-        return KeptMap(number, kept.file, made_by, StoredMap(data, keypoints=kept.stored.keypoints))
+        return KeptMap(number, name, made_by, StoredMap(data, keypoints=json.loads(keypoints)))
 
     def has(self, key: MapKey, weights: str | None) -> bool:
         row = self._row(key, weights)
@@ -134,9 +135,7 @@ class MapCache:
 
     def drop(self, kept: KeptMap) -> None:
         """Forgets a map, as one that turned out to be damaged."""
-        if self._gone(kept.file):
-            with self._store.writing() as db:
-                db.execute("DELETE FROM maps WHERE number = ?", [kept.number])
+        self._drop_rows([(kept.number, kept.file)])
 
     def drop_others(self, key: MapKey, weights: str) -> None:
         """Forgets the maps of that key that other weights made."""
@@ -207,17 +206,13 @@ class MapCache:
     def sha256(self, file: Path) -> str:
         """The SHA-256 of a file of weights, read again only when its size or time has changed; raises WeightsError."""
         try:
-            seen = file.stat()
-            stamp = f"{seen.st_size} {seen.st_mtime_ns}"
+            stamp = files.stamp(file)
             known = self._store.rows("SELECT sha256 FROM weights WHERE path = ? AND stamp = ?", [str(file), stamp])
             if known:
                 return str(known[0][0])
-            digest = hashlib.sha256()
-            with file.open("rb") as data:
-                while block := data.read(1 << 20):
-                    digest.update(block)
+            digest = files.sha256(file)
         except OSError as error:
             raise WeightsError(f"the weights {file} cannot be read: {error}") from error
         with self._store.writing() as db:
-            db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?)", [str(file), stamp, digest.hexdigest()])
-        return digest.hexdigest()
+            db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?)", [str(file), stamp, digest])
+        return digest

@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .dt.catalog import Catalog
@@ -103,8 +103,7 @@ class Maps:
         self._one_waits = threading.Lock()
 
     def close(self) -> None:
-        self.finish()
-        self._keeper.shutdown()
+        self._keeper.shutdown()  # which waits until all is kept
 
     def finish(self, slot: int | None = None) -> None:
         """Waits until what was made, or what is made under that lock, is kept, and handed to DT."""
@@ -115,7 +114,7 @@ class Maps:
         self, kind: MapType, source: Source, parameters: Mapping[str, Any], make: bool = True, anew: bool = False
     ) -> ControlMap:
         """The map of a source; raises MapMissing where there is none and it is not to be made; see Library.map."""
-        wanted = self._wanted(kind, source, parameters)
+        wanted = _Wanted(kind, source, parameters, MapKey.of(source.digest, kind.name, parameters))
         why_away = ""
         if source.image_id is not None and parameters == kind.parameters():
             found, dt_has_none = None, anew
@@ -128,7 +127,7 @@ class Maps:
                 return found
             why_away = self._why_away()
             if dt_has_none:
-                wanted = _Wanted(kind, source, parameters, wanted.key, hand_to=source.image_id)
+                wanted = replace(wanted, hand_to=source.image_id)
         self.finish(self._cache.slot(wanted.key))
         found = None if anew else self._kept(wanted)
         if found is None and not make:
@@ -139,18 +138,15 @@ class Maps:
 
     def has(self, kind: MapType, source: Source, parameters: Mapping[str, Any]) -> bool:
         """Whether a map is kept here."""
-        return self._cache.has(self._wanted(kind, source, parameters).key, self._detectors.identity(kind))
-
-    @staticmethod
-    def _wanted(kind: MapType, source: Source, parameters: Mapping[str, Any]) -> _Wanted:
-        return _Wanted(kind, source, parameters, MapKey.of(source.digest, kind.name, parameters))
+        key = MapKey.of(source.digest, kind.name, parameters)
+        return self._cache.has(key, self._detectors.identity(kind))
 
     def _kept(self, wanted: _Wanted) -> ControlMap | None:
         kept = self._cache.find(wanted.key, self._detectors.identity(wanted.kind))
         if kept is None:
             return None
         try:
-            picture = _decoded(kept.stored.data, str(wanted))
+            picture = read_pictures(kept.stored.data, str(wanted))[0]
         except BadPicture as error:
             log.warning("%s; it is made again", error)
             self._cache.drop(kept)
@@ -200,7 +196,7 @@ class Maps:
         try:
             stored = self._catalog().control_map(image_id, wanted.kind.name)
             data = stored.data or picture_file(stored.path, self._path_map)
-            picture = _decoded(data, str(wanted))
+            picture = read_pictures(data, str(wanted))[0]
         except MapMissing:
             raise
         except (LunaError, OSError) as error:
@@ -250,7 +246,7 @@ class ServedMaps:
     def put(self, record: ImageRecord, kind: str, given: StoredMap) -> None:
         """Keeps a map in the place of any before; raises BadInput, BadPicture, StoreError."""
         key = self._key(record, kind)
-        picture = _decoded(given.data, f"the {kind} map of image {record.id}")
+        picture = read_pictures(given.data, f"the {kind} map of image {record.id}")[0]
         data = given.data if given.data.startswith(PNG) else encoded(picture)
         self._cache.keep(key, FROM_DT, StoredMap(data, keypoints=given.keypoints))
         self._cache.drop_others(key, FROM_DT)
@@ -274,7 +270,3 @@ def encoded(picture: Image.Image) -> bytes:
     out = io.BytesIO()
     picture.save(out, "PNG", compress_level=1, compress_type=zlib.Z_RLE)  # a fifth of the usual time
     return out.getvalue()
-
-
-def _decoded(data: bytes, name: str) -> Image.Image:
-    return read_pictures(data, name)[0]

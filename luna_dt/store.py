@@ -68,7 +68,8 @@ CREATE TABLE batch_items (
 #: What came with format 3: the ControlNet maps that are kept, and the SHA-256 of weights that were read.
 THIRD = """
 CREATE TABLE maps (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, source INTEGER NOT NULL, kind TEXT NOT NULL, parameters TEXT NOT NULL, weights TEXT NOT NULL,
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    source INTEGER NOT NULL, kind TEXT NOT NULL, parameters TEXT NOT NULL, weights TEXT NOT NULL,
     file TEXT NOT NULL, bytes INTEGER NOT NULL, used REAL NOT NULL, keypoints TEXT NOT NULL,
     UNIQUE (source, kind, parameters, weights));
 CREATE INDEX maps_used ON maps (used, bytes);

@@ -9,7 +9,6 @@ poses, and hands and faces at their places, are there to be looked at.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import sys
 from collections.abc import Callable, Iterable
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
+from luna_dt.files import sha256
 from luna_dt.preproc import detectors
 from luna_dt.preproc.catalogue import TYPES, Weights
 
@@ -161,11 +161,8 @@ def write(folder: Path, types: Iterable[str] = TYPES) -> None:
         torch.manual_seed(len(file))
         with detectors.contained():
             torch.save(_halved(MAKERS[file]()), place / file)
-        with (place / file).open("rb") as data, (place / "SHA256SUMS").open("a", encoding="utf-8") as sums:
-            digest = hashlib.sha256()
-            while block := data.read(1 << 20):
-                digest.update(block)
-            sums.write(f"{digest.hexdigest()}  {file}\n")
+        with (place / "SHA256SUMS").open("a", encoding="utf-8") as sums:
+            sums.write(f"{sha256(place / file)}  {file}\n")
 
 
 if __name__ == "__main__":

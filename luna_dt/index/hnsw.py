@@ -12,7 +12,6 @@ vectors that finds 99.9 % of the true ten nearest.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import IndexDamaged, MissingExtra
+from ..files import sha256
 from ..records import Float32s, Identity, Int64s, checked_vectors
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def load(folder: Path, vectors_file: str, identity: Identity) -> Hnsw | None:
         fits = (
             saved["engine"] == "hnswlib" and saved["vectors"] == vectors_file and saved["metric"] == "cosine"
             and Identity.from_json(saved["identity"]) == identity and dim == identity.dim
-            and file.stat().st_size == saved["bytes"] and _hash(file) == saved["sha256"]
+            and file.stat().st_size == saved["bytes"] and sha256(file) == saved["sha256"]
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IndexDamaged(f"{described} cannot be used: {error!r}") from error
@@ -183,18 +183,10 @@ def _description(folder: Path, vectors_file: str) -> Path:
     return folder / f"{Path(vectors_file).stem}.json"
 
 
-def _hash(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as data:
-        while block := data.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _flush_and_hash(file: Path) -> str:
     with file.open("r+b") as data:
         os.fsync(data.fileno())
-    return _hash(file)
+    return sha256(file)
 
 
 def _sweep(folder: Path, stem: str, keep: Path) -> None:

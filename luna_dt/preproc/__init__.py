@@ -78,7 +78,7 @@ class Detectors:
             if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
                 raise
             raise OutOfMemory(f"no {kind.name} map could be made: {error}; ask for a lower resolution") from error
-        if (made[..., 0] == made[..., 1]).all() and (made[..., 1] == made[..., 2]).all():
+        if made.ndim == 3 and (made[..., 0] == made[..., 1]).all() and (made[..., 1] == made[..., 2]).all():
             made = made[..., 0]
         return Made(Image.fromarray(frame.unframed(made, kind.resampling)), _openpose_json(persons, frame))
 

@@ -54,9 +54,10 @@ class Detector:
 
 
 def canny(pixels: Pixels, low: int, high: int) -> tuple[Pixels, None]:
+    """The edges of uint8[H, W, 3], as uint8[H, W]."""
     import cv2
 
-    return np.repeat(cv2.Canny(pixels, low, high)[:, :, None], 3, axis=2).astype(np.uint8), None
+    return np.asarray(cv2.Canny(pixels, low, high), np.uint8), None
 
 
 def load(detector: str, files: Sequence[Path]) -> Detector:
