@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import cv2
 import numpy as np
@@ -27,6 +27,8 @@ import torch
 
 from luna_dt import Library, Settings
 from luna_dt.demo.drawing import draw, random_scene
+from luna_dt.files import sha256
+from luna_dt.map_cache import MapKey
 from luna_dt.memory import place
 from luna_dt.preproc import detectors, weights
 from luna_dt.preproc.catalogue import TYPES
@@ -35,6 +37,7 @@ from tests.weights import write as write_weights
 
 KEPT, FOUND = 100_000, 2_000
 SIDE = 1024
+P = ParamSpec("P")
 DISTINCT = 20  # files of kept maps; the others are links to them
 
 
@@ -45,9 +48,9 @@ def picture(seed: int) -> Pixels:
     return pixels
 
 
-def seconds(run: Callable[..., object], *given: Any) -> float:
+def seconds(run: Callable[P, object], *given: P.args, **named: P.kwargs) -> float:
     start = time.perf_counter()
-    run(*given)
+    run(*given, **named)
     return time.perf_counter() - start
 
 
@@ -56,7 +59,7 @@ def bare(kind: str, folder: Path) -> Callable[[Pixels], object]:
     if kind == "canny":
         return lambda pixels: cv2.Canny(cv2.resize(pixels, (512, 512), interpolation=cv2.INTER_AREA), 100, 200)
     each = TYPES[kind]
-    files = weights.find(each, [folder], lambda file: hashlib.sha256(file.read_bytes()).hexdigest())
+    files = weights.find(each, [folder], sha256)
     detector = detectors.load(each.detector, files)
     detector.module.to(place("auto")[0])
 
@@ -75,20 +78,26 @@ def finding(folder: Path, models: Path) -> None:
             library.map("depth_midas", picture(seed), resolution=64)
         files = sorted((folder / "maps").glob("*/*.png"))
         cache, store = library._map_cache, library._store
+        usual = TYPES["depth_midas"].parameters()
+        keys = [MapKey.of(i, "depth_midas", usual) for i in range(KEPT)]
         rows: list[tuple[Any, ...]] = []
-        for i in range(KEPT):
+        for i, key in enumerate(keys):
             name = hashlib.blake2b(str(i).encode(), digest_size=16).hexdigest()
             file = folder / "maps" / name[:2] / f"{name}.png"
             file.parent.mkdir(exist_ok=True)
             os.link(files[i % len(files)], file)
-            rows.append((i, "depth_midas", '{"resolution": 512}', "w", f"{name[:2]}/{name}.png", 1, 0.0, "null"))
+            rows.append((*key, "w", f"{name[:2]}/{name}.png", 1, 0.0, "null"))
         with store.writing() as db:
-            db.executemany("INSERT INTO maps VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany(
+                "INSERT INTO maps (source, kind, parameters, weights, file, bytes, used, keypoints) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
         print(
             f"{cache.size()[0]:,} maps are kept; {len(files)} distinct files, {np.mean([f.stat().st_size for f in files]):,.0f} bytes"
         )
         chosen = np.random.default_rng(0).integers(0, KEPT, FOUND)
-        times = [seconds(cache.find, int(i), "depth_midas", {"resolution": 512}, "w") for i in chosen]
+        times = [seconds(cache.find, keys[i], "w") for i in chosen]
         print(
             f"finding one, its PNG read: {np.median(times) * 1e3:.3f} ms at the median, {np.quantile(times, 0.95) * 1e3:.3f} at p95"
         )
