@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from . import threads
 from .errors import BadInput, NotFound, Refused, Unreachable
 from .outbox import Outbox
 from .records import OPERATIONS, Generation
@@ -487,11 +488,10 @@ class Batches:
         with self._lock:
             if batch_id in self._watchers and self._watchers[batch_id].is_alive():
                 return
-            thread = threading.Thread(
-                target=self._watch, args=(batch_id, tell), name=f"luna_dt batch {batch_id}", daemon=True
+            watch = threads.start(
+                f"batch {batch_id}", lambda: self._watch(batch_id, tell), self._closing.set, network=True
             )
-            self._watchers[batch_id] = thread
-            thread.start()
+            self._watchers[batch_id] = watch
 
     def watch_all(self, comfyui: str) -> None:
         """Watches every batch at that address that has not ended."""

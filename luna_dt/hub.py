@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from . import threads
 from .errors import MissingExtra, WeightsError
 
 log = logging.getLogger(__name__)
@@ -110,8 +110,6 @@ def _reach() -> None:
             failed[:] = [str(error)]
 
     # in a thread, for a name that cannot be looked up is waited for at length
-    thread = threading.Thread(target=attempt, name="luna_dt hub", daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
+    threads.start("hub", attempt, lambda: None, network=True).join(PATIENCE)
     if failed:
         raise ConnectionError(f"{host} is not to be reached: {failed[0]}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from . import threads
 from .errors import MissingExtra, OutOfMemory, SettingsError
 from .records import Float32s
 
@@ -58,7 +59,7 @@ class Memory:
         self._kept: dict[Hashable, Any] = {}
         self._alone: Hashable = None
         self._lock, self._emptied = threading.RLock(), threading.Event()
-        self._used = 0.0
+        self._used, self._ending = 0.0, False
         self._watch: threading.Thread | None = None
 
     def get(self, key: Hashable, load: Callable[[], T], alone: bool = False) -> T:
@@ -81,8 +82,7 @@ class Memory:
                 self._alone = key
             self.touch()
             if self._watch is None and not self._residency:
-                self._watch = threading.Thread(target=self._leave_when_idle, name="luna_dt memory", daemon=True)
-                self._watch.start()
+                self._watch = threads.start("memory", self._leave_when_idle, self._end)
             found: T = self._kept[key]
             return found
 
@@ -111,9 +111,15 @@ class Memory:
             gc.collect()  # a host's wrapper and its module name each other
             empty_cache()
 
+    def _end(self) -> None:
+        self._ending = True
+        self._emptied.set()
+
     def _leave_when_idle(self) -> None:
         while True:
             self._emptied.wait(max(0.01, self._used + self._idle - time.monotonic()))
+            if self._ending:
+                return
             with self._lock:
                 self._emptied.clear()
                 if self._kept and time.monotonic() - self._used >= self._idle:

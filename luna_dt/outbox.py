@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from . import threads
 from .dt.catalog import Catalog
 from .errors import BadInput, LunaError, Refused, StoreError, UnknownImage, Unreachable
 from .records import Generation, now
@@ -117,16 +118,18 @@ class Outbox:
             self._news.set()
             if self._closing.is_set() or (self._thread and self._thread.is_alive()):
                 return
-            self._thread = threading.Thread(target=self._run, name="luna_dt outbox", daemon=True)
-            self._thread.start()
+            self._thread = threads.start("outbox", self._run, self._end, network=True)
 
     def close(self) -> None:
         """Ends the sending after the record under way; what waits is sent after the next ``start`` or ``put``."""
         with self._lock:
-            self._closing.set()
-            self._news.set()
+            self._end()
         if self._thread:
             self._thread.join()
+
+    def _end(self) -> None:
+        self._closing.set()
+        self._news.set()
 
     def send(self, parked: bool = False) -> int:
         """Tries everything that waits once, now, and what is ``parked`` if so asked; says how many DT took.

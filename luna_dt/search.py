@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 from filelock import FileLock, Timeout
 
+from . import threads
 from .errors import BadInput, IndexDamaged, LunaError, NotSearchable, StoreError
 from .index import hnsw
 from .index.exact import Exact
@@ -141,8 +142,7 @@ class Searcher:
             self._version = None  # look again with the next search
             return
         self._tried = now
-        self._thread = threading.Thread(target=self._prepare, args=(layer,), name=f"index of {layer.name}", daemon=True)
-        self._thread.start()
+        self._thread = threads.start(f"index of {layer.name}", lambda: self._prepare(layer), self._closing.set)
 
     def _prepare(self, layer: Layer) -> None:
         lock = FileLock(self._store.home / "index.lock")

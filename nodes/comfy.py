@@ -19,6 +19,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
+from ..luna_dt import threads
 from ..luna_dt import Cluster, Identity, Library, LunaError, Settings
 from ..luna_dt.errors import BadInput, IdentityMismatch, NotAllowed
 from ..luna_dt.settings import DEFAULT_DT
@@ -43,6 +44,7 @@ T = TypeVar("T")
 
 _libraries: dict[str, Library] = {}
 _lock = threading.Lock()
+_ending = threading.Event()
 
 
 def library(api_url: str = "") -> Library:
@@ -374,7 +376,7 @@ def cluster_labels() -> list[str]:
         return [NO_CLUSTERS]
     if time.monotonic() - _asked > ASK_EVERY:
         _asked = time.monotonic()
-        threading.Thread(target=_ask_for_clusters, args=(opened,), name="luna_dt clusters", daemon=True).start()
+        threads.start("clusters", lambda: _ask_for_clusters(opened), lambda: None, network=True)
     return _labels(_seen_clusters) or [NO_CLUSTERS]
 
 
@@ -402,7 +404,7 @@ def add_routes() -> None:
     instance = _server()
     if instance is None:
         return
-    threading.Thread(target=_go_on_when_ready, name="luna_dt goes on", daemon=True).start()
+    threads.start("goes on", _go_on_when_ready, _ending.set, network=True)
     from aiohttp import web
 
     @instance.routes.get(CLUSTERS_ROUTE)  # type: ignore[untyped-decorator]
@@ -419,7 +421,8 @@ def _go_on(opened: Library) -> None:
 def _go_on_when_ready() -> None:
     """Opens the library once ComfyUI has its port, which it is told when all packs are loaded."""
     while not hasattr(_server(), "port"):
-        time.sleep(0.5)
+        if _ending.wait(0.5):
+            return
     try:
         library()
     except LunaError as error:
