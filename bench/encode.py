@@ -111,7 +111,7 @@ def plain_loop(model: Any, preprocess: Any, files: list[Path], device: torch.dev
 
 def single_precision(model: Any, identity: Identity, settings: Settings, files: list[Path]) -> Float32s:
     with Library(settings=settings.replace(device="cpu")) as library:
-        tower: Any = library._encoders.tower(identity)
+        tower: Any = library.encoders.tower(identity)
         pixels = np.stack([tower.prepared(Image.open(path), identity) for path in files])
     values = (pixels / 255 - np.array(open_clip.OPENAI_DATASET_MEAN)) / np.array(open_clip.OPENAI_DATASET_STD)
     with torch.inference_mode():
@@ -135,7 +135,7 @@ def embedded(settings: Settings, identity: Identity, files: list[Path]) -> float
     with Library(settings=settings) as library:
         ids = np.arange(1, len(files) + 1)
         library._store.put("images", Batch(ids, ids, [ImageRecord(int(i), str(files[i - 1])) for i in ids]))
-        library._encoders.tower(identity)
+        library.encoders.tower(identity)
         vectors_of(library, identity, files[:1])
         done = library.embed("visual", model=identity.model)
         assert done.encoded == len(files)
@@ -144,7 +144,7 @@ def embedded(settings: Settings, identity: Identity, files: list[Path]) -> float
 
 
 def vectors_of(library: Library, identity: Identity, files: list[Path]) -> Float32s:
-    return library._encoders.pictures(identity, [Image.open(path).convert("RGB") for path in files])
+    return library.encoders.pictures(identity, [Image.open(path).convert("RGB") for path in files])
 
 
 def vectors(settings: Settings, identity: Identity, files: list[Path]) -> Float32s:
@@ -154,7 +154,7 @@ def vectors(settings: Settings, identity: Identity, files: list[Path]) -> Float3
 
 def decode_limit(settings: Settings, identity: Identity, files: list[Path]) -> float:
     with Library(settings=settings) as library, ThreadPoolExecutor(os.cpu_count()) as pool:
-        tower = library._encoders.tower(identity)
+        tower = library.encoders.tower(identity)
 
         def one(path: Path) -> None:
             tower.prepared(Image.open(path).convert("RGB"), identity)
@@ -191,7 +191,7 @@ def query(settings: Settings, identity: Identity, files: list[Path]) -> None:
         library.search(files[0], layer="style")
         library._searcher("style").wait()
         inside: list[float] = []
-        tower: Any = library._encoders.tower(identity)
+        tower: Any = library.encoders.tower(identity)
         forward = tower.vectors
 
         def watched(*given: Any) -> Float32s:

@@ -28,11 +28,11 @@ import torch
 from luna_dt import Library, Settings
 from luna_dt.demo.drawing import draw, random_scene
 from luna_dt.files import sha256
-from luna_dt.map_cache import MapKey
+from luna_dt.maps.cache import MapKey
 from luna_dt.memory import place
 from luna_dt.preproc import detectors, weights
-from luna_dt.preproc.catalogue import TYPES
 from luna_dt.preproc.frame import Frame, Pixels
+from luna_dt.preproc.map_types import TYPES
 from tests.weights import write as write_weights
 
 KEPT, FOUND = 100_000, 2_000

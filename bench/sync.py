@@ -81,8 +81,8 @@ def bare(address: str, rows: int, dim: int) -> tuple[float, int]:
 
 def child(address: str, home: str) -> None:
     """One sync in this process: seconds for the vectors, peak memory in MB before and after."""
-    from luna_dt import sync
     from luna_dt.dt import connect
+    from luna_dt.mirror import sync
 
     def peak() -> float:  # getrusage's maximum counts the parent's memory, too
         status = Path("/proc/self/status").read_text()

@@ -1,15 +1,16 @@
 """luna_dt: the bridge between DiffusionToolkit and ComfyUI."""
 
-__version__ = "0.1.0"
-
 from . import errors
-from .embed import Embedded
 from .errors import LunaError
+from .generation import Generation
+from .identity import Identity, Verdict
+from .layers.embed import Embedded
 from .library import Library, Status
-from .maps import ControlMap, MadeMaps
-from .records import Captions, Cluster, ClusterImage, Generation, Hit, Identity, ImageRecord, Term, Verdict
+from .maps.making import ControlMap, MadeMaps
+from .mirror.sync import Change
+from .records import Captions, Cluster, ClusterImage, Hit, ImageRecord, Term
 from .settings import Settings
-from .sync import Change
+from .version import __version__ as __version__
 
 __all__ = [
     "Captions",

@@ -10,7 +10,7 @@ import math
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,12 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 import numpy as np
 from filelock import FileLock
 
-from . import embed as embedding
 from . import files
-from . import search as searching
-from . import sync as syncing
-from . import verify as verifying
-from .batch import MAX_ITEMS, Batches, parse_ids
 from .dt import connect
 from .dt.catalog import Catalog, Health
 from .errors import (
@@ -46,42 +41,46 @@ from .errors import (
     Unreachable,
     WeightsError,
 )
+from .generation import Generation
+from .identity import DT_IDENTITIES, LOCAL_IDENTITIES, Identity, Verdict
 from .index import hnsw
-from .map_cache import MapCache
-from .maps import ControlMap, MadeMaps, Maps, Source, unseen_digest
+from .layers import embed as embedding
+from .layers import verify as verifying
+from .made.batch import MAX_ITEMS, Batches, parse_ids
+from .made.outbox import Entry, Outbox
+from .maps.cache import MapCache
+from .maps.making import ControlMap, MadeMaps, Maps, ServedMaps, Source, unseen_digest
 from .memory import Memory, Residency
+from .mirror import sync as syncing
 from .models import Encoders
-from .outbox import Entry, Outbox
-from .pixels import PictureLike, local_path, picture_file, read_pictures
+from .paths import local_path, picture_file
+from .pixels import PictureLike, read_pictures
 from .preproc import Detectors
-from .preproc.catalogue import HIGH, LOW, RESOLUTION, Resolution, map_type
+from .preproc.map_types import HIGH, LOW, RESOLUTION, Resolution, map_type
+from .progress import Progress, silent
 from .records import (
-    DT_IDENTITIES,
     EMBEDDINGS,
-    LOCAL_IDENTITIES,
     Captions,
     Cluster,
     ClusterImage,
     Float32s,
-    Generation,
     Hit,
-    Identity,
     ImageRecord,
     Int64s,
     Term,
-    Verdict,
     checked_layer,
     checked_vectors,
     content_digest,
     layer_of,
 )
+from .search import searcher as searching
 from .settings import Settings
 from .store import LayerState, Store
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .lineage import Node
+    from .made.lineage import Node
 
 log = logging.getLogger(__name__)
 
@@ -154,18 +153,20 @@ class Library:
         self.settings = (settings or Settings.load(home)).replace(home=home, dt=dt)
         self._store = Store(self.settings.home)
         self._memory = Memory(residency)
-        self._encoders = Encoders(self.settings, self._memory)
+        self.encoders = Encoders(self.settings, self._memory)
         self._searchers: dict[str, searching.Searcher] = {}
         self._dt: Catalog | None = None
         self._map_cache = MapCache(self._store, self.settings.maps_bytes)
         detectors = Detectors(self.settings.device, self.settings.models_folders, self._memory, self._map_cache.sha256)
-        self._maps = Maps(self._map_cache, detectors, self._catalog, self.settings.path_map)
-        self.outbox = Outbox(self._store, self._catalog)
+        self._maps = Maps(self._map_cache, detectors, lambda: self.catalog, self.settings.path_map)
+        self.outbox = Outbox(self._store, lambda: self.catalog)
         self.batches = Batches(self._store, self.outbox)
         self._lock = threading.Lock()
         self._doubted: set[str] = set()  # layers of which it was said that verifying them failed
 
-    def _catalog(self) -> Catalog:
+    @property
+    def catalog(self) -> Catalog:
+        """DT itself, through the one protocol; not contacted before something is asked of it."""
         with self._lock:
             if self._dt is None:
                 self._dt = connect(self.settings)
@@ -196,20 +197,31 @@ class Library:
         """Lets the models' memory go; they are loaded again when next needed."""
         self._memory.release()
 
+    def wait(self) -> None:
+        """Returns when nothing goes on in the background: no index is made, no map is on its way to the disk."""
+        for searcher in list(self._searchers.values()):
+            searcher.wait()
+        self._maps.finish()
+
+    @property
+    def served_maps(self) -> ServedMaps | None:
+        """The maps that a server of this library keeps for its clients; None where none are kept (``maps_gb`` 0)."""
+        return ServedMaps(self._map_cache, self.settings.path_map) if self._map_cache.limit else None
+
     # -- mirroring ----------------------------------------------------------------------------------
 
-    def sync(self, progress: syncing.Progress = lambda *_: None) -> list[syncing.Change]:
+    def sync(self, progress: Progress = silent) -> list[syncing.Change]:
         """Brings this library to what DT has now, and its indexes with it.
 
         ``progress`` hears (kind, done, total), kinds being images, captions, clusters,
         ``embeddings.LAYER`` and ``index.LAYER``.  May be stopped at any moment; the next one goes on.
         Raises CatalogError, StoreError.
         """
-        changes = syncing.sync(self._store, self._catalog(), progress)
+        changes = syncing.sync(self._store, self.catalog, progress)
         self.index(progress)
         return changes
 
-    def index(self, progress: syncing.Progress = lambda *_: None) -> None:
+    def index(self, progress: Progress = silent) -> None:
         """Brings the saved indexes up to the synced vectors (``sync`` does so by itself)."""
         if not searching.graphs_wanted(self.settings.index):
             return
@@ -228,7 +240,7 @@ class Library:
 
     # -- layers that are proven, and made, here -------------------------------------------------------
 
-    def verify(self, layer: str, sample: int = 32, progress: syncing.Progress = lambda *_: None) -> Verdict:
+    def verify(self, layer: str, sample: int = 32, progress: Progress = silent) -> Verdict:
         """Makes ``sample`` of a layer's vectors again and says whether they are what the layer claims.
 
         What was found is kept with the layer: queries are then made in the way that fits, and a search of
@@ -236,7 +248,7 @@ class Library:
         """
         if sample < 1:
             raise BadInput(f"sample must be at least 1, not {sample}")
-        verdict = verifying.verify(self._store, self._encoders, layer, self.picture, sample, progress)
+        verdict = verifying.verify(self._store, self.encoders, layer, self.picture, sample, progress)
         self._doubted.discard(layer)
         return verdict
 
@@ -248,7 +260,7 @@ class Library:
         model: str = "",
         devices: Sequence[str] = (),
         replace: bool = False,
-        progress: syncing.Progress = lambda *_: None,
+        progress: Progress = silent,
     ) -> embedding.Embedded:
         """Makes a layer's vectors here, from the pictures (or prompts) of the images that fit ``where``.
 
@@ -262,7 +274,7 @@ class Library:
         """
         state = next((s for s in self._store.layers() if s.name == checked_layer(layer)), None)
         if model:
-            identity = self._encoders.identity(model, LOCAL_IDENTITIES[layer].tower)
+            identity = self.encoders.identity(model, LOCAL_IDENTITIES[layer].tower)
         else:
             identity = state.identity if state and state.local else LOCAL_IDENTITIES[layer]
         failed = bool(state and state.verdict and not state.verdict.passed)
@@ -272,7 +284,7 @@ class Library:
                 f"layer '{layer}' holds {state.count:,} vectors {'made here' if state.local else 'from DT'} by "
                 f"{state.identity}; making it by {identity} gives them up: say so with --replace (replace=True)"
             )
-        towers = [self._encoders.tower(identity, device) for device in dict.fromkeys(devices or ("",))]
+        towers = [self.encoders.tower(identity, device) for device in dict.fromkeys(devices or ("",))]
         done = embedding.embed(
             self._store, towers, layer, identity, where, self.file, self._stamp, progress, anew=replace or failed
         )
@@ -407,7 +419,7 @@ class Library:
     def _search_in_dt(
         self, layer: str, given: Given, identity: Identity | None, top_k: int, min_similarity: float, left_out: set[int]
     ) -> list[Hit]:
-        catalog, count = self._catalog(), top_k + len(left_out)
+        catalog, count = self.catalog, top_k + len(left_out)
         hits = None
         if given["text"] is not None:
             with contextlib.suppress(NotOffered):  # then it is encoded here
@@ -433,7 +445,7 @@ class Library:
     def _identity_in_dt(self, layer: str) -> Identity:
         """What DT says made its layer; a DT that cannot say has its usual one."""
         try:
-            return self._catalog().identity(layer)
+            return self.catalog.identity(layer)
         except NotOffered:
             return DT_IDENTITIES[layer]
 
@@ -452,8 +464,8 @@ class Library:
         if given["text"] is not None:
             if not given["text"].strip():
                 raise BadInput("the text to search for is empty")
-            return cast("Float32s", self._encoders.texts(made_by, [given["text"]])[0])
-        mean: Float32s = self._encoders.pictures(made_by, read_pictures(given["image"])).mean(axis=0)
+            return cast("Float32s", self.encoders.texts(made_by, [given["text"]])[0])
+        mean: Float32s = self.encoders.pictures(made_by, read_pictures(given["image"])).mean(axis=0)
         return mean
 
     def _searcher(self, layer: str) -> searching.Searcher:
@@ -532,7 +544,7 @@ class Library:
         if self.mirrors(kind):
             return here()
         try:
-            return ask(self._catalog())
+            return ask(self.catalog)
         except Unreachable as away:
             if self._store.generation(kind):
                 return here()
@@ -540,7 +552,7 @@ class Library:
 
     def _from_dt(self, here: NotFound, ask: Callable[[Catalog], T]) -> T:
         try:
-            return ask(self._catalog())
+            return ask(self.catalog)
         except Unreachable as away:
             raise type(here)(f"{here}; and {away}") from away
 
@@ -556,7 +568,7 @@ class Library:
         except (PictureMissing, OSError) as error:
             tried.append(str(error))
         try:
-            return self._catalog().file(image_id)
+            return self.catalog.file(image_id)
         except (CatalogError, NotFound) as error:
             tried.append(str(error))
         raise PictureMissing(f"image {image_id} could not be opened: {'; '.join(tried)}")
@@ -564,6 +576,15 @@ class Library:
     def picture(self, image_id: int) -> Image.Image:
         """An image's pixels, RGB and upright; see ``file``; raises BadPicture as well."""
         return read_pictures(self.file(image_id), f"image {image_id}")[0]
+
+    def pictures(self, image_ids: Iterable[int]) -> Iterator[tuple[int, Image.Image | None, str]]:
+        """For each image its picture and "", or None and the reason why it could not be opened."""
+        for image_id in image_ids:
+            try:
+                yield image_id, self.picture(image_id), ""
+            except LunaError as error:
+                log.info("%s", error)
+                yield image_id, None, str(error)
 
     # -- ControlNet maps ------------------------------------------------------------------------------
 
@@ -602,7 +623,7 @@ class Library:
         resolution: Resolution = RESOLUTION,
         low: int = LOW,
         high: int = HIGH,
-        progress: syncing.Progress = lambda *_: None,
+        progress: Progress = silent,
     ) -> MadeMaps:
         """Has maps of those types kept here of every image that fits ``where``, in DT's language.
 
@@ -683,7 +704,7 @@ class Library:
         sent = {entry.generation.id: entry.generation.key for entry in entries if entry.generation.id}
         try:
             last = 0
-            while page := self._catalog().generations(source_image_id, batch_id, last):
+            while page := self.catalog.generations(source_image_id, batch_id, last):
                 for made in page:  # a server of another make may know no keys
                     key = made.key or sent.get(made.id) or f"dt:{made.id}"
                     found[key] = dataclasses.replace(made, key=key)
@@ -699,7 +720,7 @@ class Library:
 
     def lineage(self, image_id: int) -> Node:
         """The tree of what came from what around an image, from the first image known; raises UnknownImage."""
-        from .lineage import tree
+        from .made.lineage import tree
 
         self.image(image_id)
         made = self.generations()
@@ -733,13 +754,13 @@ class Library:
             version = self._store.version_of(image_id)
             if not version and image_id > 0:
                 with contextlib.suppress(LunaError):  # the node itself will say that DT is away
-                    version = repr((self._catalog().image(image_id), self._catalog().captions(image_id)))
+                    version = repr((self.catalog.image(image_id), self.catalog.captions(image_id)))
             said.append(f"{image_id}:{hashlib.sha256(version.encode()).hexdigest()[:16]}")
         return " ".join(said)
 
     def health(self) -> Health:
         """What answers at DT's address; raises CatalogError."""
-        return self._catalog().health()
+        return self.catalog.health()
 
     def status(self) -> Status:
         """What is synced and how it is searched; reads no vector, waits until maps that were made are kept."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BadPicture, PictureMissing
+from .errors import BadPicture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 PictureLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | Any"
 
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning level: it refuses to open more by itself
-MAX_FILE = 1 << 30  # bytes; no picture is larger, and what is may be no picture
 
 
 def read_pictures(source: PictureLike, name: str = "the given picture") -> list[Image.Image]:
@@ -114,54 +112,3 @@ def _from_array(source: Any) -> list[Image.Image]:
         raise BadPicture(f"a picture is uint8, uint16 or float in 0..1, not {batch.dtype}")
     colours = batch[..., :3] if batch.shape[-1] >= 3 else np.repeat(batch[..., :1], 3, axis=-1)
     return [Image.fromarray(np.ascontiguousarray(picture)) for picture in colours]
-
-
-def local_path(dt_path: str, path_map: Mapping[str, str]) -> Path:
-    r"""Where a file that DT names lies on this machine.
-
-    The longest prefix of ``path_map`` that fits wins; upper and lower case and the two slashes count as
-    the same in DT's Windows paths.  Network (``\\host``) and device (``\\.\``) paths are opened only
-    under the map, since a shared workflow or database must not make this machine call another.
-    Raises PictureMissing, saying what to add to the map.
-    """
-    wanted = _parts(dt_path)
-    if ".." in wanted:
-        raise PictureMissing(f"{dt_path}: a path with '..' is not followed")
-    best: tuple[int, str] | None = None
-    for prefix, target in path_map.items():
-        start = _parts(prefix)
-        if _same(wanted[: len(start)], start, dt_path) and (best is None or len(start) > best[0]):
-            best = (len(start), target)
-    if best:
-        return Path(best[1]).joinpath(*wanted[best[0] :])
-    windows = PureWindowsPath(dt_path)
-    network = dt_path.replace("/", "\\").startswith("\\\\")
-    if not network and ((os.name == "nt" and windows.drive) or (os.name != "nt" and dt_path.startswith("/"))):
-        return Path(dt_path)
-    folder = str(windows.parent) if windows.drive else dt_path
-    raise PictureMissing(
-        f"{dt_path}: not a path of this machine; add to settings.toml under [path_map]: '{folder}' = 'its folder here'"
-    )
-
-
-def picture_file(dt_path: str, path_map: Mapping[str, str]) -> bytes:
-    """The bytes of a file that DT names; only a plain file of a picture's size is read.
-
-    Raises PictureMissing, OSError.
-    """
-    path = local_path(dt_path, path_map)
-    if not path.is_file():  # not a device or a pipe, which could be read for ever
-        raise PictureMissing(f"{path}: No such file")
-    if path.stat().st_size > MAX_FILE:
-        raise PictureMissing(f"{path}: {path.stat().st_size:,} bytes are too many for a picture")
-    return path.read_bytes()
-
-
-def _parts(path: str) -> list[str]:
-    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
-
-
-def _same(parts: list[str], prefix: list[str], dt_path: str) -> bool:
-    if "\\" in dt_path or PureWindowsPath(dt_path).drive:
-        return [p.casefold() for p in parts] == [p.casefold() for p in prefix]
-    return parts == prefix

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import BadAnswer, BadInput, BadVector, UnknownLayer, WrongDimension
+from .identity import DT_IDENTITIES, Identity
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
 
-LAYERS = ("visual", "semantic", "negative", "composition", "style")
+LAYERS = tuple(DT_IDENTITIES)
 RECORD_KINDS = ("images", "captions", "clusters")
 EMBEDDINGS = "embeddings."
 
@@ -45,147 +45,6 @@ def checked_layer(layer: str) -> str:
     return layer
 
 
-PIXELS = ("squash", "crop", "squash bilinear", "crop bilinear")
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What made a layer's vectors; two vectors can be compared only if their identities are equal.
-
-    ``architecture`` and ``weights`` as open_clip names them (``ViT-H-14``, ``laion2b_s32b_b79k``), or a
-    sentence-transformers repository and "".  ``output``: the tower's pooled vector before the
-    projection, or the projected one.  ``pixels``: how a picture meets the tower's square input
-    (aspect ratio squashed, or shortest side fitted and centre cropped; bicubic unless it says
-    bilinear); "" for text towers.  ``variant``: "" for the model's own way, ``half`` for a forward pass
-    in half precision, ``words`` for texts split into whole words, those that the vocabulary lacks
-    being [UNK].
-    """
-
-    architecture: str
-    weights: str
-    tower: Literal["image", "text"]
-    output: Literal["pooled", "projected"]
-    pixels: Literal["squash", "crop", "squash bilinear", "crop bilinear", ""]
-    dim: int
-    normalized: bool = True
-    variant: Literal["", "half", "words"] = ""
-
-    @property
-    def model(self) -> str:
-        return f"{self.architecture}:{self.weights}" if self.weights else self.architecture
-
-    @property
-    def is_sentence(self) -> bool:
-        """Whether a sentence-transformers repository made it, rather than a CLIP model."""
-        return "/" in self.architecture
-
-    def __str__(self) -> str:
-        parts = (self.model, f"{self.tower} tower", self.output, self.pixels, f"{self.dim}-d", self.variant)
-        return ", ".join(part for part in parts if part)
-
-    def to_json(self) -> dict[str, Any]:
-        """The contract's form: model, tower, output, pixels, dim, normalized; and a variant, if it is one."""
-        return {
-            "model": self.model, "tower": self.tower, "output": self.output,
-            "pixels": self.pixels, "dim": self.dim, "normalized": self.normalized,
-            **({"variant": self.variant} if self.variant else {}),
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Identity:
-        """Reads the contract's form; raises BadAnswer when a field is missing or makes no sense."""
-        try:
-            architecture, _, weights = str(value["model"]).partition(":")
-            tower, output = value["tower"], value["output"]
-            pixels: Any = value.get("pixels") or ""
-            dim, normalized = int(value["dim"]), bool(value.get("normalized", True))
-            variant: Any = value.get("variant") or ""
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadAnswer(f"a layer's identity cannot be read ({error!r}): {value}") from error
-        if tower not in ("image", "text") or output not in ("pooled", "projected"):
-            raise BadAnswer(f"a layer's identity names an unknown tower or output: {value}")
-        if pixels not in (*PIXELS, "") or variant not in ("", "half", "words") or dim < 1:
-            raise BadAnswer(f"a layer's identity names unknown pixels, variant or dimension: {value}")
-        return cls(architecture, weights, tower, output, pixels, dim, normalized, variant)
-
-
-#: What DT is known to put into its layers (LUNA fork, read from its sources in early 2026).
-DT_IDENTITIES = {
-    "visual": Identity("ViT-H-14", "laion2b_s32b_b79k", "image", "pooled", "squash", 1280),
-    "semantic": Identity("BAAI/bge-large-en-v1.5", "", "text", "pooled", "", 1024),
-    "negative": Identity("BAAI/bge-large-en-v1.5", "", "text", "pooled", "", 1024),
-    "composition": Identity("ViT-bigG-14", "sdxl", "text", "projected", "", 1280),
-    "style": Identity("ViT-L-14", "sdxl", "text", "pooled", "", 768),
-}
-
-#: What a layer is made by when it is made here: pictures as a whole (squashed), in the space that texts share.
-LOCAL_IDENTITIES = {
-    **DT_IDENTITIES,
-    "visual": Identity("ViT-H-14", "laion2b_s32b_b79k", "image", "projected", "squash", 1024),
-    "composition": Identity("ViT-bigG-14", "laion2b_s39b_b160k", "image", "projected", "squash", 1280),
-    "style": Identity("ViT-L-14", "openai", "image", "projected", "squash", 768),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What verifying a layer found: ``checked`` stored vectors were made again and compared by cosine.
-
-    ``result``: ``match`` (the layer is what it says), ``other`` (made in another known way, ``fits``),
-    ``rows`` (``fits``, but the vectors of ``wrong``, first and last id of each run, are not their
-    images'; where ``shift`` is not 0 they are those of the image so many places further on), or ``unknown``
-    (nothing known fits).  ``mean``, ``worst`` and ``spread`` (standard deviation) are of the cosines by the
-    layer's own claim, ``fit`` the mean by ``fits``; ``wrong_is_all`` says whether every wrong run was followed
-    to its ends.  ``cosines`` are there only when just verified.
-    """
-
-    result: Literal["match", "other", "rows", "unknown"]
-    claim: Identity
-    fits: Identity | None
-    checked: int
-    mean: float
-    worst: float
-    spread: float
-    fit: float
-    wrong: tuple[tuple[int, int], ...] = ()
-    shift: int = 0
-    wrong_is_all: bool = True
-    unreadable: int = 0
-    when: str = ""
-    cosines: tuple[float, ...] = field(default=(), repr=False, compare=False)
-
-    @property
-    def passed(self) -> bool:
-        return self.result == "match"
-
-    def __str__(self) -> str:
-        if self.result == "match":
-            return f"matches {self.claim}"
-        if self.result == "other":
-            return f"was made by {self.fits} (cosine {self.fit:.4f}), not by {self.claim} ({self.mean:.4f})"
-        if self.result == "unknown":
-            return f"matches neither {self.claim} (cosine {self.mean:.4f}) nor any known alternative ({self.fit:.4f})"
-        runs = ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in self.wrong)
-        more = "" if self.wrong_is_all else " at least"
-        where = f"; they belong to the image {abs(self.shift)} further {'on' if self.shift > 0 else 'back'}"
-        return f"matches {self.fits}, but the stored vectors of images {runs}{more} are wrong" + (
-            where if self.shift else ""
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        value = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cosines"}
-        value["claim"], value["fits"] = self.claim.to_json(), self.fits and self.fits.to_json()
-        return {**value, "says": str(self)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Verdict:
-        known = {f.name: value[f.name] for f in fields(cls) if f.name != "cosines"}
-        known["claim"] = Identity.from_json(known["claim"])
-        known["fits"] = known["fits"] and Identity.from_json(known["fits"])
-        known["wrong"] = tuple(map(tuple, known["wrong"]))
-        return cls(**known)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Term:
     """One part of a weighted query: a reference, the layer it is compared in, and how much that counts.
@@ -207,7 +66,7 @@ class ImageRecord:
     """One image as DT knows it.
 
     ``rating`` is 1..10 or None; dates are ISO 8601 without zone, as DT writes them; ``path`` is DT's
-    own (often a Windows path), see ``pixels.local_path``.
+    own (often a Windows path), see ``paths.local_path``.
     """
 
     id: int
@@ -265,14 +124,12 @@ def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-_CONVERTERS: dict[str, Callable[[Any], Any]] = {
-    "str": _text, "int": int, "float": float, "bool": bool,
-    "int | None": int, "float | None": float, "tuple[str, ...]": tuple,
+_IMAGE_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "prompt": _text, "negative_prompt": _text, "width": int, "height": int, "model": _text, "model_hash": _text,
+    "sampler": _text, "scheduler": _text, "steps": int, "cfg": float, "seed": int, "rating": int,
+    "aesthetic_score": float, "favorite": bool, "nsfw": bool, "for_deletion": bool, "unavailable": bool,
+    "no_metadata": bool, "created": _text, "custom_tags": _text, "loras": _text, "tags": tuple,
 }  # fmt: skip
-_IMAGE_FIELDS = {f.name: _CONVERTERS[str(f.type)] for f in fields(ImageRecord) if f.name not in ("id", "path")}
-
-
-OPERATIONS = ("txt2img", "img2img", "upscale", "inpaint", "variation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,93 +158,6 @@ def checked_keypoints(found: Any) -> dict[str, Any] | None:
     if not isinstance(found, dict) or size > MAX_KEYPOINTS:
         raise BadInput(f"keypoints are a JSON object of at most {MAX_KEYPOINTS:,} bytes")
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """Something that was made: from what, how, and where it lies.
-
-    ``source_image_id``: DT's id of the image it was made from; ``base``: the key of the generation it was
-    made from, where that is not in DT yet.  ``operation`` is one of ``OPERATIONS``.  ``output``: the path
-    of the saved picture, by which it is found again once DT has scanned it.  ``batch_id``: the batch it
-    belongs to.  ``key`` names the record for good: the same key sent twice is stored once.  ``id`` is the
-    server's own, "" before it has one; ``created`` is ISO 8601, UTC.
-    """
-
-    operation: str = "txt2img"
-    source_image_id: int | None = None
-    prompt: str = ""
-    negative_prompt: str = ""
-    model: str = ""
-    seed: int = 0
-    steps: int = 0
-    cfg: float = 0.0
-    denoise: float = 1.0
-    width: int = 0
-    height: int = 0
-    base: str = ""
-    output: str = ""
-    batch_id: str = ""
-    extra_metadata: Mapping[str, Any] = field(default_factory=dict)
-    key: str = ""
-    id: str = ""
-    created: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Generation:
-        """Reads the contract's fields and ours, None and absent ones as their default; raises BadInput naming what
-        cannot be used."""
-        known: dict[str, Any] = {}
-        for name, convert in _GENERATION_FIELDS.items():
-            given = value.get(name)
-            if given is None:
-                continue
-            try:
-                known[name] = convert(given)
-            except (TypeError, ValueError, OverflowError) as error:
-                raise BadInput(f"a generation's {name} cannot be {given!r}") from error
-        made = cls(**known)
-        if made.operation not in OPERATIONS:
-            raise BadInput(f"a generation's operation is one of {', '.join(OPERATIONS)}, not '{made.operation}'")
-        numbers = {name: getattr(made, name) for name in ("seed", "steps", "width", "height", "cfg", "denoise")}
-        for name, number in numbers.items():
-            if not 0 <= number < 2**64:  # also false for NaN
-                raise BadInput(f"a generation's {name} must be 0 or more, and less than 2^64, not {number}")
-        if not re.fullmatch(r"[!-~]{0,200}", made.key):  # it travels in an HTTP header
-            raise BadInput(f"a generation's key is at most 200 ASCII characters without spaces, not {made.key!r}")
-        if made.source_image_id is not None and not 0 < made.source_image_id < 2**63:
-            raise BadInput(f"a generation's source_image_id cannot be {made.source_image_id}")
-        return made
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    found = dict(value)
-    json.dumps(found, allow_nan=False)  # it must be storable
-    return found
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != value:
-        raise ValueError("not a whole number")
-    return int(value)
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("not a text")
-    value.encode()  # a lone surrogate is no text either
-    return value.replace("\0", "")  # which no database takes
-
-
-_GENERATION_FIELDS: dict[str, Callable[[Any], Any]] = {
-    "operation": _string, "source_image_id": _whole, "prompt": _string, "negative_prompt": _string,
-    "model": _string, "seed": _whole, "steps": _whole, "cfg": float, "denoise": float, "width": _whole,
-    "height": _whole, "base": _string, "output": _string, "batch_id": _string, "extra_metadata": _mapping,
-    "key": _string, "id": str, "created": _string,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,6 +224,11 @@ class Hit:
     id: int
     similarity: float
     image: ImageRecord
+
+    @property
+    def caption(self) -> str:
+        """The line that stands below its picture."""
+        return f"{self.similarity:.3f}   id {self.id}"
 
     def to_json(self) -> dict[str, Any]:
         return {"similarity": self.similarity, **self.image.to_json()}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from ..luna_dt.batch import Batch, read_workflow
 from ..luna_dt.errors import BadInput
-from ..luna_dt.records import OPERATIONS
+from ..luna_dt.generation import OPERATIONS
+from ..luna_dt.made.batch import Batch, read_workflow
 from . import comfy
 
 

@@ -19,8 +19,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from ..luna_dt import threads
-from ..luna_dt import Cluster, Identity, Library, LunaError, Settings
+from ..luna_dt import Cluster, Identity, Library, LunaError, Settings, threads
 from ..luna_dt.errors import BadInput, IdentityMismatch, NotAllowed
 from ..luna_dt.settings import DEFAULT_DT
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..luna_dt.preproc.catalogue import HIGH, LOW, MAX_RESOLUTION, RESOLUTION, TYPES
+from ..luna_dt.preproc.map_types import HIGH, LOW, MAX_RESOLUTION, RESOLUTION, TYPES
 from . import comfy
 
 if TYPE_CHECKING:

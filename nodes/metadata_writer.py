@@ -7,8 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..luna_dt.errors import BadInput
+from ..luna_dt.generation import OPERATIONS, Generation
 from ..luna_dt.pixels import read_pictures
-from ..luna_dt.records import OPERATIONS, Generation
 from . import comfy
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from huggingface_hub import constants
 
 from luna_dt import Library, Settings
 from luna_dt.demo import database, served
+from luna_dt.identity import Identity
 from luna_dt.models import Encoders
 from luna_dt.pixels import read_pictures
-from luna_dt.records import Batch, Float32s, Identity, ImageRecord, Int64s
+from luna_dt.records import Batch, Float32s, ImageRecord, Int64s
 from tests.weights import write as write_weights
 
 IDENTITY = Identity("test", "", "image", "pooled", "squash", 16)

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from luna_dt.files import sha256
 from luna_dt.preproc import detectors
-from luna_dt.preproc.catalogue import TYPES, Weights
+from luna_dt.preproc.map_types import TYPES, Weights
 
 #: The network sees a square picture as this many cells a side: 368 / 2 pixels, 8 to a cell.
 CELLS = 23

@@ -36,7 +36,7 @@ def main() -> None:
             store.finish("images", "a drawing")
             store.prepare_layer("visual", TINY_IMAGE)  # as DT has it: before the projection
             shown = [read_pictures(d.path)[0] for d in drawings]
-            store.put("embeddings.visual", Batch(ids, ids, library._encoders.pictures(TINY_IMAGE, shown)))
+            store.put("embeddings.visual", Batch(ids, ids, library.encoders.pictures(TINY_IMAGE, shown)))
             for layer in ("semantic", "negative", "composition"):
                 library.embed(layer, model=MODEL)
             rows = [

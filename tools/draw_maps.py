@@ -17,7 +17,7 @@ from PIL import Image
 
 from luna_dt import Library, Settings
 from luna_dt.demo.drawing import draw, random_scene
-from luna_dt.preproc.catalogue import TYPES
+from luna_dt.preproc.map_types import TYPES
 from luna_dt.sheet import contact_sheet
 from tests.weights import figure, write
 

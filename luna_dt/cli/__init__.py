@@ -15,9 +15,9 @@ from typing import Any
 import click
 from rich.logging import RichHandler
 
-from .. import __version__
 from ..errors import LunaError
 from ..settings import Settings
+from ..version import __version__
 from .layers import embed, verify
 from .made import batch, lineage, outbox
 from .maps import make_map

@@ -6,8 +6,9 @@ import click
 from rich.table import Table
 
 from ..errors import LunaError
+from ..identity import Verdict
 from ..library import Library
-from ..records import LAYERS, Verdict
+from ..records import LAYERS
 from .terminal import ProgressBars, json_option, out, plain, print_json, print_some
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..errors import BadInput, LunaError, SettingsError, Unreachable
 from ..library import Library
-from ..outbox import STATES
+from ..made.outbox import STATES
 from ..settings import Settings
 from .terminal import dt_option, json_option, out, plain, print_json, when, write
 
@@ -93,7 +93,7 @@ def outbox_drop(settings: Settings, numbers: tuple[int, ...], reason: str) -> No
 @click.pass_obj
 def lineage(settings: Settings, image_id: int, target: Path | None, dt: str | None) -> None:
     """Draw the tree of what came from what around an image."""
-    from ..lineage import Node, as_png, as_svg, as_text
+    from ..made.lineage import Node, as_png, as_svg, as_text
 
     with Library(settings=settings, dt=dt) as library:
         found = library.lineage(image_id)

@@ -10,11 +10,11 @@ import click
 
 from ..errors import LunaError, SettingsError
 from ..library import Library
-from ..preproc.catalogue import HIGH, LOW, RESOLUTION, TYPES, map_type
+from ..preproc.map_types import HIGH, LOW, RESOLUTION, TYPES, map_type
 from .terminal import ProgressBars, dt_option, err, json_option, out, plain, print_json, print_some, write
 
 if TYPE_CHECKING:
-    from ..maps import ControlMap
+    from ..maps.making import ControlMap
 
 
 @click.command("map")

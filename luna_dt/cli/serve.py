@@ -21,10 +21,10 @@ from .terminal import err, out, plain
 def serve(settings: Settings, db: str | None, host: str, port: int, token: str | None) -> None:
     """Serve a DT database as the REST contract, for ComfyUI and for other machines."""
     from ..dt import connect
-    from ..dt.server import create_app, is_loopback
-    from ..map_cache import MapCache
-    from ..maps import ServedMaps
+    from ..maps.cache import MapCache
+    from ..maps.making import ServedMaps
     from ..models import Encoders
+    from ..server.app import create_app, is_loopback
     from ..store import Store
 
     settings = settings.replace(dt=db, token=token)

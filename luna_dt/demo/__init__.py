@@ -31,7 +31,7 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
         raise MissingExtra(str(error.name), "demo") from error
     from ..models import Encoders
     from ..pixels import read_pictures
-    from ..search import graphs_wanted
+    from ..search.searcher import graphs_wanted
     from ..sheet import contact_sheet
     from . import database, drawing
 

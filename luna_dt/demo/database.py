@@ -17,8 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..dt.postgres import LAYER_COLUMNS
 from ..errors import MissingExtra
+from ..identity import Identity
 from ..models.weights import TINY_ARCHITECTURE
-from ..records import Float32s, Identity
+from ..records import Float32s
 from .drawing import SUBJECTS, Scene, draw, random_scene
 
 if TYPE_CHECKING:

@@ -6,20 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from ..records import (
-    Batch,
-    Captions,
-    Cluster,
-    ClusterImage,
-    Float32s,
-    Generation,
-    Hit,
-    Identity,
-    ImageRecord,
-    Int64s,
-    Kind,
-    StoredMap,
-)
+from ..generation import Generation
+from ..identity import Identity
+from ..records import Batch, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, Int64s, Kind, StoredMap
 
 Sort = Literal["confidence", "quality", "random"]
 

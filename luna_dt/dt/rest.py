@@ -27,6 +27,8 @@ from ..errors import (
     Unreachable,
     by_code,
 )
+from ..generation import Generation
+from ..identity import Identity
 from ..records import (
     EMBEDDINGS,
     Batch,
@@ -34,9 +36,7 @@ from ..records import (
     Cluster,
     ClusterImage,
     Float32s,
-    Generation,
     Hit,
-    Identity,
     ImageRecord,
     Int64s,
     Kind,

@@ -24,7 +24,8 @@ import numpy as np
 
 from ..errors import IndexDamaged, MissingExtra
 from ..files import sha256
-from ..records import Float32s, Identity, Int64s, checked_vectors
+from ..identity import Identity
+from ..records import Float32s, Int64s, checked_vectors
 
 log = logging.getLogger(__name__)
 

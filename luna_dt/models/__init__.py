@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import BadInput, IdentityMismatch
+from ..identity import Identity
 from ..memory import Memory, place
-from ..records import Float32s, Identity
+from ..records import Float32s
 from ..settings import Settings
 
 if TYPE_CHECKING:

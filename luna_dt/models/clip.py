@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MissingExtra, WeightsError
+from ..identity import Identity
 from ..memory import Memory
-from ..records import Float32s, Identity
+from ..records import Float32s
 from . import weights
 from .weights import Weights
 

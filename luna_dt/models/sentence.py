@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtra, WeightsError
+from ..identity import Identity
 from ..memory import Memory, is_out_of_memory
-from ..records import Float32s, Identity
+from ..records import Float32s
 from . import weights
 
 if TYPE_CHECKING:

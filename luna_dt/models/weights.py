@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import hub
 from ..errors import MissingExtra, WeightsError
+from ..identity import Identity
 from ..memory import is_out_of_memory
-from ..records import Identity
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingExtra, OutOfMemory
 from ..memory import Memory, empty_cache, is_out_of_memory, place
 from . import weights
-from .catalogue import MapType
+from .map_types import MapType
 
 if TYPE_CHECKING:
     import numpy as np

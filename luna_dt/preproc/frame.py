@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .catalogue import Resampling, Resolution
+from .map_types import Resampling, Resolution
 
 Pixels = npt.NDArray[np.uint8]
 

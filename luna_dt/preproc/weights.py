@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .. import hub
 from ..errors import MissingExtra, WeightsError
-from .catalogue import MAKING, MapType, Weights
+from .map_types import MAKING, MapType, Weights
 
 #: Gives a file's SHA-256; the one in map_cache.py remembers them.
 Hasher = Callable[[Path], str]

@@ -29,7 +29,8 @@ from luna_dt.errors import (
     UnknownImage,
     UnknownLayer,
 )
-from luna_dt.records import Generation, Identity
+from luna_dt.generation import Generation
+from luna_dt.identity import Identity
 from tests.conftest import Drawn
 from tests.unit.test_query import CASES, RECORDS, fill_records
 

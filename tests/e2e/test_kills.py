@@ -18,7 +18,8 @@ from luna_dt import Library
 from luna_dt.demo import database, served
 from luna_dt.dt.postgres import PostgresCatalog
 from luna_dt.errors import NotSearchable
-from luna_dt.records import Identity, Int64s
+from luna_dt.identity import Identity
+from luna_dt.records import Int64s
 from tests.conftest import unit_vectors
 
 ROWS, DIM, KILLS = 20_000, 64, 20

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from luna_dt import Library
-from luna_dt.batch import Batch, parse_ids, parse_prompts, parse_seeds, without_queue_nodes
 from luna_dt.errors import BadInput, NotFound, Unreachable
+from luna_dt.made.batch import Batch, parse_ids, parse_prompts, parse_seeds, without_queue_nodes
 from tests.conftest import image_batch
 
 WORKFLOW: dict[str, Any] = {

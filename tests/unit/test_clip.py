@@ -29,10 +29,11 @@ from luna_dt import Identity, Settings
 from luna_dt.demo.database import TINY_IMAGE, TINY_JOINT, TINY_TEXT
 from luna_dt.demo.drawing import SUBJECTS, draw, random_scene
 from luna_dt.errors import IdentityMismatch, SettingsError, WeightsError
+from luna_dt.identity import DT_IDENTITIES
 from luna_dt.memory import place
 from luna_dt.models import Encoders, weights
 from luna_dt.models.weights import CLIP_MEAN, CLIP_STD, TINY
-from luna_dt.records import DT_IDENTITIES, Float32s
+from luna_dt.records import Float32s
 
 VISUAL = DT_IDENTITIES["visual"]
 

@@ -499,7 +499,7 @@ def test_pictures_that_are_away_are_not_called_wrong(
 
 def test_an_encoder_that_gives_no_number_is_told_and_tried_again(tmp_path: Path, drawings: list[Drawing]) -> None:
     with mirrored(tmp_path / "home", drawings, {}) as library:
-        tower: Any = library._encoders.tower(TINY_JOINT)
+        tower: Any = library.encoders.tower(TINY_JOINT)
         hook = tower._tower.register_forward_hook(lambda _, __, out: out * float("nan"))
         done = library.embed("visual", model=TINY_MODEL)
         assert (done.encoded, len(done.skipped)) == (0, COUNT)

@@ -23,7 +23,7 @@ from PIL import Image
 from luna_dt import Library, Settings
 from luna_dt.demo import database, served
 from luna_dt.errors import BadInput, BadPicture, MapMissing, PictureMissing, StoreError, UnknownImage
-from luna_dt.map_cache import MapCache, MapKey
+from luna_dt.maps.cache import MapCache, MapKey
 from luna_dt.preproc import Detectors, Made
 from luna_dt.records import StoredMap
 from luna_dt.store import Store
@@ -421,7 +421,7 @@ def test_a_map_kept_before_is_handed_over_when_dt_is_back(tmp_path: Path, drawn:
             library.map("canny", image_id=13)
         with opened(tmp_path, url) as library:
             assert library.map("canny", image_id=13).was_cached
-            assert library._catalog().control_map(13, "canny").data
+            assert library.catalog.control_map(13, "canny").data
     assert made.kinds == ["canny"]
 
 
@@ -485,7 +485,7 @@ def test_a_map_is_made_anew_when_told_so(tmp_path: Path, drawn: Drawn, made: Cou
     with served(drawn.address) as url, opened(tmp_path, url) as library:
         library.map("canny", image_id=14)
         library.status()  # by then it is handed over
-        library._catalog().put_map(14, "canny", StoredMap(png((4, 4, 4))))
+        library.catalog.put_map(14, "canny", StoredMap(png((4, 4, 4))))
         assert library.map("canny", image_id=14).picture.getpixel((0, 0)) == (4, 4, 4)
         again = library.map("canny", image_id=14, anew=True)
         assert not again.was_cached
@@ -520,7 +520,7 @@ def test_a_picture_that_changed_has_no_map(
         library.map("canny", image_id=6)
         library.status()
         with pytest.raises(MapMissing):
-            library._catalog().control_map(6, "canny")
+            library.catalog.control_map(6, "canny")
     assert made.kinds == ["canny"] * 3
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from luna_dt import Library
 from luna_dt.errors import BadInput, LunaError, NotOffered, Refused, StoreError, Unreachable
-from luna_dt.outbox import Outbox
-from luna_dt.records import Generation
+from luna_dt.generation import Generation
+from luna_dt.made.outbox import Outbox
 from luna_dt.store import Store
 
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from luna_dt.errors import BadPicture, PictureMissing
-from luna_dt.pixels import local_path, read_pictures
+from luna_dt.paths import local_path
+from luna_dt.pixels import read_pictures
 
 
 def ramp(mode: str = "RGB") -> Image.Image:

@@ -27,13 +27,13 @@ from PIL import Image
 
 from luna_dt.demo.drawing import draw, random_scene
 from luna_dt.errors import BadInput, MissingExtra, OutOfMemory, WeightsError
-from luna_dt.map_cache import MapCache
+from luna_dt.maps.cache import MapCache
 from luna_dt.memory import Memory
 from luna_dt.pixels import read_pictures
 from luna_dt.preproc import Detectors, Made
-from luna_dt.preproc.catalogue import TYPES
 from luna_dt.preproc.detectors import OPENMP
 from luna_dt.preproc.frame import MAX_PIXELS, Frame
+from luna_dt.preproc.map_types import TYPES
 from luna_dt.store import Store
 from tests.conftest import Drawn
 from tests.loopback import Handler, Loopback

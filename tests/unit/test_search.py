@@ -23,7 +23,7 @@ from luna_dt.errors import (
 )
 from luna_dt.index import hnsw
 from luna_dt.records import Batch
-from luna_dt.search import TAIL
+from luna_dt.search.searcher import TAIL
 from tests.conftest import IDENTITY, fill, image_batch, unit_vectors
 
 needs_hnswlib = pytest.mark.skipif(not hnsw.installed(), reason="hnswlib is not installed")
@@ -217,7 +217,7 @@ def test_the_exact_engine_when_asked_for_or_without_hnswlib(
         assert library.search(vector=vectors[0])[0].id == 1
         assert not (tmp_path / "index").exists()
     monkeypatch.setitem(__import__("sys").modules, "hnswlib", None)
-    monkeypatch.setattr("luna_dt.search._said_exact", False)
+    monkeypatch.setattr("luna_dt.search.searcher._said_exact", False)
     with Library(tmp_path) as library, caplog.at_level(logging.WARNING):
         assert library.search(vector=vectors[0])[0].id == 1
         assert library.search(vector=vectors[1])[0].id == 2

@@ -13,8 +13,9 @@ from sentence_transformers import SentenceTransformer
 
 from luna_dt import Identity, ImageRecord, Library, Settings
 from luna_dt.errors import IdentityMismatch, WeightsError
+from luna_dt.identity import DT_IDENTITIES
 from luna_dt.models import Encoders
-from luna_dt.records import DT_IDENTITIES, Batch, Float32s
+from luna_dt.records import Batch, Float32s
 
 MINILM = Identity("sentence-transformers/all-MiniLM-L6-v2", "", "text", "pooled", "", 384)
 PROMPTS = [

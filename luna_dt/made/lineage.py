@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from .records import Generation, ImageRecord
-from .sheet import ACCENT, FAINT, GAP, INK, LINE, PAPER, TILE, fitting, paste, thumbnail
+from ..generation import Generation
+from ..records import ImageRecord
+from ..sheet import ACCENT, FAINT, GAP, INK, LINE, PAPER, TILE, fitting, paste, thumbnail
 
 if TYPE_CHECKING:
     from PIL import Image

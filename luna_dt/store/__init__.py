@@ -25,9 +25,10 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from . import query
-from .errors import BadInput, NotSearchable, StoreError, UnknownCluster, UnknownImage
-from .records import (
+from .. import query
+from ..errors import BadInput, NotSearchable, StoreError, UnknownCluster, UnknownImage
+from ..identity import Identity, Verdict
+from ..records import (
     EMBEDDINGS,
     LAYERS,
     Batch,
@@ -35,10 +36,8 @@ from .records import (
     Cluster,
     ClusterImage,
     Float32s,
-    Identity,
     ImageRecord,
     Int64s,
-    Verdict,
     checked_layer,
     layer_of,
     now,

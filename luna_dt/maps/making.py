@@ -17,13 +17,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .dt.catalog import Catalog
-from .errors import BadPicture, LunaError, MapMissing, PictureMissing, Refused, StoreError, Unreachable
-from .map_cache import FROM_DT, MapCache, MapKey
-from .pixels import picture_file, read_pictures
-from .preproc import Detectors
-from .preproc.catalogue import MapType, map_type
-from .records import ImageRecord, StoredMap, content_digest
+from ..dt.catalog import Catalog
+from ..errors import BadPicture, LunaError, MapMissing, PictureMissing, Refused, StoreError, Unreachable
+from ..paths import picture_file
+from ..pixels import read_pictures
+from ..preproc import Detectors
+from ..preproc.map_types import MapType, map_type
+from ..records import ImageRecord, StoredMap, content_digest
+from .cache import FROM_DT, MapCache, MapKey
 
 if TYPE_CHECKING:
     from PIL import Image

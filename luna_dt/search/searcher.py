@@ -14,13 +14,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 from filelock import FileLock, Timeout
 
-from . import threads
-from .errors import BadInput, IndexDamaged, LunaError, NotSearchable, StoreError
-from .index import hnsw
-from .index.exact import Exact
-from .index.hnsw import Hnsw
-from .records import Float32s, Int64s
-from .store import Layer, Store
+from .. import threads
+from ..errors import BadInput, IndexDamaged, LunaError, NotSearchable, StoreError
+from ..index import hnsw
+from ..index.exact import Exact
+from ..index.hnsw import Hnsw
+from ..records import Float32s, Int64s
+from ..store import Layer, Store
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .errors import BadPicture, LunaError
-from .models import Tower
-from .pixels import read_pictures
-from .records import EMBEDDINGS, Batch, Float32s, Identity, ImageRecord, content_digest
-from .store import Store
-from .sync import Progress
+from ..errors import BadPicture, LunaError
+from ..identity import Identity
+from ..models import Tower
+from ..pixels import read_pictures
+from ..progress import Progress
+from ..records import EMBEDDINGS, Batch, Float32s, ImageRecord, content_digest
+from ..store import Store
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import psycopg
 
-from ..errors import BadInput, NotFound, Refused
-from ..records import Generation
+from ...errors import BadInput, NotFound, Refused
+from ...generation import Generation
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS luna_dt.generations (

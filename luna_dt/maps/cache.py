@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from . import files
-from .errors import StoreError, WeightsError
-from .records import StoredMap, content_digest
-from .store import Store
+from .. import files
+from ..errors import StoreError, WeightsError
+from ..records import StoredMap, content_digest
+from ..store import Store
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import LunaError, NotFound, NotSearchable, WeightsError
+from ..identity import DT_IDENTITIES, LOCAL_IDENTITIES, PIXELS, Identity, Verdict
+from ..index.exact import Exact
+from ..models import Encoders
+from ..progress import Progress
+from ..records import Float32s, now
+from ..store import Layer, Store
 from .embed import source_text, stream
-from .errors import LunaError, NotFound, NotSearchable, WeightsError
-from .index.exact import Exact
-from .models import Encoders
-from .records import DT_IDENTITIES, LOCAL_IDENTITIES, PIXELS, Float32s, Identity, Verdict, now
-from .store import Layer, Store
-from .sync import Progress
 
 log = logging.getLogger(__name__)
 

@@ -22,12 +22,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from .. import __version__
+from ..dt import wire
+from ..dt.catalog import Catalog, Sort
 from ..errors import BadInput, LunaError, MissingExtra, NotOffered, PictureMissing
-from ..pixels import local_path
-from ..records import Float32s, Generation, Identity, ImageRecord, StoredMap, checked_keypoints, layer_of, now
-from . import wire
-from .catalog import Catalog, Sort
+from ..generation import Generation
+from ..identity import Identity
+from ..paths import local_path
+from ..records import Float32s, ImageRecord, StoredMap, checked_keypoints, layer_of, now
+from ..version import __version__
 
 try:
     from fastapi import FastAPI, Header, Path, Query, Request

@@ -20,11 +20,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from . import threads
-from .dt.catalog import Catalog
-from .errors import BadInput, LunaError, Refused, StoreError, UnknownImage, Unreachable
-from .records import Generation, now
-from .store import Store
+from .. import threads
+from ..dt.catalog import Catalog
+from ..errors import BadInput, LunaError, Refused, StoreError, UnknownImage, Unreachable
+from ..generation import Generation
+from ..records import now
+from ..store import Store
 
 log = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from . import threads
-from .errors import BadInput, NotFound, Refused, Unreachable
+from .. import threads
+from ..errors import BadInput, NotFound, Refused, Unreachable
+from ..generation import OPERATIONS, Generation
+from ..store import Store
 from .outbox import Outbox
-from .records import OPERATIONS, Generation
-from .store import Store
 
 if TYPE_CHECKING:
     import requests

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from .dt.catalog import Catalog
-from .records import LAYERS, RECORD_KINDS, Int64s, Kind
-from .store import Store
+from ..dt.catalog import Catalog
+from ..progress import Progress, silent
+from ..records import LAYERS, RECORD_KINDS, Int64s, Kind
+from ..store import Store
 
 log = logging.getLogger(__name__)
 
 PAGE = 4096  # rows asked for at once: 20 MB of 1280-d vectors
-
-#: Hears (kind, rows done, rows in all) as a sync goes on; may raise to stop it.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Change:
     seconds: float
 
 
-def sync(store: Store, catalog: Catalog, progress: Progress = lambda *_: None) -> list[Change]:
+def sync(store: Store, catalog: Catalog, progress: Progress = silent) -> list[Change]:
     """Mirrors everything the catalog offers; raises CatalogError or StoreError, keeping what is done.
 
     Images come first: rows of other kinds are taken only for images that are here.  Layers made here stay

@@ -20,8 +20,8 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from .. import __version__, query
-from ..errors import (
+from ... import query
+from ...errors import (
     BadAnswer,
     MapMissing,
     MissingExtra,
@@ -34,17 +34,16 @@ from ..errors import (
     UnknownLayer,
     Unreachable,
 )
-from ..records import (
-    DT_IDENTITIES,
+from ...generation import Generation
+from ...identity import DT_IDENTITIES, Identity
+from ...records import (
     EMBEDDINGS,
     Batch,
     Captions,
     Cluster,
     ClusterImage,
     Float32s,
-    Generation,
     Hit,
-    Identity,
     ImageRecord,
     Int64s,
     Kind,
@@ -54,8 +53,9 @@ from ..records import (
     checked_vectors,
     layer_of,
 )
-from ..settings import without_secrets
-from .catalog import Health, Sort
+from ...settings import without_secrets
+from ...version import __version__
+from ..catalog import Health, Sort
 from .generations import Generations
 
 try:

@@ -1,0 +1,100 @@
+"""Generations: records of what was made, from what and how."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .errors import BadInput
+
+OPERATIONS = ("txt2img", "img2img", "upscale", "inpaint", "variation")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Something that was made: from what, how, and where it lies.
+
+    ``source_image_id``: DT's id of the image it was made from; ``base``: the key of the generation it was
+    made from, where that is not in DT yet.  ``operation`` is one of ``OPERATIONS``.  ``output``: the path
+    of the saved picture, by which it is found again once DT has scanned it.  ``batch_id``: the batch it
+    belongs to.  ``key`` names the record for good: the same key sent twice is stored once.  ``id`` is the
+    server's own, "" before it has one; ``created`` is ISO 8601, UTC.
+    """
+
+    operation: str = "txt2img"
+    source_image_id: int | None = None
+    prompt: str = ""
+    negative_prompt: str = ""
+    model: str = ""
+    seed: int = 0
+    steps: int = 0
+    cfg: float = 0.0
+    denoise: float = 1.0
+    width: int = 0
+    height: int = 0
+    base: str = ""
+    output: str = ""
+    batch_id: str = ""
+    extra_metadata: Mapping[str, Any] = field(default_factory=dict)
+    key: str = ""
+    id: str = ""
+    created: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Generation:
+        """Reads the contract's fields and ours, None and absent ones as their default; raises BadInput naming what
+        cannot be used."""
+        known: dict[str, Any] = {}
+        for name, convert in _GENERATION_FIELDS.items():
+            given = value.get(name)
+            if given is None:
+                continue
+            try:
+                known[name] = convert(given)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise BadInput(f"a generation's {name} cannot be {given!r}") from error
+        made = cls(**known)
+        if made.operation not in OPERATIONS:
+            raise BadInput(f"a generation's operation is one of {', '.join(OPERATIONS)}, not '{made.operation}'")
+        numbers = {name: getattr(made, name) for name in ("seed", "steps", "width", "height", "cfg", "denoise")}
+        for name, number in numbers.items():
+            if not 0 <= number < 2**64:  # also false for NaN
+                raise BadInput(f"a generation's {name} must be 0 or more, and less than 2^64, not {number}")
+        if not re.fullmatch(r"[!-~]{0,200}", made.key):  # it travels in an HTTP header
+            raise BadInput(f"a generation's key is at most 200 ASCII characters without spaces, not {made.key!r}")
+        if made.source_image_id is not None and not 0 < made.source_image_id < 2**63:
+            raise BadInput(f"a generation's source_image_id cannot be {made.source_image_id}")
+        return made
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    found = dict(value)
+    json.dumps(found, allow_nan=False)  # it must be storable
+    return found
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != value:
+        raise ValueError("not a whole number")
+    return int(value)
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    value.encode()  # a lone surrogate is no text either
+    return value.replace("\0", "")  # which no database takes
+
+
+_GENERATION_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "operation": _string, "source_image_id": _whole, "prompt": _string, "negative_prompt": _string,
+    "model": _string, "seed": _whole, "steps": _whole, "cfg": float, "denoise": float, "width": _whole,
+    "height": _whole, "base": _string, "output": _string, "batch_id": _string, "extra_metadata": _mapping,
+    "key": _string, "id": str, "created": _string,
+}  # fmt: skip

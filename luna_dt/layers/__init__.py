@@ -1,0 +1,1 @@
+"""Layers of vectors: proven by making some again (verify), or made here (embed)."""

@@ -1,0 +1,1 @@
+"""ControlNet maps: DT's, else the one that is kept (cache), else made now."""

@@ -1,0 +1,1 @@
+"""Any catalog served as the REST contract: guard, answers, routes (app)."""
