@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from luna_dt import Identity, ImageRecord, Library, Settings
-from luna_dt.index import hnsw
+from luna_dt.index.hnsw import EF, HnswEngine, HnswIndex
+from luna_dt.index.shelf import Shelf
 from luna_dt.records import Batch, Float32s
 
 IDENTITY = Identity("bench", "", "image", "pooled", "squash", 1024)
@@ -82,9 +83,9 @@ def main() -> None:
         library._searcher("visual").wait()
         built = time.perf_counter() - start
         layer = library._store.layer("visual")
-        bare = hnsw.load(Path(home) / "index", layer.file.name, layer.identity)
-        assert bare is not None
-        graph = bare._graph
+        bare = Shelf(Path(home)).load(HnswEngine(), layer.file.name, layer.identity)
+        assert isinstance(bare, HnswIndex)
+        graph = bare.graph
         calls: dict[str, Callable[[Float32s], Any]] = {
             "bare knn_query": lambda q: graph.knn_query(q, k=10, num_threads=1),
             "Library.nearest": lambda q: library.nearest(q, top_k=10),
@@ -108,7 +109,7 @@ def main() -> None:
         found["Library.nearest"] = found["Library.nearest"][start_at:]  # where its first query came round
         library.close()
 
-    print(f"{options.rows:,} x {options.dim}, {options.queries} queries, top 10, ef {hnsw.EF}")
+    print(f"{options.rows:,} x {options.dim}, {options.queries} queries, top 10, ef {EF}")
     print(f"first answer, exact, while the index is made: {first * 1e3:.0f} ms; index made and saved in {built:.0f} s")
     base = statistics.median(times["bare knn_query"])
     print(f"{'':18}{'p50 us':>8}{'p95 us':>8}{'ratio':>7}{'recall@10':>11}")

@@ -49,8 +49,12 @@ def checked_layer(layer: str) -> str:
 class Term:
     """One part of a weighted query: a reference, the layer it is compared in, and how much that counts.
 
-    Give one of ``image``, ``image_id``, ``vector`` and ``text``, as to ``Library.search``; a negative
-    ``weight`` looks away from it.
+    An image's similarity is the sum of weight times cosine over the terms, divided by the sum of the weights'
+    sizes, so -1..1; where it has no vector in a term's layer that cosine counts as 0, and images without any of
+    them are not found.  Several terms are always searched here.
+
+    Give one of ``image``, ``image_id``, ``vector`` (with the ``identity`` that made it, if known) and ``text``, as
+    to ``Library.search``; a negative ``weight`` looks away from it.
     """
 
     image: Any = None
@@ -59,6 +63,7 @@ class Term:
     text: str | None = None
     layer: str = "visual"
     weight: float = 1.0
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)

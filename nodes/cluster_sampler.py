@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..luna_dt.errors import BadInput, BadPicture, NotFound, PictureMissing
-from ..luna_dt.library import SORTS
+from ..luna_dt.search.sampling import SORTS
 from . import comfy
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..luna_dt.errors import BadInput, BadPicture, NotFound, PictureMissing
-from ..luna_dt.library import Engine
+from ..luna_dt.search.plan import Engine
 from ..luna_dt.pixels import read_pictures
 from . import comfy
 

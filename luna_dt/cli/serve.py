@@ -22,7 +22,7 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
     """Serve a DT database as the REST contract, for ComfyUI and for other machines."""
     from ..dt import connect
     from ..maps.cache import MapCache
-    from ..maps.making import ServedMaps
+    from ..maps.served import ServedMaps
     from ..models import Encoders
     from ..server.app import create_app, is_loopback
     from ..store import Store

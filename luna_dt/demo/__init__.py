@@ -29,9 +29,9 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
         import psycopg
     except ImportError as error:
         raise MissingExtra(str(error.name), "demo") from error
+    from ..index.engines import choose
     from ..models import Encoders
     from ..pixels import read_pictures
-    from ..search.searcher import graphs_wanted
     from ..sheet import contact_sheet
     from . import database, drawing
 
@@ -80,7 +80,7 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
         made = library.embed("style", model=database.TINY_JOINT.model)
         best = library.search(text="a red fish", layer="style", top_k=1)[0]
         clock(f"made layer style here, {made.encoded} pictures; 'a red fish' finds: {best.image.prompt}")
-    if not graphs_wanted("auto"):
+    if choose("auto").name == "exact":
         tell("             hnswlib is not installed: the exact engine answers")
     with Library(settings=settings, dt="http://127.0.0.1:9") as library:
         offline = library.search(reference, top_k=9)

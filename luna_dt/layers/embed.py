@@ -20,12 +20,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import BadPicture, LunaError
-from ..identity import Identity
-from ..models import Tower
+from ..errors import BadInput, BadPicture, LunaError
+from ..identity import LOCAL_IDENTITIES, Identity
+from ..mirror.pictures import Pictures
+from ..models import Encoders, Tower
 from ..pixels import read_pictures
 from ..progress import Progress
-from ..records import EMBEDDINGS, Batch, Float32s, ImageRecord, content_digest
+from ..records import EMBEDDINGS, Batch, Float32s, ImageRecord, checked_layer, content_digest
 from ..store import Store
 
 log = logging.getLogger(__name__)
@@ -59,29 +60,40 @@ def source_text(layer: str, record: ImageRecord) -> str:
 
 def embed(
     store: Store,
-    towers: Sequence[Tower],
+    encoders: Encoders,
+    pictures: Pictures,
     layer: str,
-    identity: Identity,
     where: str,
-    read: Callable[[int], bytes],
-    stamp: Callable[[ImageRecord], str],
+    model: str,
+    devices: Sequence[str],
+    replace: bool,
     progress: Progress,
-    anew: bool = False,
 ) -> Embedded:
     """Makes the vectors that a layer lacks or whose source has changed, of the images that fit ``where``.
 
-    ``anew``: what is there is given up first.  ``read`` gives an image's file, ``stamp`` what changes when that
-    file does, without reading it.
-    Raises BadQuery, StoreError, WeightsError, OutOfMemory; what was made before is kept.
+    See Library.embed; what was made before an error is kept.
     """
     start, kind = time.monotonic(), EMBEDDINGS + layer
+    state = next((s for s in store.layers() if s.name == checked_layer(layer)), None)
+    if model:
+        identity = encoders.identity(model, LOCAL_IDENTITIES[layer].tower)
+    else:
+        identity = state.identity if state and state.local else LOCAL_IDENTITIES[layer]
+    failed = bool(state and state.verdict and not state.verdict.passed)
+    same = state and state.local and state.identity == identity
+    if state and state.count and not (same or failed or replace):
+        raise BadInput(
+            f"layer '{layer}' holds {state.count:,} vectors {'made here' if state.local else 'from DT'} by "
+            f"{state.identity}; making it by {identity} gives them up: say so with --replace (replace=True)"
+        )
+    towers = [encoders.tower(identity, device) for device in dict.fromkeys(devices or ("",))]
     store.find(where, 0, 1)  # a query that cannot be read must not cost the layer
     with store.sole_writer():
-        if anew:
+        if replace or failed:
             store.remove_layer(layer)
         store.prepare_layer(layer, identity, local=True)
-        work = _Work(store, layer, identity, read, towers[0])
-        todo = work.plan(where, stamp)
+        work = _Work(store, layer, identity, pictures.file, towers[0])
+        todo = work.plan(where, pictures.stamp)
         progress(f"embed.{layer}", 0, len(todo))
         done = 0
         # ended even if this is stopped: no thread may go on reading, and what is made is stored
@@ -95,6 +107,14 @@ def embed(
     return Embedded(
         layer, identity, work.encoded, work.unchanged, work.files_read, tuple(work.skipped), time.monotonic() - start
     )
+
+
+def forget(store: Store, layer: str) -> None:
+    """Gives up a layer that was made here; raises BadInput for one that was not."""
+    if not store.is_local(checked_layer(layer)):
+        raise BadInput(f"layer '{layer}' was not made here")
+    with store.sole_writer():
+        store.remove_layer(layer)
 
 
 class _Work:

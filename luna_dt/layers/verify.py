@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import LunaError, NotFound, NotSearchable, WeightsError
+from ..errors import BadInput, LunaError, NotFound, NotSearchable, WeightsError
 from ..identity import DT_IDENTITIES, LOCAL_IDENTITIES, PIXELS, Identity, Verdict
 from ..index.exact import Exact
 from ..models import Encoders
@@ -48,6 +48,8 @@ def verify(
     Raises NotSearchable when the layer is empty or none of their sources can be had, WeightsError when the
     model that the layer names is not here.
     """
+    if sample < 1:
+        raise BadInput(f"sample must be at least 1, not {sample}")
     check = _Check(store, encoders, layer, picture)
     verdict = _judged(check, layer, sample, progress)
     store.judge(check.layer, verdict)

@@ -7,32 +7,46 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import logging
 import threading
 import time
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..dt.catalog import Catalog
-from ..errors import BadPicture, LunaError, MapMissing, PictureMissing, Refused, StoreError, Unreachable
+from ..errors import (
+    BadInput,
+    BadPicture,
+    LunaError,
+    MapMissing,
+    MissingExtra,
+    NotFound,
+    OutOfMemory,
+    Refused,
+    StoreError,
+    Unreachable,
+    WeightsError,
+)
+from ..mirror.lookups import Lookups
+from ..mirror.pictures import Pictures
 from ..paths import picture_file
-from ..pixels import read_pictures
+from ..pixels import PictureLike, read_pictures
 from ..preproc import Detectors
-from ..preproc.map_types import MapType, map_type
-from ..records import ImageRecord, StoredMap, content_digest
-from .cache import FROM_DT, MapCache, MapKey
+from ..preproc.map_types import MapType, Resolution, map_type
+from ..progress import Progress
+from ..records import StoredMap
+from ..store import Store
+from .cache import FROM_DT, MapCache, MapKey, encoded
+from .source import Source, of_image, of_picture
 
 if TYPE_CHECKING:
     from PIL import Image
 
 log = logging.getLogger(__name__)
 
-PNG = b"\x89PNG\r\n\x1a\n"
-AWAY = 30.0  # seconds for which a DT that did not answer is not asked again
+DT_AWAY = 30.0  # seconds for which a DT that did not answer is not asked again
 
 
 @dataclass(frozen=True)
@@ -47,18 +61,6 @@ class ControlMap:
     picture: Image.Image
     was_cached: bool
     keypoints: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """What maps are made of: the ``digest`` of its content, how to open it, and if it is DT's its id, and whether
-    it is ``unchanged`` since."""
-
-    digest: int
-    open: Callable[[], Image.Image]
-    name: str
-    image_id: int | None = None
-    unchanged: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,18 @@ class Maps:
     """The three places a map may come from, in their order."""
 
     def __init__(
-        self, cache: MapCache, detectors: Detectors, catalog: Callable[[], Catalog], path_map: Mapping[str, str]
+        self,
+        store: Store,
+        cache: MapCache,
+        detectors: Detectors,
+        lookups: Lookups,
+        pictures: Pictures,
+        catalog: Callable[[], Catalog],
+        path_map: Mapping[str, str],
     ) -> None:
-        self._cache, self._detectors, self._catalog, self._path_map = cache, detectors, catalog, path_map
+        self._store, self._cache, self._detectors = store, cache, detectors
+        self._lookups, self._pictures = lookups, pictures
+        self._catalog, self._path_map = catalog, path_map
         self._away = (0.0, "")  # until when, and why
         self._keeper = ThreadPoolExecutor(1, "luna_dt maps")
         self._keeping: tuple[int, Future[None]] | None = None  # the slot whose lock is held meanwhile
@@ -110,6 +121,24 @@ class Maps:
         """Waits until what was made, or what is made under that lock, is kept, and handed to DT."""
         if self._keeping and slot in (None, self._keeping[0]):
             self._keeping[1].result()
+
+    def of_one(
+        self,
+        kind: str,
+        image: PictureLike | None,
+        image_id: int | None,
+        parameters: Mapping[str, Any],
+        make: bool,
+        anew: bool,
+    ) -> ControlMap:
+        """The map of a picture, or of an image by its id; see Library.map."""
+        if (image is None) == (image_id is None):
+            raise BadInput(f"give one of image and image_id, not {'none' if image is None else 'both'}")
+        if image_id is None:
+            source = of_picture(image)
+        else:
+            source = of_image(self._lookups.image(int(image_id)), self._store, self._pictures)
+        return self.get(map_type(kind), source, parameters, make, anew)
 
     def get(
         self, kind: MapType, source: Source, parameters: Mapping[str, Any], make: bool = True, anew: bool = False
@@ -141,6 +170,35 @@ class Maps:
         """Whether a map is kept here."""
         key = MapKey.of(source.digest, kind.name, parameters)
         return self._cache.has(key, self._detectors.identity(kind))
+
+    def of_all(
+        self, where: str, kinds: Sequence[str], resolution: Resolution, low: int, high: int, progress: Progress
+    ) -> MadeMaps:
+        """The maps of those types of every image that fits ``where``; see Library.make_maps."""
+        chosen = [map_type(kind) for kind in kinds]
+        todo = list(self._store.visible(where))
+        made = present = 0
+        failed: list[tuple[int | None, str, str]] = []
+        for each in chosen:  # one type after the other, since one detector is in memory at a time
+            parameters, make = each.parameters(resolution, low, high), True
+            for done, record in enumerate(todo):
+                progress(f"map.{each.name}", done, len(todo))
+                try:
+                    source = of_image(record, self._store, self._pictures)
+                    there = self.has(each, source, parameters)
+                    if there or self.get(each, source, parameters, make).was_cached:
+                        present += 1
+                    else:
+                        made += 1
+                except (WeightsError, MissingExtra) as error:  # said once; those that DT has are fetched all the same
+                    failed.append((None, each.name, str(error)))
+                    make = False
+                except (BadInput, NotFound, OutOfMemory) as error:
+                    if make or not isinstance(error, MapMissing):
+                        failed.append((record.id, each.name, str(error)))
+            progress(f"map.{each.name}", len(todo), len(todo))
+        self.finish()
+        return MadeMaps(made, present, tuple(failed))
 
     def _kept(self, wanted: _Wanted) -> ControlMap | None:
         kept = self._cache.find(wanted.key, self._detectors.identity(wanted.kind))
@@ -227,47 +285,5 @@ class Maps:
         """Whether an error says that it is of no use to ask DT again soon."""
         away = isinstance(error, Unreachable) or (isinstance(error, Refused) and error.http_status in (502, 503, 504))
         if away:
-            self._away = time.monotonic() + AWAY, str(error)
+            self._away = time.monotonic() + DT_AWAY, str(error)
         return away
-
-
-class ServedMaps:
-    """The maps of a catalog's images, kept where the server runs; what dt/server.py finds and stores."""
-
-    def __init__(self, cache: MapCache, path_map: Mapping[str, str]) -> None:
-        self._cache, self._path_map = cache, path_map
-
-    def get(self, record: ImageRecord, kind: str) -> StoredMap:
-        """Raises BadInput for an unknown type, MapMissing."""
-        kept = self._cache.find(self._key(record, kind), None)
-        if kept is None:
-            raise MapMissing(f"there is no {kind} map of image {record.id}")
-        return kept.stored
-
-    def put(self, record: ImageRecord, kind: str, given: StoredMap) -> None:
-        """Keeps a map in the place of any before; raises BadInput, BadPicture, StoreError."""
-        key = self._key(record, kind)
-        picture = read_pictures(given.data, f"the {kind} map of image {record.id}")[0]
-        data = given.data if given.data.startswith(PNG) else encoded(picture)
-        self._cache.keep(key, FROM_DT, StoredMap(data, keypoints=given.keypoints))
-        self._cache.drop_others(key, FROM_DT)
-
-    def _key(self, record: ImageRecord, kind: str) -> MapKey:
-        """By the picture's content where the server can read it, else by where DT says it is."""
-        usual = map_type(kind).parameters()
-        try:
-            digest = content_digest(picture_file(record.path, self._path_map))
-        except (PictureMissing, OSError):
-            digest = unseen_digest(record)
-        return MapKey.of(digest, kind, usual)
-
-
-def unseen_digest(record: ImageRecord) -> int:
-    """What an image is known by whose picture cannot be read."""
-    return content_digest(f"{record.id} {record.path}".encode())
-
-
-def encoded(picture: Image.Image) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, "PNG", compress_level=1, compress_type=zlib.Z_RLE)  # a fifth of the usual time
-    return out.getvalue()

@@ -1,7 +1,7 @@
-"""Finding the nearest images of one layer: the graph where there is one, exact comparison for the rest.
+"""Finding the nearest images of one layer: an index where there is one, exact comparison for the rest.
 
-A graph covers the first rows of a layer's vectors; what was synced after it was made is compared
-exactly and merged, and where no graph is loaded yet everything is.  So an answer never waits for an
+An index covers the first rows of a layer's vectors; what was synced after it was made is compared
+exactly and merged, and where none is loaded yet everything is.  So an answer never waits for an
 index: it is loaded, caught up or rebuilt in a thread, and a search is at worst slower meanwhile.
 """
 
@@ -9,51 +9,37 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from .. import threads
-from ..errors import BadInput, IndexDamaged, LunaError, NotSearchable, StoreError
-from ..index import hnsw
+from ..errors import BadInput, LunaError, NotSearchable
+from ..index.base import Index
+from ..index.engines import Choice
 from ..index.exact import Exact
-from ..index.hnsw import Hnsw
+from ..index.shelf import Shelf
 from ..records import Float32s, Int64s
 from ..store import Layer, Store
 
 log = logging.getLogger(__name__)
 
-TAIL = 2000  # rows past the graph's end that are rather compared exactly than added
-FAR = 0.1  # asking a graph for more than this share of its rows costs more than comparing all
-
-_said_exact = False
-
-
-def graphs_wanted(index: str) -> bool:
-    """Whether graphs are to be used, with ``index`` auto or exact; says once when hnswlib is missing."""
-    global _said_exact
-    if index == "exact":
-        return False
-    if hnsw.installed():
-        return True
-    if not _said_exact:
-        _said_exact = True
-        log.warning('hnswlib is not installed: searches compare every vector, exactly (pip install "luna_dt[hnswlib]")')
-    return False
+TAIL = 2000  # rows past the index's end that are rather compared exactly than added
+FAR = 0.1  # asking an index for more than this share of its rows costs more than comparing all
 
 
 class Searcher:
     """One layer, ready to be searched from several threads; follows the store as it is synced."""
 
-    def __init__(self, store: Store, name: str, graphs: bool) -> None:
-        self._store, self._name, self._graphs = store, name, graphs
+    def __init__(self, store: Store, shelf: Shelf, name: str, choice: Choice) -> None:
+        self._store, self._shelf, self._name, self._choice = store, shelf, name, choice
         self._lock = threading.Lock()
         self._version: int | None = None
         self._layer: Layer | None = None
         self._exact: Exact | None = None
-        self._graph: Hnsw | None = None
-        self._graph_file = ""
+        self._index: Index | None = None
+        self._index_file = ""
         self._tried: tuple[str, int] | None = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -78,18 +64,18 @@ class Searcher:
 
         Fewer when there are fewer.  Raises BadVector; NotSearchable when the layer holds nothing.
         """
-        layer, exact, graph = self._current()
+        layer, exact, index = self._current()
         if not layer.rows:
             raise NotSearchable(f"layer '{self._name}' holds no vectors yet; run: luna-dt sync")
         unwanted = np.fromiter(exclude, np.int64, len(exclude)) if exclude else None
         want = min(k + len(exclude), layer.rows)
         while True:
-            rows, similarities = _merged(exact, graph, vector, want)
+            rows, similarities = _merged(exact, index, vector, want)
             good = layer.visible[rows]
             ids = layer.ids[rows]
             if unwanted is not None:
                 good &= ~np.isin(ids, unwanted)
-            if np.count_nonzero(good) >= k or want >= layer.rows or graph is None:
+            if np.count_nonzero(good) >= k or want >= layer.rows or index is None:
                 return ids[good][:k], similarities[good][:k]
             want = min(4 * want, layer.rows)  # dead and hidden rows took places: look further
 
@@ -108,8 +94,8 @@ class Searcher:
 
     @property
     def engine(self) -> str:
-        """What answers now: ``hnswlib`` or ``exact``."""
-        return "exact" if self._graph is None else self._graph.engine
+        """What answers now: an engine's name, or ``exact``."""
+        return self._index.engine if self._index else "exact"
 
     def close(self) -> None:
         """Stops what goes on in the background and waits for it."""
@@ -117,7 +103,7 @@ class Searcher:
         if self._thread:
             self._thread.join()
 
-    def _current(self) -> tuple[Layer, Exact, Hnsw | None]:
+    def _current(self) -> tuple[Layer, Exact, Index | None]:
         with self._lock:
             version = self._store.data_version()
             layer, exact = self._layer, self._exact
@@ -126,17 +112,17 @@ class Searcher:
                     self._layer = None  # if reading it fails, it is not there any more
                     layer = self._layer = self._store.layer(self._name)
                     exact = self._exact = Exact(layer.vectors, layer.norms, layer.visible)
-                    if self._graph_file != layer.file.name:
-                        self._graph, self._graph_file = None, layer.file.name
+                    if self._index_file != layer.file.name:
+                        self._index, self._index_file = None, layer.file.name
                 self._version = version
                 self._prepare_if_needed(layer)
-            return layer, exact, self._graph
+            return layer, exact, self._index
 
     def _prepare_if_needed(self, layer: Layer) -> None:
-        covered = self._graph.rows if self._graph else 0
+        covered = self._index.rows if self._index else 0
         behind = layer.rows - covered
         now = (layer.file.name, layer.rows)
-        if not self._graphs or behind <= (TAIL if covered else 0) or self._tried == now:
+        if not self._choice.engine or behind <= (TAIL if covered else 0) or self._tried == now:
             return
         if self._thread and self._thread.is_alive():
             self._version = None  # look again with the next search
@@ -145,7 +131,7 @@ class Searcher:
         self._thread = threads.start(f"index of {layer.name}", lambda: self._prepare(layer), self._closing.set)
 
     def _prepare(self, layer: Layer) -> None:
-        lock = FileLock(self._store.home / "index.lock")
+        lock = self._shelf.lock()
         while not self._closing.is_set():
             try:  # another process may be building for minutes, and this one may be closed meanwhile
                 lock.acquire(timeout=0.5)
@@ -154,31 +140,33 @@ class Searcher:
                 log.debug("waiting for the index of layer %s", layer.name)
         else:
             return
+        assert self._choice.engine
         try:
-            # a graph in use must not grow, and two at once are too much memory: exact meanwhile
-            self._graph = None
-            graph = catch_up(self._store, layer, self._closing.is_set)
+            # an index in use must not grow, and two at once are too much memory: exact meanwhile
+            self._index = None
+            found = self._shelf.catch_up(
+                self._choice.engine, layer.vectors, layer.file.name, layer.identity, self._closing.is_set
+            )
         except LunaError as error:
             log.warning("layer %s is searched exactly: %s", layer.name, error)
             return
         finally:
             lock.release()
         with self._lock:
-            if self._graph_file == layer.file.name:
-                self._graph = graph
+            if self._index_file == layer.file.name:
+                self._index = found
 
 
-def _merged(exact: Exact, graph: Hnsw | None, vector: Float32s, k: int) -> tuple[Int64s, Float32s]:
-    """The ``k`` nearest rows by the graph for what it covers, exactly for the rest."""
-    if graph is None or k > FAR * graph.rows or graph.rows > exact.rows:
+def _merged(exact: Exact, index: Index | None, vector: Float32s, k: int) -> tuple[Int64s, Float32s]:
+    """The ``k`` nearest rows by the index for what it covers, exactly for the rest."""
+    if index is None or k > FAR * index.rows or index.rows > exact.rows:
         return exact.query(vector, k)
-    try:
-        rows, similarities = graph.query(vector, k)
-    except RuntimeError:  # hnswlib reaches fewer than k rows, as among thousands of equal vectors
+    rows, similarities = index.query(vector, k)
+    if len(rows) < min(k, index.rows):
         return exact.query(vector, k)
-    if graph.rows == exact.rows:
+    if index.rows == exact.rows:
         return rows, similarities
-    tail_rows, tail_similarities = exact.query(vector, k, start=graph.rows)
+    tail_rows, tail_similarities = exact.query(vector, k, start=index.rows)
     rows, similarities = np.concatenate([rows, tail_rows]), np.concatenate([similarities, tail_similarities])
     best = np.argsort(-similarities, kind="stable")[:k]
     return rows[best], similarities[best]
@@ -188,7 +176,7 @@ def fused(parts: Mapping[str, tuple[Searcher, Float32s]], k: int, exclude: Colle
     """The ``k`` visible images with the largest sum, over some layers, of the products of the layer's
     direction and the image's unit vector there, 0 where it has none; float32[k], best first, lower ids first.
 
-    One layer is searched by its graph; several exactly, reading all their vectors.
+    One layer is searched by its index; several exactly, reading all their vectors.
     Raises BadInput when the terms of a layer cancel each other.
     """
     for name, (_, direction) in parts.items():
@@ -208,29 +196,3 @@ def fused(parts: Mapping[str, tuple[Searcher, Float32s]], k: int, exclude: Colle
             scores += np.where(having[at] == ids, products[at], 0)
     best = np.lexsort((ids, -scores))[:k]
     return ids[best], scores[best]
-
-
-def catch_up(
-    store: Store,
-    layer: Layer,
-    stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], object] = int,
-) -> Hnsw | None:
-    """The graph over all of a layer's rows: as saved, extended, or built anew; saved again if it grew.
-
-    None when ``stop`` said so or there is nothing to index.  The caller holds ``index.lock``.
-    """
-    folder = store.home / "index"
-    graph = None
-    try:
-        graph = hnsw.load(folder, layer.file.name, layer.identity)
-    except IndexDamaged as error:
-        log.warning("the index of layer %s is made anew: %s", layer.name, error)
-    if layer.rows and (graph is None or graph.rows < layer.rows):
-        graph = hnsw.build(layer.vectors, graph, stop, progress)
-        if graph:
-            try:
-                hnsw.save(graph, folder, layer.file.name, layer.identity)
-            except (StoreError, OSError) as error:
-                log.warning("the index of layer %s is used, but could not be saved: %s", layer.name, error)
-    return graph

@@ -14,9 +14,12 @@ from luna_dt.errors import BadVector, IndexDamaged
 from luna_dt.index import hnsw
 from luna_dt.index.base import Index
 from luna_dt.index.exact import Exact
+from luna_dt.index.hnsw import HnswEngine
+from luna_dt.index.shelf import Shelf
 from tests.conftest import IDENTITY, unit_vectors
 
-needs_hnswlib = pytest.mark.skipif(not hnsw.installed(), reason="hnswlib is not installed")
+HNSW = HnswEngine()
+needs_hnswlib = pytest.mark.skipif(not HNSW.installed(), reason="hnswlib is not installed")
 ENGINES = ["exact", pytest.param("hnswlib", marks=needs_hnswlib)]
 VECTORS = unit_vectors(600) * np.linspace(0.5, 2, 600, dtype=np.float32)[:, None]
 
@@ -24,7 +27,7 @@ VECTORS = unit_vectors(600) * np.linspace(0.5, 2, 600, dtype=np.float32)[:, None
 def engine(name: str) -> Index:
     if name == "exact":
         return Exact(VECTORS, np.linalg.norm(VECTORS, axis=1), np.ones(len(VECTORS), bool))
-    built = hnsw.build(VECTORS)
+    built = HNSW.build(VECTORS)
     assert built is not None
     return built
 
@@ -76,7 +79,7 @@ def test_a_wide_query_leaves_the_next_one_as_it_was() -> None:
     index = engine("hnswlib")
     before = index.query(VECTORS[0], 5)[0].tolist()
     index.query(VECTORS[0], 500)
-    assert index._graph.ef == hnsw.EF  # type: ignore[attr-defined]
+    assert index.graph.ef == hnsw.EF  # type: ignore[attr-defined]
     assert index.query(VECTORS[0], 5)[0].tolist() == before
 
 
@@ -85,13 +88,13 @@ def test_a_bad_stored_vector_is_not_added() -> None:
     broken = VECTORS.copy()
     broken[7, 3] = np.nan
     with pytest.raises(BadVector, match="row 7"):
-        hnsw.build(broken)
+        HNSW.build(broken)
 
 
 @needs_hnswlib
 def test_extending_equals_building_at_once() -> None:
-    first = hnsw.build(VECTORS[:350])
-    grown = hnsw.build(VECTORS, first)
+    first = HNSW.build(VECTORS[:350])
+    grown = HNSW.build(VECTORS, first)
     assert grown is not None
     for query in unit_vectors(20, seed=2):
         assert grown.query(query, 5)[0].tolist() == engine("exact").query(query, 5)[0].tolist()
@@ -99,24 +102,28 @@ def test_extending_equals_building_at_once() -> None:
 
 @needs_hnswlib
 def test_building_stops_when_asked() -> None:
-    assert hnsw.build(VECTORS, stop=lambda: True) is None
+    assert HNSW.build(VECTORS, stop=lambda: True) is None
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    built = hnsw.build(VECTORS)
+    built = HNSW.build(VECTORS)
     assert built is not None
-    hnsw.save(built, tmp_path, "visual-1.f32", IDENTITY)
-    return tmp_path
+    Shelf(tmp_path).save(HNSW, built, "visual-1.f32", IDENTITY)
+    return tmp_path / "index"
+
+
+def load(folder: Path, vectors_file: str = "visual-1.f32") -> Index | None:
+    return Shelf(folder.parent).load(HNSW, vectors_file, IDENTITY)
 
 
 @needs_hnswlib
 def test_what_was_saved_is_loaded(saved: Path) -> None:
-    loaded = hnsw.load(saved, "visual-1.f32", IDENTITY)
+    loaded = load(saved)
     assert loaded is not None
-    assert loaded.rows == hnsw.saved_rows(saved, "visual-1.f32") == 600
+    assert loaded.rows == Shelf(saved.parent).rows("visual-1.f32") == 600
     assert loaded.query(VECTORS[3], 1)[0].tolist() == [3]
-    assert hnsw.load(saved, "visual-2.f32", IDENTITY) is None
+    assert load(saved, "visual-2.f32") is None
 
 
 @needs_hnswlib
@@ -137,7 +144,7 @@ def test_any_damage_is_seen_before_loading(saved: Path, seed: int) -> None:
         data += b"x"
     file.write_bytes(data)
     with pytest.raises(IndexDamaged):
-        hnsw.load(saved, "visual-1.f32", IDENTITY)
+        load(saved)
 
 
 @needs_hnswlib
@@ -156,10 +163,10 @@ def test_a_description_that_does_not_fit_is_refused(saved: Path, change: dict[st
     described = saved / "visual-1.json"
     described.write_text(json.dumps({**json.loads(described.read_text()), **change}))
     with pytest.raises(IndexDamaged):
-        hnsw.load(saved, "visual-1.f32", IDENTITY)
+        load(saved)
     described.write_text("{")
     with pytest.raises(IndexDamaged):
-        hnsw.load(saved, "visual-1.f32", IDENTITY)
+        load(saved)
 
 
 @needs_hnswlib
@@ -168,16 +175,19 @@ def test_a_full_disk_is_seen_and_the_previous_file_stays(saved: Path) -> None:
     """A file size limit makes writing fail as a full disk does; hnswlib itself reports success."""
     code = (
         "import resource, signal, sys, numpy as np; from pathlib import Path\n"
-        "from luna_dt.index import hnsw; from luna_dt.errors import IndexDamaged; from tests.conftest import *\n"
+        "from luna_dt.index.hnsw import HnswEngine; from luna_dt.index.shelf import Shelf\n"
+        "from luna_dt.errors import IndexDamaged; from tests.conftest import *\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "graph = hnsw.build(unit_vectors(900))\n"
+        "graph = HnswEngine().build(unit_vectors(900))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
-        "try: hnsw.save(graph, Path(sys.argv[1]), 'visual-1.f32', IDENTITY)\n"
+        "try: Shelf(Path(sys.argv[1])).save(HnswEngine(), graph, 'visual-1.f32', IDENTITY)\n"
         "except IndexDamaged as error: print(error)\n"
     )
-    told = subprocess.check_output([sys.executable, "-c", code, str(saved)], text=True, cwd=Path(__file__).parents[2])
+    told = subprocess.check_output(
+        [sys.executable, "-c", code, str(saved.parent)], text=True, cwd=Path(__file__).parents[2]
+    )
     assert "disk full" in told
-    loaded = hnsw.load(saved, "visual-1.f32", IDENTITY)
+    loaded = load(saved)
     assert loaded is not None
     assert loaded.rows == 600
     assert not list(saved.glob("*.part"))

@@ -21,12 +21,12 @@ from luna_dt.errors import (
     NoVector,
     UnknownImage,
 )
-from luna_dt.index import hnsw
+from luna_dt.index.hnsw import HnswEngine
 from luna_dt.records import Batch
 from luna_dt.search.searcher import TAIL
 from tests.conftest import IDENTITY, fill, image_batch, unit_vectors
 
-needs_hnswlib = pytest.mark.skipif(not hnsw.installed(), reason="hnswlib is not installed")
+needs_hnswlib = pytest.mark.skipif(not HnswEngine().installed(), reason="hnswlib is not installed")
 
 
 def truth(vectors: Any, query: Any, k: int = 10) -> list[int]:
@@ -217,11 +217,10 @@ def test_the_exact_engine_when_asked_for_or_without_hnswlib(
         assert library.search(vector=vectors[0])[0].id == 1
         assert not (tmp_path / "index").exists()
     monkeypatch.setitem(__import__("sys").modules, "hnswlib", None)
-    monkeypatch.setattr("luna_dt.search.searcher._said_exact", False)
     with Library(tmp_path) as library, caplog.at_level(logging.WARNING):
         assert library.search(vector=vectors[0])[0].id == 1
         assert library.search(vector=vectors[1])[0].id == 2
         assert library.status().layers[0].engine == "exact"
     assert caplog.text.count("hnswlib is not installed") == 1
     with pytest.raises(MissingExtra, match=r'pip install "luna_dt\[hnswlib\]"'):
-        hnsw.build(vectors)
+        HnswEngine().build(vectors)

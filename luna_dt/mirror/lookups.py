@@ -1,0 +1,81 @@
+"""Looking up: what is mirrored here, else what DT says."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..dt.catalog import Catalog
+from ..errors import LunaError, NotFound, UnknownCluster, UnknownImage, Unreachable
+from ..records import Captions, Cluster, ClusterImage, ImageRecord, layer_of
+from ..store import Store
+
+T = TypeVar("T")
+MOST_MEMBERS = 10_000  # of a cluster that DT is asked for
+
+
+class Lookups:
+    """A library's look-ups; ``catalog`` gives DT, which is asked only for what is not here."""
+
+    def __init__(self, store: Store, catalog: Callable[[], Catalog]) -> None:
+        self._store, self._catalog = store, catalog
+
+    def mirrors(self, kind: str) -> bool:
+        layer = layer_of(kind)
+        return self._store.synced(kind) or (layer is not None and self._store.is_local(layer))
+
+    def image(self, image_id: int) -> ImageRecord:
+        try:
+            return self._store.image(image_id)
+        except UnknownImage as here:
+            return self._from_dt(here, lambda dt: dt.image(image_id))
+
+    def images(self, query: str, after_id: int, limit: int) -> list[ImageRecord]:
+        return self._mirrored_or_dt(
+            "images", lambda: self._store.find(query, after_id, limit), lambda dt: dt.images(query, after_id, limit)
+        )
+
+    def captions(self, image_id: int) -> Captions:
+        try:
+            return self._store.captions(image_id)
+        except UnknownImage as here:
+            return self._from_dt(here, lambda dt: dt.captions(image_id))
+
+    def clusters(self) -> list[Cluster]:
+        return self._mirrored_or_dt("clusters", self._store.clusters, lambda dt: dt.clusters())
+
+    def cluster_images(self, cluster_id: int, min_quality: float) -> list[ClusterImage]:
+        """All of a cluster's images of that quality, the best first."""
+        try:
+            return self._store.cluster_images(cluster_id, min_quality)
+        except UnknownCluster as here:
+            return self._from_dt(here, lambda dt: dt.cluster_images(cluster_id, MOST_MEMBERS, min_quality, "quality"))
+
+    def fingerprint(self, kinds: tuple[str, ...], image_id: int | None) -> str:
+        said = [f"{kind}:{self._store.generation(kind)}" for kind in kinds]
+        if image_id is not None:
+            version = self._store.version_of(image_id)
+            if not version and image_id > 0:
+                with contextlib.suppress(LunaError):  # who asks for the image itself will hear that DT is away
+                    version = repr((self._catalog().image(image_id), self._catalog().captions(image_id)))
+            said.append(f"{image_id}:{hashlib.sha256(version.encode()).hexdigest()[:16]}")
+        return " ".join(said)
+
+    def _mirrored_or_dt(self, kind: str, here: Callable[[], T], ask: Callable[[Catalog], T]) -> T:
+        """A kind that was synced to its end is answered here; one that was not by DT, or by its part if DT is away."""
+        if self.mirrors(kind):
+            return here()
+        try:
+            return ask(self._catalog())
+        except Unreachable as away:
+            if self._store.generation(kind):
+                return here()
+            raise NotFound(f"no {kind} are synced yet (run: luna-dt sync), and {away}") from away
+
+    def _from_dt(self, here: NotFound, ask: Callable[[Catalog], T]) -> T:
+        try:
+            return ask(self._catalog())
+        except Unreachable as away:
+            raise type(here)(f"{here}; and {away}") from away

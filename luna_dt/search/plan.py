@@ -1,0 +1,167 @@
+"""What a search asks: its terms, their layers and weights; and whether it is answered here or by DT."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ..dt.catalog import Catalog
+from ..errors import BadInput, NotOffered, NotSearchable, Unreachable
+from ..identity import Identity
+from ..index.engines import Choice, choose
+from ..index.shelf import Shelf
+from ..mirror.lookups import Lookups
+from ..models import Encoders
+from ..progress import Progress
+from ..records import EMBEDDINGS, Float32s, Hit, Term, checked_layer, checked_vectors
+from ..store import Store
+from .reference import References
+from .searcher import Searcher, fused
+
+Engine = Literal["auto", "local", "dt"]
+WAYS = ("image", "image_id", "vector", "text")  # in which a reference can be given
+
+
+class Search:
+    """A library's searches: a query is a list of terms, one reference being one term."""
+
+    def __init__(
+        self, store: Store, lookups: Lookups, encoders: Encoders, catalog: Callable[[], Catalog], index: str
+    ) -> None:
+        self._store, self._lookups, self._catalog, self._setting = store, lookups, catalog, index
+        self.references = References(store, encoders, catalog)
+        self.shelf = Shelf(store.home)
+        self._searchers: dict[str, Searcher] = {}
+        self._lock = threading.Lock()
+
+    @functools.cached_property
+    def choice(self) -> Choice:
+        """The engine that searches this library, and why."""
+        return choose(self._setting)
+
+    def hits(
+        self,
+        terms: Sequence[Term],
+        top_k: int,
+        min_similarity: float,
+        exclude: Iterable[int],
+        exclude_source: bool,
+        engine: Engine,
+    ) -> list[Hit]:
+        """The answer to a query, best first; see Library.search."""
+        if top_k < 1:
+            raise BadInput(f"top_k must be at least 1, not {top_k}")
+        left_out = {int(image_id) for image_id in exclude}
+        for term in terms:
+            one_of({name: getattr(term, name) for name in WAYS})
+            checked_layer(term.layer)
+            if exclude_source and term.image_id is not None:
+                left_out.add(int(term.image_id))
+            if not math.isfinite(term.weight) or not term.weight:
+                raise BadInput(f"a term's weight must be a number other than 0, not {term.weight}")
+        if len(terms) > 1 or terms[0].weight != 1:
+            if engine == "dt":
+                raise BadInput("a query of several terms is searched here, and has everything in its terms")
+            engine = "local"
+        layer = terms[0].layer
+        if engine == "local" or (engine == "auto" and self._lookups.mirrors(EMBEDDINGS + layer)):
+            return self._here(terms, top_k, min_similarity, left_out)
+        try:
+            return self._in_dt(terms[0], top_k, min_similarity, left_out)
+        except Unreachable as away:
+            if engine == "auto" and self._store.generation(EMBEDDINGS + layer):
+                return self._here(terms, top_k, min_similarity, left_out)  # the part of the layer that is here
+            raise NotSearchable(f"layer '{layer}' is not synced (run: luna-dt sync), and {away}") from away
+
+    def _here(self, terms: Sequence[Term], top_k: int, min_similarity: float, left_out: set[int]) -> list[Hit]:
+        """Weights are normalised so that their sizes add up to 1: similarities are in -1..1, as one cosine is."""
+        directions: dict[str, Float32s] = {}
+        total = sum(abs(term.weight) for term in terms)
+        for term in terms:
+            searcher = self.searcher(term.layer)
+            vector = self.references.vector(term, searcher)
+            vector = checked_vectors(vector, searcher.layer().identity.dim)
+            weighted = vector * np.float32(term.weight / total / np.linalg.norm(vector))
+            directions[term.layer] = directions.get(term.layer, 0) + weighted
+        found = fused({layer: (self.searcher(layer), each) for layer, each in directions.items()}, top_k, left_out)
+        ids, similarities = (array.tolist() for array in found)
+        records = self._store.images(ids)
+        return [
+            Hit(image_id, similarity, records[image_id])
+            for image_id, similarity in zip(ids, similarities, strict=True)
+            if similarity >= min_similarity and image_id in records
+        ]
+
+    def _in_dt(self, term: Term, top_k: int, min_similarity: float, left_out: set[int]) -> list[Hit]:
+        catalog, count = self._catalog(), top_k + len(left_out)
+        hits = None
+        if term.text is not None:
+            with contextlib.suppress(NotOffered):  # then it is encoded here
+                hits = catalog.similar(term.layer, None, None, count, min_similarity, term.text)
+        if hits is None:
+            query = None
+            if term.image_id is None:
+                query = self.references.encoded(term, self.references.made_by_in_dt(term.layer))
+            hits = catalog.similar(term.layer, query, term.image_id, count, min_similarity)
+        return [hit for hit in hits if hit.id not in left_out][:top_k]
+
+    def searcher(self, layer: str) -> Searcher:
+        """The searcher of a layer that is here; raises UnknownLayer, NotSearchable."""
+        with self._lock:
+            if layer not in self._searchers:
+                self._store.layer_identity(layer)
+                self._searchers[layer] = Searcher(self._store, self.shelf, layer, self.choice)
+            return self._searchers[layer]
+
+    def index(self, progress: Progress) -> None:
+        """Brings the saved indexes up to the synced vectors."""
+        if not self.choice.engine:
+            return
+        states = self._store.layers()
+        self.shelf.remove_others({state.file for state in states})
+        for state in states:
+            if self.shelf.rows(state.file) == state.rows:
+                continue
+
+            def tell(rows: int, kind: str = f"index.{state.name}", total: int = state.rows) -> None:
+                progress(kind, rows, total)
+
+            with self.shelf.lock():
+                layer = self._store.layer(state.name)
+                self.shelf.catch_up(self.choice.engine, layer.vectors, layer.file.name, layer.identity, progress=tell)
+
+    def wait(self) -> None:
+        """Returns when no index is made in the background."""
+        for searcher in list(self._searchers.values()):
+            searcher.wait()
+
+    def close(self) -> None:
+        with self._lock:
+            for searcher in self._searchers.values():
+                searcher.close()
+            self._searchers.clear()
+
+
+def terms_of(
+    image: Any, image_id: int | None, vector: Any, text: str | None, layer: str, identity: Identity | None
+) -> Sequence[Term]:
+    """The terms of a query; raises BadInput where a list of them is given beside one reference."""
+    if isinstance(image, (list, tuple)) and image and isinstance(image[0], Term):
+        if any(value is not None for value in (image_id, vector, text, identity)):
+            raise BadInput("a query of several terms is searched here, and has everything in its terms")
+        return image
+    return [Term(image, image_id, vector, text, layer, identity=identity)]
+
+
+def one_of(given: dict[str, Any]) -> None:
+    """Raises BadInput unless exactly one of the ways to give a reference is used."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        *ways, last = given
+        raise BadInput(f"give one of {', '.join(ways)} and {last}, not {' and '.join(names) or 'none'}")

@@ -1,0 +1,70 @@
+"""What is here: how much of each kind, how old, how it is searched, how much room it takes."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .index.engines import Choice
+from .index.shelf import Shelf
+from .maps.cache import MapCache
+from .store import LayerState, Store
+
+
+@dataclass(frozen=True)
+class LayerStatus:
+    """One layer in ``Status``: ``coverage`` is the share of images that have a vector; ``indexed`` rows
+    are in the saved index of ``rows`` in the file; ``reason`` is why this ``engine`` was chosen."""
+
+    state: LayerState
+    coverage: float
+    engine: str
+    indexed: int
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        s = self.state
+        return {
+            "name": s.name, "vectors": s.count, "unusable": s.unusable, "coverage": self.coverage,
+            "bytes": s.bytes, "synced": s.synced, "identity": s.identity.to_json(), "local": s.local,
+            "verdict": s.verdict.to_json() if s.verdict else None,
+            "engine": self.engine, "indexed": self.indexed, "reason": self.reason,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is here: where, from which DT, counts and times of the last whole sync (ISO 8601, UTC), bytes on
+    disk, and of these how many ControlNet ``maps`` with how many bytes."""
+
+    home: Path
+    dt: str
+    counts: dict[str, tuple[int, str]]
+    layers: tuple[LayerStatus, ...]
+    bytes: int
+    maps: tuple[int, int]
+
+    def to_json(self) -> dict[str, Any]:
+        kinds = {name: {"count": count, "synced": synced} for name, (count, synced) in self.counts.items()}
+        layers = [layer.to_json() for layer in self.layers]
+        return {"home": str(self.home), "dt": self.dt, "kinds": kinds, "layers": layers, "bytes": self.bytes,
+                "maps": {"count": self.maps[0], "bytes": self.maps[1]}}  # fmt: skip
+
+
+def status_of(store: Store, dt: str, shelf: Shelf, choice: Choice, maps: MapCache) -> Status:
+    """Reads no vector."""
+    counts = store.counts()
+    total = counts["images"][0]
+    layers = tuple(
+        LayerStatus(state, state.count / total if total else 0.0, choice.name, shelf.rows(state.file), choice.reason)
+        for state in store.layers()
+    )
+    kept = maps.size()
+    size = kept[1]
+    for folder in (store.home, store.home / "vectors", store.home / "index"):
+        for file in folder.glob("*"):
+            with contextlib.suppress(OSError):  # a sync beside us replaces files
+                size += file.stat().st_size if file.is_file() else 0
+    return Status(store.home, dt, counts, layers, size, kept)
