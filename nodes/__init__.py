@@ -1,10 +1,11 @@
-"""The nodes, one a file; comfy.py holds all that touches ComfyUI's own modules."""
+"""The nodes, one a file, and what they share: host (ComfyUI itself), shared (the one library), pictures, clusters,
+routes, inputs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import comfy
+from . import routes, shared
 from .batch_queue import LunaDTBatchQueue
 from .caption_fetcher import LunaDTCaptionFetcher
 from .cluster_sampler import LunaDTClusterSampler
@@ -31,4 +32,5 @@ NODE_CLASS_MAPPINGS: dict[str, Any] = {
 }
 NODE_DISPLAY_NAME_MAPPINGS = {name: node.TITLE for name, node in NODE_CLASS_MAPPINGS.items()}
 
-comfy.add_routes()
+routes.add_routes()
+shared.go_on()

@@ -8,14 +8,14 @@ from typing import Any
 from ..luna_dt.errors import BadInput
 from ..luna_dt.generation import OPERATIONS
 from ..luna_dt.made.batch import Batch, read_workflow
-from . import comfy
+from . import host, inputs, shared
 
 
 class LunaDTBatchQueue:
     """Queues one run of a workflow for each of many images, tracked as one batch."""
 
     TITLE = "Luna DT Batch Queue"
-    CATEGORY = comfy.CATEGORY
+    CATEGORY = inputs.CATEGORY
     DESCRIPTION = (
         "Queues this workflow, or a saved one, once for each image: its id goes into every Luna node that takes one, "
         "seeds and prompts into samplers and Prompt Injectors. The node takes itself out of what it queues. The batch "
@@ -30,12 +30,9 @@ class LunaDTBatchQueue:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        def text(tooltip: str, multiline: bool = False) -> tuple[str, dict[str, Any]]:
-            return "STRING", {"default": "", "multiline": multiline, "tooltip": tooltip}
-
         return {
             "required": {
-                "image_ids": text("Ids of DT's images, such as: 12, 15-20; or a query in DT's language."),
+                "image_ids": inputs.text("Ids of DT's images, such as: 12, 15-20; or a query in DT's language."),
                 "operation": (list(OPERATIONS), {"default": "img2img", "tooltip": "What is done with each."}),
             },
             "optional": {
@@ -44,13 +41,17 @@ class LunaDTBatchQueue:
                     {
                         "forceInput": True,
                         "min": 0,
-                        "max": comfy.MAX_ID,
+                        "max": inputs.MAX_ID,
                         "tooltip": "More ids, from Similar Search or another node that gives a list.",
                     },
                 ),
-                "seeds": text("Empty: as in the workflow. 'random', one number for all, or one for each: 1, 2, 3"),
-                "prompts": text("Empty: as in the workflow. One line for all, or a line for each.", multiline=True),
-                "workflow": text(
+                "seeds": inputs.text(
+                    "Empty: as in the workflow. 'random', one number for all, or one for each: 1, 2, 3"
+                ),
+                "prompts": inputs.text(
+                    "Empty: as in the workflow. One line for all, or a line for each.", multiline=True
+                ),
+                "workflow": inputs.text(
                     "Empty: this workflow. Else a file saved with Export (API) in ComfyUI's input folder or among its "
                     "saved workflows."
                 ),
@@ -74,26 +75,26 @@ class LunaDTBatchQueue:
         extra_pnginfo: list[Any] | None = None,
         unique_id: list[Any] | None = None,
     ) -> dict[str, Any]:
-        opened = comfy.library()
+        opened = shared.library()
         wanted = [*opened.ids(image_ids[0]), *(int(i) for i in ids or ())]
         saved = (workflow or [""])[0].strip()
-        prompt = read_workflow(comfy.workflow_file(saved)) if saved else (graph or [None])[0]
+        prompt = read_workflow(host.workflow_file(saved)) if saved else (graph or [None])[0]
         if not prompt:
             raise BadInput("there is no workflow to queue; name one that was saved with Export (API)")
         batch = opened.batches.create(
             wanted,
             operation[0],
             prompt,
-            comfy.own_address(),
+            host.own_address(),
             seeds=(seeds or [""])[0],
             prompts=(prompts or [""])[0],
-            extra=comfy.extra_data(None if saved else (extra_pnginfo or [None])[0]),
+            extra=host.extra_data(None if saved else (extra_pnginfo or [None])[0]),
         )
         batch = opened.batches.queue(batch.id)
         node = (unique_id or [""])[0]
 
         def tell(now: Batch) -> None:
-            comfy.show_progress(node, f"batch {now.id}: {now}")
+            host.show_text(node, f"batch {now.id}: {now}")
 
         opened.batches.watch(batch.id, tell)
         status = f"batch {batch.id}: {batch}"

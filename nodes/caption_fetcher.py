@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import comfy
+from . import inputs, shared
 
 
 class LunaDTCaptionFetcher:
     """A picture's tags and captions as text."""
 
     TITLE = "Luna DT Caption Fetcher"
-    CATEGORY = comfy.CATEGORY
+    CATEGORY = inputs.CATEGORY
     DESCRIPTION = "Fetches the tags and captions that DiffusionToolkit has for a picture; empty where it has none."
     RETURN_TYPES = ("STRING", "STRING", "STRING", "STRING")
     RETURN_NAMES = ("wd14_tags", "joytag_tags", "joycaption", "combined")
@@ -27,22 +27,19 @@ class LunaDTCaptionFetcher:
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         return {
             "required": {
-                "image_id": comfy.IMAGE_ID,
+                "image_id": inputs.image_id(),
             },
             "optional": {
-                "prepend_trigger": (
-                    "STRING",
-                    {"default": "", "tooltip": "A trigger word, put in front of every text that is not empty."},
-                ),
+                "prepend_trigger": inputs.text("A trigger word, put in front of every text that is not empty."),
             },
         }
 
     @classmethod
     def IS_CHANGED(cls, image_id: int | None = None, **_: Any) -> str:  # noqa: N802
-        return comfy.fingerprint(comfy.library(), image_id)
+        return shared.fingerprint(shared.library(), image_id)
 
     def run(self, image_id: int, prepend_trigger: str = "") -> tuple[str, ...]:
-        c = comfy.library().captions(comfy.needed_id(image_id))
+        c = shared.library().captions(shared.needed_id(image_id))
         trigger = prepend_trigger.strip().rstrip(",")
         texts = (c.wd14_tags, c.joytag_tags, c.joycaption, c.combined)
         return tuple(f"{trigger}, {text}" if trigger and text else text for text in texts)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
-from ..luna_dt.errors import BadInput, BadPicture, NotFound, PictureMissing
+from ..luna_dt.errors import BadInput, NotFound, PictureMissing
 from ..luna_dt.search.sampling import SORTS
-from . import comfy
+from . import host, inputs, pictures, shared
+from .clusters import cluster_id
+from .routes import CLUSTERS_ROUTE
+
+log = logging.getLogger(__name__)
 
 
 class LunaDTClusterSampler:
     """Pictures of one person or character, as DT has grouped them."""
 
     TITLE = "Luna DT Cluster Sampler"
-    CATEGORY = comfy.CATEGORY
+    CATEGORY = inputs.CATEGORY
     DESCRIPTION = (
         "Takes pictures of one of DiffusionToolkit's clusters: the surest, the best, any, or the most different."
     )
@@ -30,7 +35,7 @@ class LunaDTClusterSampler:
                 "cluster": (
                     "COMBO",
                     {
-                        "remote": {"route": comfy.CLUSTERS_ROUTE, "refresh_button": True},
+                        "remote": {"route": CLUSTERS_ROUTE, "refresh_button": True},
                         "tooltip": "A cluster of DT: id, name and number of pictures.",
                     },
                 ),
@@ -40,20 +45,12 @@ class LunaDTClusterSampler:
                     {"default": 3, "min": 0, "max": 5, "tooltip": "Half of DT's rating; unrated pictures count as 0."},
                 ),
                 "sort_by": (
-                    ["confidence", "quality", "random", "diverse"],
+                    sorted(SORTS, key=lambda sort: sort != "confidence"),  # the contract's order
                     {"default": "quality", "tooltip": "diverse: each as different as possible from those before it."},
                 ),
             },
             "optional": {
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": comfy.MAX_SEED,
-                        "tooltip": "For random: the same seed, the same choice.",
-                    },
-                ),
+                "seed": inputs.seed("For random: the same seed, the same choice."),
             },
         }
 
@@ -61,33 +58,32 @@ class LunaDTClusterSampler:
     def VALIDATE_INPUTS(cls, cluster: str | None = None) -> str | Literal[True]:  # noqa: N802
         if cluster is not None:  # None: it comes from another node
             try:
-                comfy.cluster_id(cluster)
+                cluster_id(cluster)
             except BadInput as error:
                 return str(error)
         return True
 
     @classmethod
     def IS_CHANGED(cls, **_: Any) -> str:  # noqa: N802
-        return comfy.library().fingerprint("clusters", "images", "embeddings.visual")
+        return shared.library().fingerprint("clusters", "images", "embeddings.visual")
 
     def run(self, cluster: str, sample_count: int, min_quality: int, sort_by: str, seed: int = 0) -> tuple[Any, ...]:
-        assert sort_by in SORTS
-        library = comfy.library()
-        wanted = comfy.cluster_id(cluster)
+        library = shared.library()
+        wanted = cluster_id(cluster)
         members = library.cluster_images(wanted, sample_count, min_quality, sort_by, seed)
         if not members:
             raise NotFound(f"cluster '{cluster}' has no picture of quality {min_quality} or better; lower min_quality")
         images, prompts, ids, reasons = [], [], [], []
-        for member in comfy.each(members):
-            try:
-                images.append(comfy.to_image(library.picture(member.image.id)))
-            except (BadPicture, PictureMissing) as error:
-                reasons.append(str(error))
+        opened = library.pictures(host.each([member.image.id for member in members]))
+        for member, (image_id, picture, reason) in zip(members, opened, strict=True):
+            if picture is None:
+                reasons.append(reason)
                 continue
+            images.append(pictures.to_image(picture))
             prompts.append(member.image.prompt)
-            ids.append(member.image.id)
+            ids.append(image_id)
         if not images:
             raise PictureMissing(f"none of the {len(members)} pictures could be opened; the first: {reasons[0]}")
         for reason in reasons:
-            comfy.log.warning("left out of cluster '%s': %s", cluster, reason)
+            log.warning("left out of cluster '%s': %s", cluster, reason)
         return images, prompts, len(images), ids

@@ -7,14 +7,14 @@ import time
 from typing import Any
 
 from ..luna_dt import LunaError
-from . import comfy
+from . import inputs, shared
 
 
 class LunaDTConnectionStatus:
     """Whether DT answers, and what is mirrored here for when it does not."""
 
     TITLE = "Luna DT Connection Status"
-    CATEGORY = comfy.CATEGORY
+    CATEGORY = inputs.CATEGORY
     DESCRIPTION = "Tells whether DiffusionToolkit answers, and what is synced, layer by layer, and how old it is."
     RETURN_TYPES = ("BOOLEAN", "STRING")
     RETURN_NAMES = ("connected", "status_message")
@@ -27,10 +27,7 @@ class LunaDTConnectionStatus:
         return {
             "required": {},
             "optional": {
-                "api_url": (
-                    "STRING",
-                    {"default": "http://localhost:5000", "tooltip": "The DT you configured, or one you allowed."},
-                ),
+                "api_url": inputs.API_URL,
             },
         }
 
@@ -41,7 +38,7 @@ class LunaDTConnectionStatus:
     def run(self, api_url: str = "") -> dict[str, Any]:
         connected, lines = False, []
         try:
-            library = comfy.library(api_url)
+            library = shared.library(api_url)
             try:
                 health = library.health()
                 connected = True

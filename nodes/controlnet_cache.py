@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..luna_dt.preproc.map_types import HIGH, LOW, MAX_RESOLUTION, RESOLUTION, TYPES
-from . import comfy
+from . import host, inputs, pictures, shared
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ class LunaDTControlNetCache:
     """A picture's ControlNet map: DT's, else the one kept here, else made now."""
 
     TITLE = "Luna DT ControlNet Cache"
-    CATEGORY = comfy.CATEGORY
+    CATEGORY = inputs.CATEGORY
     DESCRIPTION = (
         "A ControlNet map of a picture in DT, or of any picture: the one DT has, else the one that was made here "
         "before, else it is made now and kept."
@@ -35,7 +35,7 @@ class LunaDTControlNetCache:
         threshold = {"min": 0, "max": 255}
         return {
             "required": {
-                "image_id": comfy.IMAGE_ID,
+                "image_id": inputs.image_id(),
                 "controlnet_type": (
                     list(TYPES),
                     {
@@ -67,7 +67,7 @@ class LunaDTControlNetCache:
 
     @classmethod
     def IS_CHANGED(cls, image_id: int | None = None, **_: Any) -> str:  # noqa: N802
-        return comfy.fingerprint(comfy.library(), image_id)
+        return shared.fingerprint(shared.library(), image_id)
 
     def run(
         self,
@@ -81,10 +81,10 @@ class LunaDTControlNetCache:
     ) -> dict[str, Any]:
         import torch
 
-        library = comfy.library()
+        library = shared.library()
         sources: list[dict[str, Any]]
         if reference_image is None:
-            sources = [{"image_id": comfy.needed_id(image_id)}]
+            sources = [{"image_id": shared.needed_id(image_id)}]
         else:
             sources = [{"image": each} for each in reference_image]
         found = [
@@ -96,10 +96,10 @@ class LunaDTControlNetCache:
                 high=high_threshold,
                 make=generate_if_missing,
             )
-            for source in comfy.each(sources)
+            for source in host.each(sources)
         ]
-        shown = [comfy.preview(each.picture) for each in found]
-        images = torch.cat([comfy.to_image(each.picture) for each in found])
+        shown = [pictures.preview(each.picture) for each in found]
+        images = torch.cat([pictures.to_image(each.picture) for each in found])
         keypoints = [each.keypoints for each in found]
         told = json.dumps(keypoints[0] if len(keypoints) == 1 else keypoints) if None not in keypoints else ""
         return {

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..luna_dt.errors import BadInput
 from ..luna_dt.generation import OPERATIONS, Generation
 from ..luna_dt.pixels import read_pictures
-from . import comfy
+from ..luna_dt.provenance import graph as graphs
+from ..luna_dt.provenance import parameters
+from . import inputs, pictures, shared
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +24,7 @@ class LunaDTMetadataWriter:
     """Records what was made, from what and how: stored here at once, sent to DT when it is there."""
 
     TITLE = "Luna DT Metadata Writer"
-    CATEGORY = comfy.CATEGORY
+    CATEGORY = inputs.CATEGORY
     DESCRIPTION = (
         "Records a generation in DiffusionToolkit, each picture of a batch on its own. It is stored on this machine "
         "first and sent in the background, so nothing is lost while DT is closed. What is left at its default is "
@@ -41,40 +43,28 @@ class LunaDTMetadataWriter:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        def text(tooltip: str, multiline: bool = True) -> tuple[str, dict[str, Any]]:
-            return "STRING", {"default": "", "multiline": multiline, "tooltip": tooltip}
-
         return {
             "required": {
                 "image": ("IMAGE", {"tooltip": "What was made."}),
-                "source_image_id": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": comfy.MAX_ID,
-                        "tooltip": "DT's id of what it was made from; 0: nothing.",
-                    },
-                ),
+                "source_image_id": inputs.image_id("DT's id of what it was made from; 0: nothing."),
                 "operation": (list(OPERATIONS), {"default": "txt2img", "tooltip": "How it was made."}),
             },
             "optional": {
-                "prompt": text("Its prompt."),
-                "negative": text("Its negative prompt."),
-                "model": text("Its model.", multiline=False),
-                "seed": ("INT", {"default": 0, "min": 0, "max": comfy.MAX_SEED, "tooltip": "Its seed."}),
+                "prompt": inputs.text("Its prompt.", multiline=True),
+                "negative": inputs.text("Its negative prompt.", multiline=True),
+                "model": inputs.text("Its model."),
+                "seed": inputs.seed("Its seed."),
                 "steps": ("INT", {"default": 20, "min": 0, "max": 10000, "tooltip": "Its number of steps."}),
                 "cfg": ("FLOAT", {"default": 7.0, "tooltip": "Its CFG scale."}),
                 "denoise": ("FLOAT", {"default": 1.0, "tooltip": "Its denoising strength."}),
                 "metadata": ("METADATA", {"tooltip": "What else is to be kept with it."}),
-                "filename_prefix": text(
-                    "Save the pictures under this name in ComfyUI's output folder; empty: do not save.", multiline=False
+                "filename_prefix": inputs.text(
+                    "Save the pictures under this name in ComfyUI's output folder; empty: do not save."
                 ),
-                "base": text(
-                    "The generation it was made from, of another Metadata Writer, where that is not in DT yet.",
-                    multiline=False,
+                "base": inputs.text(
+                    "The generation it was made from, of another Metadata Writer, where that is not in DT yet."
                 ),
-                "batch_id": text("The batch it belongs to; the Batch Queue fills it in.", multiline=False),
+                "batch_id": inputs.text("The batch it belongs to; the Batch Queue fills it in."),
             },
             "hidden": {"graph": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
         }
@@ -93,11 +83,11 @@ class LunaDTMetadataWriter:
         unique_id: Any = None,
         **given: Any,
     ) -> dict[str, Any]:
-        made_by = comfy.sampler_of(graph, unique_id)
+        made_by = graphs.read(graph, unique_id)
         said = {name: given.get(name, unset) for name, unset in UNSET.items()}
         said = {name: made_by.get(name, value) if value == UNSET[name] else value for name, value in said.items()}
         batch, _, position = batch_id.partition("/")
-        opened = comfy.library()
+        opened = shared.library()
         entries, shown = [], []
         for i, picture in enumerate(image):
             extra: dict[str, Any] = {name: made_by[name] for name in ("sampler", "scheduler") if name in made_by}
@@ -120,7 +110,9 @@ class LunaDTMetadataWriter:
             rows = (picture[::2] * 255).round_().clamp_(0, 255).byte().cpu().numpy().tobytes()
             key = hashlib.sha256(json.dumps(made.to_json(), sort_keys=True).encode() + rows).hexdigest()[:40]
             if filename_prefix.strip():
-                saved = comfy.save(read_pictures(picture)[0], filename_prefix, parameters(made), graph, extra_pnginfo)
+                saved = pictures.save(
+                    read_pictures(picture)[0], filename_prefix, parameters.write(made), graph, extra_pnginfo
+                )
                 shown.append(saved.shown)
                 made = Generation.from_json({**made.to_json(), "output": str(saved.path)})
             entries.append(opened.record({**made.to_json(), "key": key}))
@@ -148,16 +140,3 @@ def _plain(value: Any) -> Any:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise BadInput(f"the metadata given cannot be stored: {error}") from error
-
-
-def parameters(made: Generation) -> str:
-    """The text that AUTOMATIC1111 writes into a PNG and DT's scanner reads."""
-    extra = made.extra_metadata
-    parts = {
-        "Steps": made.steps, "Sampler": extra.get("sampler"), "Schedule type": extra.get("scheduler"),
-        "CFG scale": f"{made.cfg:g}", "Seed": made.seed, "Size": f"{made.width}x{made.height}",
-        "Model": made.model or None, "Denoising strength": f"{made.denoise:g}" if made.denoise != 1 else None,
-    }  # fmt: skip
-    lines = [made.prompt, f"Negative prompt: {made.negative_prompt}" if made.negative_prompt else None]
-    lines.append(", ".join(f"{name}: {value}" for name, value in parts.items() if value is not None))
-    return "\n".join(line for line in lines if line is not None)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import comfy
+from . import inputs, shared
 
 
 class LunaDTPromptInjector:
     """A picture's prompt and settings, to make another like it."""
 
     TITLE = "Luna DT Prompt Injector"
-    CATEGORY = comfy.CATEGORY
+    CATEGORY = inputs.CATEGORY
     DESCRIPTION = "Reuses the prompt and settings of a picture in DiffusionToolkit; what you override wins."
     RETURN_TYPES = ("STRING", "STRING", "INT", "INT", "FLOAT", "INT", "STRING", "STRING")
     RETURN_NAMES = ("prompt", "negative", "width", "height", "cfg", "steps", "sampler", "model")
@@ -31,26 +31,20 @@ class LunaDTPromptInjector:
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         return {
             "required": {
-                "image_id": comfy.IMAGE_ID,
+                "image_id": inputs.image_id(),
             },
             "optional": {
-                "prompt_override": (
-                    "STRING",
-                    {"default": "", "multiline": True, "tooltip": "Used instead of the picture's prompt."},
-                ),
-                "negative_override": (
-                    "STRING",
-                    {"default": "", "multiline": True, "tooltip": "Used instead of the picture's negative prompt."},
-                ),
+                "prompt_override": inputs.text("Used instead of the picture's prompt.", multiline=True),
+                "negative_override": inputs.text("Used instead of the picture's negative prompt.", multiline=True),
             },
         }
 
     @classmethod
     def IS_CHANGED(cls, image_id: int | None = None, **_: Any) -> str:  # noqa: N802
-        return comfy.fingerprint(comfy.library(), image_id)
+        return shared.fingerprint(shared.library(), image_id)
 
     def run(self, image_id: int, prompt_override: str = "", negative_override: str = "") -> tuple[Any, ...]:
-        r = comfy.library().image(comfy.needed_id(image_id))
+        r = shared.library().image(shared.needed_id(image_id))
         prompt = prompt_override if prompt_override.strip() else r.prompt
         negative = negative_override if negative_override.strip() else r.negative_prompt
         return prompt, negative, r.width, r.height, r.cfg, r.steps, r.sampler, r.model

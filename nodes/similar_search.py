@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from ..luna_dt.errors import BadInput, BadPicture, NotFound, PictureMissing
-from ..luna_dt.search.plan import Engine
+from ..luna_dt.errors import BadInput, NotFound, PictureMissing
 from ..luna_dt.pixels import read_pictures
-from . import comfy
+from ..luna_dt.records import LAYERS
+from ..luna_dt.search.plan import Engine
+from . import host, inputs, pictures, shared
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,7 @@ class LunaDTSimilarSearch:
     """The pictures most similar to a picture, to an image of DT, or to a text."""
 
     TITLE = "Luna DT Similar Search"
-    CATEGORY = comfy.CATEGORY
+    CATEGORY = inputs.CATEGORY
     DESCRIPTION = (
         "Finds similar pictures in your DiffusionToolkit library. A reference picture is encoded here, and the "
         "search runs here in what luna-dt sync has mirrored, with DT closed if you like."
@@ -40,7 +41,7 @@ class LunaDTSimilarSearch:
         return {
             "required": {
                 "search_mode": (
-                    ["visual", "semantic", "composition", "style", "negative"],
+                    sorted(LAYERS, key=lambda layer: layer == "negative"),  # the contract's order
                     {
                         "default": "visual",
                         "tooltip": "The layer to compare in; visual is how it looks; the others are made from prompts.",
@@ -60,29 +61,16 @@ class LunaDTSimilarSearch:
             },
             "optional": {
                 "reference_image": ("IMAGE", {"tooltip": "The picture to compare with; of several, their mean."}),
-                "reference_image_id": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": comfy.MAX_ID,
-                        "tooltip": "An image of DT to compare with. Beside a reference image: the one to leave out.",
-                    },
+                "reference_image_id": inputs.image_id(
+                    "An image of DT to compare with. Beside a reference image: the one to leave out."
                 ),
-                "text_query": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "multiline": True,
-                        "tooltip": "A text to compare with, if there is no other reference.",
-                    },
-                ),
+                "text_query": inputs.text("A text to compare with, if there is no other reference.", multiline=True),
                 "exclude_source": (
                     "BOOLEAN",
                     {"default": True, "tooltip": "Leave the image of reference_image_id out of its own hits."},
                 ),
                 "engine": (
-                    ["auto", "local", "dt"],
+                    list(get_args(Engine)),
                     {
                         "default": "auto",
                         "tooltip": "local: the mirror. dt: ask DT. auto: the mirror if this layer is synced.",
@@ -104,7 +92,7 @@ class LunaDTSimilarSearch:
 
     @classmethod
     def IS_CHANGED(cls, search_mode: str | None = None, **_: Any) -> str:  # noqa: N802
-        return comfy.library().fingerprint(f"embeddings.{search_mode}", "images")
+        return shared.library().fingerprint(f"embeddings.{search_mode}", "images")
 
     def run(
         self,
@@ -121,11 +109,11 @@ class LunaDTSimilarSearch:
     ) -> dict[str, Any]:
         from ..luna_dt.sheet import contact_sheet
 
-        library = comfy.library()
+        library = shared.library()
         reference: dict[str, Any]
         if reference_image is not None and clip_vision is not None:
             identity = library.identity(search_mode)
-            vector = comfy.clip_vision_vector(clip_vision, reference_image, identity)
+            vector = host.clip_vision_vector(clip_vision, reference_image, identity)
             reference = {"vector": vector, "identity": identity}
         elif reference_image is not None:
             reference = {"image": reference_image}
@@ -146,14 +134,13 @@ class LunaDTSimilarSearch:
             engine=engine,
         )
         found, results = [], []
-        for hit in comfy.each(hits):
-            result: dict[str, Any] = hit.to_json()
-            try:
-                picture = library.picture(hit.id)
+        opened = library.pictures(host.each([hit.id for hit in hits]))
+        for hit, (_, picture, reason) in zip(hits, opened, strict=True):
+            if picture is None:
+                results.append({**hit.to_json(), "not_opened": reason})
+            else:
+                results.append(hit.to_json())
                 found.append((hit, picture))
-            except (BadPicture, PictureMissing) as error:
-                result["not_opened"] = str(error)
-            results.append(result)
         if not found:
             return self._nothing(search_mode, min_similarity, results, reference_image, when_empty)
         query = read_pictures(reference_image)[0] if reference_image is not None else None
@@ -164,11 +151,11 @@ class LunaDTSimilarSearch:
             if "image_id" in reference
             else "reference"
         )
-        sheet = contact_sheet(query, title, [(p, f"{h.similarity:.3f}   id {h.id}", h.image.prompt) for h, p in found])
+        sheet = contact_sheet(query, title, [(picture, hit.caption, hit.image.prompt) for hit, picture in found])
         return {
-            "ui": comfy.preview(sheet),
+            "ui": pictures.preview(sheet),
             "result": (
-                [comfy.to_image(picture) for _, picture in found],
+                [pictures.to_image(picture) for _, picture in found],
                 [hit.image.prompt for hit, _ in found],
                 len(found),
                 {"results": results},

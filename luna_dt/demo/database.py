@@ -17,8 +17,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..dt.postgres import LAYER_COLUMNS
 from ..errors import MissingExtra
+from ..generation import Generation
 from ..identity import Identity
 from ..models.weights import TINY_ARCHITECTURE
+from ..provenance import parameters
 from ..records import Float32s
 from .drawing import SUBJECTS, Scene, draw, random_scene
 
@@ -52,10 +54,11 @@ class Drawing:
     @property
     def parameters(self) -> str:
         """The text AUTOMATIC1111 writes into a PNG, which DT's scanner reads."""
-        return (
-            f"{self.scene.caption}\nNegative prompt: {NEGATIVE}\nSteps: {self.steps}, Sampler: {self.sampler}, "
-            f"CFG scale: 7, Seed: {self.seed}, Size: {self.size[0]}x{self.size[1]}, Model: drawings_v1"
-        )
+        made = Generation(
+            prompt=self.scene.caption, negative_prompt=NEGATIVE, model="drawings_v1", seed=self.seed, steps=self.steps,
+            cfg=7.0, width=self.size[0], height=self.size[1], extra_metadata={"sampler": self.sampler},
+        )  # fmt: skip
+        return parameters.write(made)
 
 
 @contextmanager

@@ -27,7 +27,8 @@ assert spec is not None and spec.loader is not None
 pack = importlib.util.module_from_spec(spec)
 sys.modules["luna_pack"] = pack
 spec.loader.exec_module(pack)
-nodes: Any = sys.modules["luna_pack.nodes.comfy"]
+host: Any = sys.modules["luna_pack.nodes.host"]
+shared: Any = sys.modules["luna_pack.nodes.shared"]
 errors: Any = sys.modules["luna_pack.luna_dt.errors"]
 luna_dt: Any = importlib.import_module("luna_pack.luna_dt")
 database: Any = importlib.import_module("luna_pack.luna_dt.demo.database")
@@ -42,7 +43,7 @@ with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
     settings = Settings(home=Path(folder))
 
     # an encoder is ComfyUI's to unload, and comes back by itself
-    encoders = Encoders(settings, Memory(nodes._resident))
+    encoders = Encoders(settings, Memory(host.resident))
     first = encoders.pictures(TINY_IMAGE, read_pictures(image))
     assert len(memory.current_loaded_models) == 1
     memory.unload_all_models()
@@ -53,7 +54,7 @@ with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
     # and so is a detector, which leaves when another comes
     library = luna_dt.Library(
         settings=Settings(home=Path(folder) / "maps", dt="http://127.0.0.1:9", models=(weights,)),
-        residency=nodes._resident,
+        residency=host.resident,
     )
     memory.unload_all_models()
     softedge = library.map("softedge", image).picture.tobytes()
@@ -80,7 +81,7 @@ with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         for pixels in ("squash", "crop"):
             identity = Identity("ViT-L-14", "openai", "image", output, pixels, dim)
             ours = Encoders(settings).pictures(identity, read_pictures(image))[0]
-            theirs = nodes.clip_vision_vector(clip_vision, image, identity)
+            theirs = host.clip_vision_vector(clip_vision, image, identity)
             assert ours @ theirs > 0.999, (output, pixels, ours @ theirs)
     print("CLIP_VISION agrees")
 
@@ -88,12 +89,12 @@ with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
     import folder_paths
 
     os.environ["LUNA_DT_HOME"] = folder
-    looked = nodes.library().settings.models_folders
+    looked = shared.library().settings.models_folders
     assert all(Path(place) in looked for place in folder_paths.get_folder_paths("clip_vision"))
-    nodes.close_libraries()
+    shared.close_libraries()
 
     try:
-        nodes.clip_vision_vector(
+        host.clip_vision_vector(
             clip_vision, image, Identity("ViT-H-14", "laion2b_s32b_b79k", "image", "pooled", "squash", 1280)
         )
     except errors.IdentityMismatch as error:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cv2
@@ -21,6 +22,8 @@ from PIL import Image
 
 from luna_dt import Library
 from luna_dt.demo import database, served
+from luna_dt.provenance import graph as graphs
+from luna_dt.provenance import parameters
 from luna_dt.records import Batch
 from tests.conftest import Drawn
 from tests.pack import ROOT, load_pack
@@ -31,7 +34,8 @@ AWAY = "http://127.0.0.1:9"
 
 
 PACK = load_pack()
-COMFY: Any = sys.modules[f"{PACK.__name__}.nodes.comfy"]
+SHARED: Any = sys.modules[f"{PACK.__name__}.nodes.shared"]
+CLUSTERS: Any = sys.modules[f"{PACK.__name__}.nodes.clusters"]
 ERRORS: Any = sys.modules[f"{PACK.__name__}.luna_dt.errors"]  # the pack's own copy of the library, as in ComfyUI
 NODES: dict[str, Any] = PACK.NODE_CLASS_MAPPINGS
 
@@ -52,7 +56,7 @@ def up(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DT_API_URL", server)
     yield tmp_path / "home"
-    COMFY.close_libraries()
+    SHARED.close_libraries()
 
 
 @pytest.fixture
@@ -255,6 +259,54 @@ def test_a_hit_that_cannot_be_opened_is_kept_with_its_reason(down: Path, drawn: 
     assert "No such file" in out["results_metadata"]["results"][1]["not_opened"]
 
 
+@pytest.mark.parametrize(
+    ("name", "inputs", "count"),
+    [
+        ("LunaDTSimilarSearch", {"reference_image_id": 31, "top_k": 5, "min_similarity": 0.1}, 5),
+        ("LunaDTClusterSampler", {"cluster": "1", "min_quality": 0, "sample_count": 4}, 4),
+    ],
+)
+def test_comfyuis_progress_and_interruption_are_heeded_at_each_picture(
+    down: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, inputs: dict[str, Any], count: int
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    asked: list[int] = []
+    done: list[int] = []
+    until = count
+
+    def ask() -> None:
+        asked.append(len(asked))
+        if len(asked) > until:
+            raise Interrupted
+
+    bar = SimpleNamespace(update=done.append)
+    modules: dict[str, dict[str, Any]] = {
+        "comfy": {},
+        "comfy.model_management": {
+            "get_torch_device": lambda: "cpu",
+            "throw_exception_if_processing_interrupted": ask,
+        },
+        "comfy.utils": {"ProgressBar": lambda total: bar},
+        "folder_paths": {"get_folder_paths": lambda kind: [], "get_temp_directory": lambda: str(tmp_path / "temp")},
+    }
+    for module, values in modules.items():
+        fake = ModuleType(module)
+        vars(fake).update(values)
+        monkeypatch.setitem(sys.modules, module, fake)
+        parent, _, child = module.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, fake)
+    assert run(name, **inputs)["count"] == len(asked) == len(done) == count
+    asked.clear()
+    done.clear()
+    until = 2
+    with pytest.raises(Interrupted):
+        run(name, **inputs)
+    assert len(done) == 2
+
+
 @pytest.mark.parametrize("sort", ["confidence", "quality", "random", "diverse"])
 def test_cluster_sampler(down: Path, drawn: Drawn, sort: str) -> None:
     for label in ("1: Luna (4)", "1: Somebody else (57)", "1"):
@@ -274,25 +326,25 @@ def test_cluster_sampler_asks_dt_where_nothing_is_synced(up: Path) -> None:
 def test_cluster_labels_are_there_at_once(
     up: Path, down: Path, monkeypatch: pytest.MonkeyPatch, server: str, tmp_path: Path
 ) -> None:
-    assert COMFY.cluster_labels() == ["1: Luna (4)", "2: Snorri (4)", "3: unnamed (4)"]  # from the mirror
-    COMFY.close_libraries()
+    assert CLUSTERS.cluster_labels() == ["1: Luna (4)", "2: Snorri (4)", "3: unnamed (4)"]  # from the mirror
+    SHARED.close_libraries()
     monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "other"))
-    monkeypatch.setattr(COMFY, "_asked", -1e9)
-    assert COMFY.cluster_labels() == [COMFY.NO_CLUSTERS]  # nothing synced, DT away: never an error, never empty
+    monkeypatch.setattr(CLUSTERS, "_asked", -1e9)
+    assert CLUSTERS.cluster_labels() == [CLUSTERS.NO_CLUSTERS]  # nothing synced, DT away: never an error, never empty
     monkeypatch.setenv("DT_API_URL", server)
-    COMFY.close_libraries()
-    monkeypatch.setattr(COMFY, "_asked", -1e9)
+    SHARED.close_libraries()
+    monkeypatch.setattr(CLUSTERS, "_asked", -1e9)
     deadline = time.monotonic() + 20
-    while COMFY.cluster_labels() == [COMFY.NO_CLUSTERS] and time.monotonic() < deadline:
+    while CLUSTERS.cluster_labels() == [CLUSTERS.NO_CLUSTERS] and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert COMFY.cluster_labels()[0] == "1: Luna (4)"  # asked in the background
+    assert CLUSTERS.cluster_labels()[0] == "1: Luna (4)"  # asked in the background
 
 
 def test_a_label_that_is_none_is_refused_before_the_run() -> None:
     validate = NODES["LunaDTClusterSampler"].VALIDATE_INPUTS
     assert validate(cluster="3: Luna (42)") is True
     assert validate(cluster=None) is True
-    for label in ("Loading...", COMFY.NO_CLUSTERS, ""):
+    for label in ("Loading...", CLUSTERS.NO_CLUSTERS, ""):
         assert "choose one" in validate(cluster=label)
 
 
@@ -381,7 +433,7 @@ GRAPH: dict[str, Any] = {
 
 
 def recorded() -> list[Any]:
-    return [entry.generation for entry in COMFY.library().outbox.entries()]
+    return [entry.generation for entry in SHARED.library().outbox.entries()]
 
 
 def test_the_writer_records_each_picture_once(either: Path) -> None:
@@ -410,8 +462,7 @@ def test_the_writer_takes_from_the_workflow_what_is_not_said(down: Path) -> None
     assert (made.prompt, made.negative_prompt, made.model) == ("a cat", "blurry", "dreams.safetensors")
     assert (made.seed, made.steps, made.cfg, made.denoise) == (2**63, 30, 3.5, 0.6)  # 30 was said
     assert made.extra_metadata == {"sampler": "euler", "scheduler": "karras"}
-    parameters = sys.modules[f"{PACK.__name__}.nodes.metadata_writer"].parameters(made)
-    assert parameters == (
+    assert parameters.write(made) == (
         "a cat\nNegative prompt: blurry\nSteps: 30, Sampler: euler, Schedule type: karras, CFG scale: 3.5, "
         f"Seed: {2**63}, Size: 8x8, Model: dreams.safetensors, Denoising strength: 0.6"
     )
@@ -424,7 +475,7 @@ def test_the_prompts_are_told_apart_through_a_controlnet() -> None:
         "class_type": "KSampler",
         "inputs": {**GRAPH["4"]["inputs"], "positive": ["7", 0], "negative": ["7", 1]},
     }
-    found = COMFY.sampler_of(graph, "6")
+    found = graphs.read(graph, "6")
     assert (found["prompt"], found["negative"]) == ("a cat", "blurry")
 
 
@@ -486,7 +537,7 @@ def test_a_windows_path_is_found_through_the_path_map(
     monkeypatch.setenv("DT_API_URL", f"{postgres}&schema={schema}")
     monkeypatch.setenv("LUNA_DT_PATH_MAP", rf"D:\bilder={tmp_path / 'mnt'}")
     out = run("LunaDTImageLoader", image_id=1)
-    COMFY.close_libraries()
+    SHARED.close_libraries()
     np.testing.assert_allclose(out["image"][0, 0, 0].numpy(), np.array([200, 100, 50]) / 255, atol=1e-6)
     np.testing.assert_allclose(out["mask"].numpy(), 0.8, atol=1e-6)
 
@@ -509,7 +560,7 @@ def test_a_picture_on_dts_disk_alone_comes_through_its_server(
         assert run("LunaDTImageLoader", image_id=1)["image"].shape == (1, 4, 6, 3)
         with pytest.raises(ERRORS.PictureMissing, match=r"path_map.*not to be found where the server runs"):
             run("LunaDTImageLoader", image_id=2)
-    COMFY.close_libraries()
+    SHARED.close_libraries()
 
 
 def test_is_changed_follows_the_record_and_the_layer_and_nothing_else(down: Path, server: str) -> None:

@@ -1,0 +1,106 @@
+"""The one library that the nodes share, and which addresses of DT a workflow may name."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import replace
+from urllib.parse import quote, urlsplit
+
+from ..luna_dt import Library, LunaError, Settings, threads
+from ..luna_dt.errors import BadInput, NotAllowed
+from ..luna_dt.settings import DEFAULT_DT
+from . import host
+
+log = logging.getLogger(__name__)
+
+_libraries: dict[str, Library] = {}
+_lock = threading.Lock()
+_ending = threading.Event()
+
+
+def library(api_url: str = "") -> Library:
+    """The library at an address that the user has configured or allowed; "" and the default mean the configured one.
+
+    Raises NotAllowed: a workflow from elsewhere must not make this machine call a stranger.
+    """
+    settings = Settings.load()
+    if host.running():
+        settings = settings.replace(device=host.device(), models=(*settings.models_folders, *host.weights_folders()))
+    settings = allowed(settings, api_url)
+    with _lock:
+        opened = _libraries.get(settings.dt)
+        if opened is not None and opened.settings != settings:  # changed since, in settings.toml
+            opened.close()
+            opened = None
+        if opened is None:
+            opened = Library(settings=settings, residency=host.resident if host.running() else None)
+            _libraries[settings.dt] = opened
+            if hasattr(host.server(), "port"):
+                _go_on(opened)
+        return opened
+
+
+def allowed(settings: Settings, api_url: str) -> Settings:
+    """The settings for an address that a workflow names; raises NotAllowed if the user has not allowed it."""
+    address = api_url.strip().rstrip("/")
+    if address in ("", DEFAULT_DT, settings.dt.rstrip("/")):
+        return settings
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise NotAllowed(
+            f"api_url '{address}' is not http(s); other addresses are set as DT_API_URL, not in a workflow"
+        )
+    if address not in settings.allowed:
+        raise NotAllowed(
+            f"api_url '{address}' is none that you allowed; if you trust it, add to "
+            f"{settings.home / 'settings.toml'}: allowed = ['{address}']"
+        )
+    home = settings.home / "others" / quote(address, safe="")  # another DT's mirror must not mix with this one's
+    return replace(
+        settings, home=home, dt=address, models=settings.models_folders, token=""
+    )  # the token is the other's
+
+
+def close_libraries() -> None:
+    """Closes every library that was opened; the next use opens it again."""
+    with _lock:
+        for opened in _libraries.values():
+            opened.close()
+        _libraries.clear()
+
+
+def fingerprint(opened: Library, image_id: int | None) -> str:
+    """What a node that shows one image depends on; ComfyUI does not tell a linked id (None) before the run."""
+    return opened.fingerprint(image_id=image_id) if image_id else opened.fingerprint("images", "captions")
+
+
+def needed_id(image_id: int) -> int:
+    if image_id <= 0:
+        raise BadInput("image_id is 0: give the id of an image in DT")
+    return image_id
+
+
+# -- what was left undone ---------------------------------------------------------------------------
+
+
+def go_on() -> None:
+    """Goes on, in the background, with what was left undone; does nothing where there is no ComfyUI to go on in."""
+    if host.server() is not None:
+        threads.start("goes on", _go_on_when_ready, _ending.set, network=True)
+
+
+def _go_on_when_ready() -> None:
+    """Opens the library once ComfyUI has its port, which it is told when all packs are loaded."""
+    while not hasattr(host.server(), "port"):
+        if _ending.wait(0.5):
+            return
+    try:
+        library()
+    except LunaError as error:
+        log.warning("what was left undone waits: %s", error)
+
+
+def _go_on(opened: Library) -> None:
+    """What was recorded before is sent now, and batches that are open are looked after."""
+    opened.outbox.start()
+    opened.batches.watch_all(host.own_address())
