@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import status as state
 from .dt.catalog import Catalog, Health
@@ -27,7 +27,7 @@ from .mirror.lookups import Lookups
 from .mirror.pictures import Pictures
 from .models import Encoders
 from .paths import picture_file
-from .pixels import PictureLike, read_pictures
+from .pixels import Picture, PictureLike, read_pictures
 from .preproc import Detectors
 from .preproc.map_types import HIGH, LOW, RESOLUTION, Resolution, map_type
 from .progress import Progress, silent
@@ -46,9 +46,6 @@ from .search.plan import Engine, Search, terms_of
 from .search.sampling import checked_sort, sampled
 from .settings import Settings
 from .store import Store
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 class Library:
@@ -259,11 +256,11 @@ class Library:
         """
         return self._pictures.file(image_id)
 
-    def picture(self, image_id: int) -> Image.Image:
+    def picture(self, image_id: int) -> Picture:
         """An image's pixels, RGB and upright; see ``file``; raises BadPicture as well."""
         return self._pictures.picture(image_id)
 
-    def pictures(self, image_ids: Iterable[int]) -> Iterator[tuple[int, Image.Image | None, str]]:
+    def pictures(self, image_ids: Iterable[int]) -> Iterator[tuple[int, Picture | None, str]]:
         """For each image its picture and "", or None and the reason why it could not be opened."""
         return self._pictures.each(image_ids)
 
@@ -356,7 +353,7 @@ class Library:
         """The tree of what came from what around an image, from the first image known; raises UnknownImage."""
         return making.around(image_id, self.generations(), self._store, self._lookups)
 
-    def output(self, made: Generation) -> Image.Image:
+    def output(self, made: Generation) -> Picture:
         """The saved picture of a generation, RGB; its path is another's word, so it is opened as DT's paths are.
 
         Raises PictureMissing, BadPicture.

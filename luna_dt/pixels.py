@@ -1,4 +1,4 @@
-"""Pictures from anywhere as 8-bit RGB, and DT's paths as paths of this machine."""
+"""Pictures from anywhere as 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from .errors import BadPicture
 if TYPE_CHECKING:
     from PIL import Image
 
+    Picture: TypeAlias = Image.Image
+else:
+    Picture = Any  # Pillow is imported when a picture is opened, not before; hints can be read without it
+
 #: A path, a PIL image, encoded bytes, an array or a tensor: [H,W], [H,W,C] or a batch [B,H,W,C];
 #: uint8, uint16 or floats in 0..1, with 1 to 4 channels (alpha is dropped, as ComfyUI does).
-PictureLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | Any"
+PictureLike: TypeAlias = str | os.PathLike[str] | bytes | Picture | npt.NDArray[Any] | Any
 
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning level: it refuses to open more by itself
 

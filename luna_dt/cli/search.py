@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 
-from ..errors import BadVector, LunaError, SettingsError
+from ..errors import BadVector, SettingsError
 from ..library import Library
 from ..records import LAYERS, Term
 from ..settings import Settings
@@ -108,16 +107,12 @@ def _draw_sheet(
     from ..pixels import read_pictures
     from ..sheet import contact_sheet
 
-    def opened(wanted: int) -> Any:
-        try:
-            return library.picture(wanted)
-        except LunaError as error:
-            logging.getLogger(__name__).warning("%s", error)
-            return None
-
-    query = read_pictures(image)[0] if image else None if image_id is None else opened(image_id)
+    query = read_pictures(image)[0] if image else None
+    if image_id is not None:
+        query = next(library.pictures([image_id]))[1]
     title = str(image.name if image else text or (f"id {image_id}" if image_id is not None else "a vector"))
-    found = [(opened(hit.id), f"{hit.similarity:.3f}   id {hit.id}", hit.image.prompt) for hit in hits]
+    pictures = library.pictures(hit.id for hit in hits)
+    found = [(picture, hit.caption, hit.image.prompt) for hit, (_, picture, _) in zip(hits, pictures, strict=True)]
     try:
         contact_sheet(query, title, found).save(target)
     except (OSError, ValueError) as error:

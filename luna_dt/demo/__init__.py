@@ -87,7 +87,7 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
         clock("searched again with everything closed")
         if [hit.id for hit in offline] != [hit.id for hit in hits]:
             raise LunaError("the offline search answered differently; please report this")
-        found = [(library.picture(hit.id), f"{hit.similarity:.3f}   id {hit.id}", hit.image.prompt) for hit in offline]
+        found = [(library.picture(hit.id), hit.caption, hit.image.prompt) for hit in offline]
         for hit in offline:
             tell(f"             {hit.similarity:.3f}  {hit.id:>4}  {hit.image.prompt}")
         edges = folder / "reference_canny.png"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..dt.catalog import Catalog
 from ..errors import (
@@ -32,7 +32,7 @@ from ..errors import (
 from ..mirror.lookups import Lookups
 from ..mirror.pictures import Pictures
 from ..paths import picture_file
-from ..pixels import PictureLike, read_pictures
+from ..pixels import Picture, PictureLike, read_pictures
 from ..preproc import Detectors
 from ..preproc.map_types import MapType, Resolution, map_type
 from ..progress import Progress
@@ -40,9 +40,6 @@ from ..records import StoredMap
 from ..store import Store
 from .cache import FROM_DT, MapCache, MapKey, encoded
 from .source import Source, of_image, of_picture
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +55,7 @@ class ControlMap:
     """
 
     kind: str
-    picture: Image.Image
+    picture: Picture
     was_cached: bool
     keypoints: dict[str, Any] | None = None
 

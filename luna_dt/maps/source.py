@@ -6,16 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import BadInput, BadPicture, PictureMissing
 from ..mirror.pictures import Pictures
-from ..pixels import PictureLike, read_pictures
+from ..pixels import Picture, PictureLike, read_pictures
 from ..records import ImageRecord, content_digest
 from ..store import Store
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,7 @@ class Source:
     it is ``unchanged`` since."""
 
     digest: int
-    open: Callable[[], Image.Image]
+    open: Callable[[], Picture]
     name: str
     image_id: int | None = None
     unchanged: Callable[[], bool] = lambda: True
@@ -34,7 +30,7 @@ def of_image(record: ImageRecord, store: Store, pictures: Pictures) -> Source:
     """An image of DT; its file is read only if it was not since it last changed."""
     name, held = f"image {record.id}", list[bytes]()
 
-    def opened() -> Image.Image:
+    def opened() -> Picture:
         return read_pictures(held.pop() if held else pictures.file(record.id), name)[0]
 
     stamp = pictures.stamp(record)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from .. import files
 from ..dt.catalog import Catalog
 from ..errors import CatalogError, LunaError, NotFound, PictureMissing
 from ..paths import local_path, picture_file
-from ..pixels import read_pictures
+from ..pixels import Picture, read_pictures
 from ..records import ImageRecord
 from ..store import Store
 from .lookups import Lookups
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +38,15 @@ class Pictures:
             tried.append(str(error))
         raise PictureMissing(f"image {image_id} could not be opened: {'; '.join(tried)}")
 
-    def picture(self, image_id: int) -> Image.Image:
+    def picture(self, image_id: int) -> Picture:
         return read_pictures(self.file(image_id), f"image {image_id}")[0]
 
-    def each(self, image_ids: Iterable[int]) -> Iterator[tuple[int, Image.Image | None, str]]:
+    def each(self, image_ids: Iterable[int]) -> Iterator[tuple[int, Picture | None, str]]:
         for image_id in image_ids:
             try:
                 yield image_id, self.picture(image_id), ""
             except LunaError as error:
-                log.info("%s", error)
+                log.warning("%s", error)
                 yield image_id, None, str(error)
 
     def stamp(self, record: ImageRecord) -> str:
