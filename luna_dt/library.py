@@ -157,7 +157,7 @@ class Library:
         self._searchers: dict[str, searching.Searcher] = {}
         self._dt: Catalog | None = None
         self._map_cache = MapCache(self._store, self.settings.maps_bytes)
-        detectors = Detectors(self.settings.device, self.settings.models_folders, self._memory, self._map_cache.sha256)
+        detectors = Detectors(self.settings.device, self.settings.models_folders, self._memory, self._store.sha256)
         self._maps = Maps(self._map_cache, detectors, lambda: self.catalog, self.settings.path_map)
         self.outbox = Outbox(self._store, lambda: self.catalog)
         self.batches = Batches(self._store, self.outbox)
