@@ -23,6 +23,7 @@ TOKENS = (
     "negative", "steps", "sampler", "cfg", "seed", "size", "model_hash", "model", "aesthetic_score", "rating",
     "favorite", "nsfw", "nometa", "delete", "date", "path", "folder",
 )  # fmt: skip
+HIDING = ("delete", "unavailable")  # the flags that hide an image, unless a query asks for one
 _TOKEN = re.compile(rf"(?<![\w:])({'|'.join(TOKENS)}):", re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"]*"')
 _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
@@ -54,10 +55,14 @@ def where(text: str, columns: Columns) -> Sql:
         if not alternatives:
             raise BadQuery(f"'{name}:' has no value in the query '{text}'")
         found.append(_any([_READERS[name](columns, name, part) for part in alternatives]))
-    if not any(name == "delete" for name, _ in tokens):
-        found.append((f"NOT {columns['delete']}", []))
-    found.append((f"NOT {columns['unavailable']}", []))
+    asked = {name for name, _ in tokens}
+    found += [(f"NOT {columns[flag]}", []) for flag in HIDING if flag not in asked]
     return " AND ".join(sql for sql, _ in found), [value for _, values in found for value in values]
+
+
+def hidden(columns: Columns) -> str:
+    """The SQL condition of the images that DT hides."""
+    return " OR ".join(columns[flag] for flag in HIDING)
 
 
 def _split(text: str) -> tuple[list[str], list[tuple[str, str]]]:

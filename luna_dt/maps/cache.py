@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from .. import files
-from ..errors import StoreError, WeightsError
+from ..errors import StoreError
 from ..records import StoredMap, content_digest
 from ..store import Store
 
@@ -62,7 +61,7 @@ class KeptMap:
 
 
 class MapCache:
-    """The maps that are kept, and the SHA-256 of weights that were read; for threads and processes alike."""
+    """The maps that are kept; for threads and processes alike."""
 
     def __init__(self, store: Store, limit: int) -> None:
         """``limit`` in bytes; 0 keeps nothing."""
@@ -207,20 +206,6 @@ class MapCache:
             held.enter_context(FileLock(folder / f"{self.slot(key)}.lock", thread_local=False).acquire(PATIENCE))
         except (OSError, Timeout) as error:
             log.warning("a %s map is made without a lock: %s", key.kind, error)
-
-    def sha256(self, file: Path) -> str:
-        """The SHA-256 of a file of weights, read again only when its size or time has changed; raises WeightsError."""
-        try:
-            stamp = files.stamp(file)
-            known = self._store.rows("SELECT sha256 FROM weights WHERE path = ? AND stamp = ?", [str(file), stamp])
-            if known:
-                return str(known[0][0])
-            digest = files.sha256(file)
-        except OSError as error:
-            raise WeightsError(f"the weights {file} cannot be read: {error}") from error
-        with self._store.writing() as db:
-            db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?)", [str(file), stamp, digest])
-        return digest
 
 
 def encoded(picture: Image.Image) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import logging
@@ -27,14 +26,12 @@ from PIL import Image
 
 from luna_dt.demo.drawing import draw, random_scene
 from luna_dt.errors import BadInput, MissingExtra, OutOfMemory, WeightsError
-from luna_dt.maps.cache import MapCache
 from luna_dt.memory import Memory
 from luna_dt.pixels import read_pictures
 from luna_dt.preproc import Detectors, Made
 from luna_dt.preproc.detectors import OPENMP
 from luna_dt.preproc.frame import MAX_PIXELS, Frame
 from luna_dt.preproc.map_types import TYPES
-from luna_dt.store import Store
 from tests.conftest import Drawn
 from tests.loopback import Handler, Loopback
 from tests.pack import ROOT
@@ -474,17 +471,6 @@ def test_zoe_does_not_go_on_with_tensors_that_are_missing(tmp_path: Path) -> Non
     (tmp_path / "SHA256SUMS").write_text(f"{sha256(tmp_path / 'ZoeD_M12_N.pt')}  ZoeD_M12_N.pt\n", encoding="utf-8")
     with pytest.raises(WeightsError, match="of its tensors are missing"):
         made(detectors_in(tmp_path), "depth_zoe", drawing(90, 70))
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with opened_cache(tmp_path) as cache, pytest.raises(WeightsError, match=r"gone\.pth cannot be read"):
-        cache.sha256(tmp_path / "gone.pth")
-
-
-@contextlib.contextmanager
-def opened_cache(home: Path) -> Iterator[MapCache]:
-    with contextlib.closing(Store(home)) as store:
-        yield MapCache(store, 10**9)
 
 
 def test_a_damaged_download_is_got_again_once_it_is_deleted(hub: Hub, tmp_path: Path, weights: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from luna_dt.errors import (
     UnknownCluster,
     UnknownImage,
     UnknownLayer,
+    WeightsError,
 )
 from luna_dt.records import Batch, Captions, Cluster, ImageRecord, Member
 from luna_dt.store import COMPACT_ROWS, Store
@@ -291,3 +293,22 @@ def test_names_with_markup_and_case(library: Library) -> None:
     library._store.finish("images", "a test")
     assert [i.id for i in library.images("negative: ärger 100%")] == [1]
     assert library.images("negative: 100_") == []
+
+
+def test_a_file_of_weights_is_read_again_only_when_it_has_changed(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "a.pth"
+    weights.write_bytes(b"one")
+    first = library._store.sha256(weights)
+    assert first == hashlib.sha256(b"one").hexdigest()
+    with monkeypatch.context() as unread:
+        unread.setattr("luna_dt.files.sha256", None)
+        assert library._store.sha256(weights) == first
+    weights.write_bytes(b"three")
+    assert library._store.sha256(weights) == hashlib.sha256(b"three").hexdigest()
+
+
+def test_a_file_that_cannot_be_read_is_named(library: Library, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"gone\.pth cannot be read"):
+        library._store.sha256(tmp_path / "gone.pth")

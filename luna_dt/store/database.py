@@ -1,0 +1,163 @@
+"""``library.db``: its connections, transactions and locks, and the generation of each kind of record."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from ..errors import BadInput, StoreError
+from ..records import now
+from . import formats
+
+
+class Database:
+    """A library's database under ``home``, one connection that reads and one that writes, in WAL mode.
+
+    Raises StoreError when it is damaged, belongs to a newer version, or cannot be made.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.path = home / "library.db"
+        try:
+            (home / "vectors").mkdir(parents=True, exist_ok=True)
+            # one at a time, for SQLite does not wait where two change a new file to WAL
+            with (
+                FileLock(home / "open.lock", timeout=30),
+                contextlib.ExitStack() as opened,
+            ):  # closed unless all goes well
+                self._reader = self._connect(opened)
+                self._writer = self._connect(opened)
+                if not formats.is_current(self._writer):
+                    with _transaction(self._writer):
+                        formats.migrate(self._writer, home)
+                self._opened = opened.pop_all()
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{self.path} cannot be opened now ({error}); is another program writing it?") from error
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{self.path} cannot be opened ({error}); move it away and sync again") from error
+        except Timeout as error:
+            raise StoreError(f"another program has been opening {home} for 30 s; wait for it or stop it") from error
+        except OSError as error:
+            raise StoreError(f"{home} cannot be used as the library's home: {error}") from error
+        self._read_lock, self._write_lock = threading.RLock(), threading.RLock()
+
+    def _connect(self, opened: contextlib.ExitStack) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        opened.callback(connection.close)
+        connection.create_function("LOWER", 1, _lower, deterministic=True)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a file is deleted, and an index saved, only after its commit
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def close(self) -> None:
+        with self._read_lock, self._write_lock:
+            self._opened.close()
+
+    @contextlib.contextmanager
+    def sole_writer(self) -> Iterator[None]:
+        """Held by whoever syncs or embeds; raises StoreError when another process or thread does already."""
+        lock = FileLock(self.home / "sync.lock", timeout=0)
+        try:
+            with lock:
+                yield
+        except Timeout as error:
+            raise StoreError(f"another sync or embed of {self.home} is running; wait for it or stop it") from error
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is read within is of one moment, whoever writes meanwhile."""
+        with self._read_lock, _transaction(self._reader, "DEFERRED"):
+            yield
+
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        """What a SELECT finds; raises BadInput for numbers that SQLite cannot hold, StoreError."""
+        try:
+            with self._read_lock:
+                return self._reader.execute(sql, values).fetchall()
+        except OverflowError as error:
+            raise BadInput("a number is too large for a library's ids and seeds") from error
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path} cannot be read: {error}") from error
+
+    def _array(self, fields: list[tuple[str, str]], sql: str, values: Sequence[object] = ()) -> np.ndarray[Any, Any]:
+        """The rows as a structured array, taken in parts: a million tuples at once would weigh a gigabyte."""
+        parts = [np.empty(0, fields)]
+        try:
+            with self._read_lock:
+                cursor = self._reader.execute(sql, values)
+                while rows := cursor.fetchmany(50_000):
+                    parts.append(np.array(rows, fields))
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path} cannot be read: {error}") from error
+        return np.concatenate(parts)
+
+    def data_version(self) -> int:
+        """Changes whenever another connection has written; a cheap first question."""
+        with self._read_lock:
+            return int(self._reader.execute("PRAGMA data_version").fetchone()[0])
+
+    def generation(self, kind: str) -> int:
+        """Changes whenever a row of that kind is added, changed or dropped; 0 for what was never synced."""
+        rows = self.rows("SELECT generation FROM kinds WHERE name = ?", [kind])
+        return int(rows[0][0]) if rows else 0
+
+    def synced(self, kind: str) -> bool:
+        """Whether a kind was ever synced to its end, and is still there."""
+        return bool(self.rows("SELECT 1 FROM kinds WHERE name = ? AND synced IS NOT NULL", [kind]))
+
+    # -- writing ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(self, *kinds: str) -> Iterator[sqlite3.Connection]:
+        """One transaction, on disk when it ends, that moves those kinds to their next generation; raises StoreError."""
+        try:
+            with self._write_lock, _transaction(self._writer):
+                self._writer.executemany(
+                    "INSERT INTO kinds (name, generation) VALUES (?, 1) "
+                    "ON CONFLICT (name) DO UPDATE SET generation = generation + 1",
+                    [(kind,) for kind in kinds],
+                )
+                yield self._writer
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{self.path} cannot be written ({error}); is the disk full or the file in use?"
+            ) from error
+
+    def finish(self, kind: str, source: str) -> None:
+        """Notes that a kind was mirrored to its end, from that address."""
+        with self.writing() as db:
+            db.execute(
+                "INSERT INTO kinds (name, generation, synced, source) VALUES (?, 1, ?, ?) ON CONFLICT (name) "
+                "DO UPDATE SET synced = excluded.synced, source = excluded.source",
+                [kind, now(), source],
+            )
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iterator[None]:
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute(f"BEGIN {mode}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _lower(text: object) -> str | None:
+    """SQLite's own LOWER knows ASCII only."""
+    return None if text is None else str(text).lower()

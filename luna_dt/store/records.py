@@ -1,0 +1,166 @@
+"""Images, captions and clusters as they were mirrored: kept, looked up, and found by DT's query language."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from typing import Any, cast
+
+from .. import query
+from ..errors import UnknownCluster, UnknownImage
+from ..records import RECORD_KINDS, Batch, Captions, Cluster, ClusterImage, ImageRecord
+from .database import Database
+
+IDS = {"images": "id", "captions": "image_id", "clusters": "id"}  # what a row of each kind is known by
+VISIBLE_PAGE = 1000  # records taken in one go
+_IMAGE_COLUMNS = [f.name for f in fields(ImageRecord) if f.name != "tags"]  # tags are synced with the captions
+_FLAGS = ("favorite", "nsfw", "for_deletion", "unavailable", "no_metadata")  # which SQLite keeps as numbers
+_COLUMNS = query.Columns(
+    {name: name for name in _IMAGE_COLUMNS}
+    | {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
+)
+HIDDEN = query.hidden(_COLUMNS)
+_SELECT_IMAGE = (
+    ", ".join(f"images.{name}" for name in _IMAGE_COLUMNS)
+    + ", (SELECT tags FROM captions WHERE captions.image_id = images.id)"
+)
+
+
+class Records(Database):
+    """The tables of images, captions and clusters."""
+
+    def images(self, ids: Iterable[int]) -> dict[int, ImageRecord]:
+        """The records of those ids that are known."""
+        wanted = [int(i) for i in ids]
+        found: dict[int, ImageRecord] = {}
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for row in self.rows(f"SELECT {_SELECT_IMAGE} FROM images WHERE id IN ({marks})", part):
+                found[row[0]] = _image(row)
+        return found
+
+    def image(self, image_id: int) -> ImageRecord:
+        found = self.images([image_id])
+        if not found:
+            raise UnknownImage(f"image {image_id} is not in this library; if DT has it, sync again")
+        return found[image_id]
+
+    def find(self, text: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
+        """Images in id order that fit a query in DT's language (see query.py)."""
+        return self._find(query.where(text, _COLUMNS), after_id, limit)
+
+    def _find(self, where: query.Sql, after_id: int, limit: int) -> list[ImageRecord]:
+        condition, values = where
+        rows = self.rows(
+            f"SELECT {_SELECT_IMAGE} FROM images WHERE id > ? AND {condition} ORDER BY id LIMIT ?",
+            [after_id, *values, limit],
+        )
+        return [_image(row) for row in rows]
+
+    def visible(self, text: str = "") -> Iterator[ImageRecord]:
+        """Every image that fits a query and that DT does not hide, in id order, a page at a time."""
+        condition, values = query.where(text, _COLUMNS)
+        last = 0
+        while page := self._find((f"{condition} AND NOT ({HIDDEN})", values), last, VISIBLE_PAGE):
+            yield from page
+            last = page[-1].id
+
+    def at_paths(self, paths: Iterable[str]) -> dict[str, ImageRecord]:
+        """The images that DT has at those paths; its Windows paths are compared without regard to case and slashes."""
+        wanted: dict[str, list[str]] = {}
+        for path in paths:
+            wanted.setdefault(_one_path(path), []).append(path)
+        found: dict[str, ImageRecord] = {}
+        if wanted:
+            for image_id, path in self.rows("SELECT id, path FROM images"):
+                if _one_path(path) in wanted:
+                    record = self.image(image_id)
+                    found.update((each, record) for each in wanted[_one_path(path)])
+        return found
+
+    def captions(self, image_id: int) -> Captions:
+        rows = self.rows(
+            "SELECT image_id, wd14_tags, joytag_tags, joycaption, combined, tags FROM captions WHERE image_id = ?",
+            [image_id],
+        )
+        if rows:
+            image_id, wd14, joytag, caption, combined, tags = rows[0]
+            return Captions(image_id, wd14, joytag, caption, combined, _split(tags))
+        self.image(image_id)
+        return Captions(image_id)
+
+    def clusters(self) -> list[Cluster]:
+        return [Cluster(*row) for row in self.rows("SELECT id, name, image_count FROM clusters ORDER BY id")]
+
+    def cluster_images(self, cluster_id: int, min_quality: float = 0) -> list[ClusterImage]:
+        """A cluster's visible images, best quality first."""
+        if not self.rows("SELECT 1 FROM clusters WHERE id = ?", [cluster_id]):
+            raise UnknownCluster(f"cluster {cluster_id} is not in this library; if DT has it, sync again")
+        rows = self.rows(
+            f"SELECT {_SELECT_IMAGE}, confidence FROM cluster_members JOIN images ON id = image_id "
+            f"WHERE cluster_id = ? AND NOT ({HIDDEN}) ORDER BY COALESCE(rating, 0) DESC, confidence DESC, id",
+            [cluster_id],
+        )
+        members = (ClusterImage(_image(row[:-1]), row[-1]) for row in rows)
+        return [member for member in members if member.image.quality >= min_quality]
+
+    def version_of(self, image_id: int) -> str:
+        """Changes when the image's record, captions or tags do; "" for an unknown image."""
+        rows = self.rows(
+            "SELECT i.digest, c.digest FROM images i LEFT JOIN captions c ON c.image_id = i.id WHERE i.id = ?",
+            [image_id],
+        )
+        return f"{rows[0][0]} {rows[0][1]}" if rows else ""
+
+    def counts(self) -> dict[str, tuple[int, str]]:
+        """For every kind of record: how many are here, and when it was last synced to its end."""
+        synced = dict(self.rows("SELECT name, COALESCE(synced, '') FROM kinds"))
+        return {t: (self.rows(f"SELECT COUNT(*) FROM {t}")[0][0], synced.get(t, "")) for t in RECORD_KINDS}
+
+    def _put_records(self, kind: str, batch: Batch) -> None:
+        digests = batch.digests.tolist()
+        with self.writing(kind) as db:
+            if kind == "images":
+                images = cast("list[ImageRecord]", batch.rows)
+                _insert(db, kind, (*_IMAGE_COLUMNS, "digest"), map(_image_row, images, digests))
+            elif kind == "captions":
+                rows = (
+                    (c.image_id, c.wd14_tags, c.joytag_tags, c.joycaption, c.combined, "\n".join(c.tags), d)
+                    for c, d in zip(cast("list[Captions]", batch.rows), digests, strict=True)
+                )
+                columns = ("image_id", "wd14_tags", "joytag_tags", "joycaption", "combined", "tags", "digest")
+                _insert(db, kind, columns, rows)
+            else:
+                for cluster, digest in zip(cast("list[Cluster]", batch.rows), digests, strict=True):
+                    db.execute("DELETE FROM clusters WHERE id = ?", [cluster.id])  # and its members
+                    row = (cluster.id, cluster.name, cluster.image_count, digest)
+                    _insert(db, kind, ("id", "name", "image_count", "digest"), [row])
+                    members = ((cluster.id, m.image_id, m.confidence) for m in cluster.members)
+                    _insert(db, "cluster_members", ("cluster_id", "image_id", "confidence"), members)
+
+
+def _insert(db: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    marks = ", ".join("?" * len(columns))
+    db.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)
+
+
+def _image(row: Sequence[Any]) -> ImageRecord:
+    *values, tags = row
+    record = dict(zip(_IMAGE_COLUMNS, values, strict=True))
+    record.update((flag, bool(record[flag])) for flag in _FLAGS)
+    return ImageRecord(**record, tags=_split(tags))
+
+
+def _image_row(record: ImageRecord, digest: int) -> list[object]:
+    return [*(getattr(record, name) for name in _IMAGE_COLUMNS), digest]
+
+
+def _split(tags: str | None) -> tuple[str, ...]:
+    return tuple(tags.split("\n")) if tags else ()
+
+
+def _one_path(path: str) -> str:
+    windows = "\\" in path or path[1:2] == ":"
+    return path.replace("\\", "/").casefold() if windows else path

@@ -1,0 +1,269 @@
+"""The layers' vectors: one file of float32 rows per layer, and what each row is, in ``library.db``.
+
+A vectors file is only ever appended to: a row once named by SQLite never changes, so readers map it without
+locks and an index can trust what it has read.  A changed vector becomes a new row; when too many rows are dead
+the live ones move to a new file.  Rows are flushed to disk before the transaction that names them, so a kill
+leaves at worst unnamed bytes at the end, which the next append writes over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import NotSearchable, StoreError
+from ..identity import Identity, Verdict
+from ..records import EMBEDDINGS, LAYERS, Batch, Float32s, Int64s, checked_layer
+from .database import Database
+from .records import HIDDEN
+
+log = logging.getLogger(__name__)
+
+#: Dead rows a vectors file may hold before it is rewritten, as a share of all its rows and at least.
+COMPACT_SHARE, COMPACT_ROWS = 0.5, 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer at one moment: ``vectors`` float32[rows, dim] (mapped, read only) and, for each row, the image
+    it belongs to (``ids``, -1 where dead), whether that is ``visible`` in DT, and its length (``norms``)."""
+
+    name: str
+    identity: Identity
+    file: Path
+    vectors: Float32s
+    ids: Int64s
+    visible: npt.NDArray[np.bool_]
+    norms: Float32s
+    generation: tuple[int, int]
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What there is of a layer, without its vectors: ``rows`` in its ``file``, of which ``count`` are some
+    image's; ``unusable`` counts vectors DT sent that were NaN, infinite or zero, and pictures that could not
+    be read; ``local`` says that it is made here; ``verdict`` is what verifying it last found."""
+
+    name: str
+    identity: Identity
+    file: str
+    rows: int
+    count: int
+    unusable: int
+    synced: str
+    local: bool
+    verdict: Verdict | None
+
+    @property
+    def bytes(self) -> int:
+        return self.rows * self.identity.dim * 4
+
+
+class Vectors(Database):
+    """The tables ``layers`` and ``vectors``, and the files in ``vectors/``."""
+
+    def layers(self) -> list[LayerState]:
+        rows = self.rows(
+            "SELECT l.name, l.identity, l.file, l.rows, COALESCE(k.synced, ''), local, verdict, "
+            "(SELECT COUNT(row) FROM vectors v WHERE v.layer = l.name), "
+            "(SELECT COUNT(*) FROM vectors v WHERE v.layer = l.name AND row IS NULL) "
+            "FROM layers l LEFT JOIN kinds k ON k.name = ? || l.name",
+            [EMBEDDINGS],
+        )
+        states = [
+            LayerState(
+                name,
+                Identity.from_json(json.loads(identity)),
+                file,
+                written,
+                count,
+                unusable,
+                synced,
+                bool(local),
+                _verdict(verdict),
+            )
+            for name, identity, file, written, synced, local, verdict, count, unusable in rows
+        ]
+        return sorted(states, key=lambda state: LAYERS.index(state.name) if state.name in LAYERS else len(LAYERS))
+
+    def layer_generation(self, layer: str) -> tuple[int, int]:
+        """Changes whenever what a search of this layer could find may have changed."""
+        return self.generation("images"), self.generation(EMBEDDINGS + layer)
+
+    def layer_identity(self, layer: str) -> Identity:
+        """Raises UnknownLayer for a name that is none, NotSearchable for one that holds nothing yet."""
+        rows = self.rows("SELECT identity FROM layers WHERE name = ?", [layer])
+        if rows:
+            return Identity.from_json(json.loads(rows[0][0]))
+        raise NotSearchable(f"layer '{checked_layer(layer)}' holds no vectors yet; run: luna-dt sync")
+
+    def is_local(self, layer: str) -> bool:
+        """Whether a layer is made here, so that no sync touches it."""
+        return bool(self.rows("SELECT 1 FROM layers WHERE name = ? AND local", [layer]))
+
+    def verdict(self, layer: str) -> Verdict | None:
+        """What verifying a layer last found; None if it never was."""
+        rows = self.rows("SELECT verdict FROM layers WHERE name = ?", [layer])
+        return _verdict(rows[0][0]) if rows else None
+
+    def layer(self, name: str) -> Layer:
+        """The layer as it is now; see ``layer_identity`` for the errors."""
+        try:
+            return self._layer(name)
+        except StoreError:  # another process may just have moved the live rows to a new file
+            return self._layer(name)
+
+    def _layer(self, name: str) -> Layer:
+        self.layer_identity(name)
+        with self.reading():
+            generation = self.layer_generation(name)
+            identity, file, rows = self.rows("SELECT identity, file, rows FROM layers WHERE name = ?", [name])[0]
+            named = self._array(
+                [("row", "i8"), ("id", "i8"), ("norm", "f4")],
+                "SELECT row, image_id, norm FROM vectors WHERE layer = ? AND row IS NOT NULL",
+                [name],
+            )
+            hidden = self._array([("id", "i8")], f"SELECT id FROM images WHERE {HIDDEN}")
+            made_by = Identity.from_json(json.loads(identity))
+            path = self.home / "vectors" / file
+            vectors = _mapped(path, rows, made_by.dim)
+        ids, norms = np.full(rows, -1, np.int64), np.ones(rows, np.float32)
+        ids[named["row"]], norms[named["row"]] = named["id"], named["norm"]
+        visible = (ids >= 0) & ~np.isin(ids, hidden["id"])
+        return Layer(name, made_by, path, vectors, ids, visible, norms, generation)
+
+    def _put_vectors(self, layer: str, batch: Batch) -> None:
+        file, rows, dim = self._layer_file(layer)
+        vectors = np.ascontiguousarray(batch.rows, dtype="<f4")
+        with np.errstate(over="ignore"):
+            norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))  # in float32, as those who search will see it
+        usable = np.isfinite(norms) & (norms > 0)
+        kept = vectors if usable.all() else vectors[usable]
+        try:
+            with file.open("r+b") as out:
+                out.seek(rows * dim * 4)
+                out.write(kept.data)
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError as error:
+            raise StoreError(f"{file} cannot be written ({error}); is the disk full?") from error
+        at = iter(range(rows, rows + len(kept)))
+        named = [
+            (layer, image_id, digest, next(at) if good else None, norm if good else None)
+            for image_id, digest, norm, good in zip(
+                batch.ids.tolist(), batch.digests.tolist(), norms.tolist(), usable.tolist(), strict=True
+            )
+        ]
+        with self.writing(EMBEDDINGS + layer) as db:
+            # where a vector is replaced, what was judged is not what is there any more
+            db.execute(
+                "UPDATE layers SET verdict = NULL WHERE name = ? AND verdict IS NOT NULL AND EXISTS (SELECT 1 FROM vectors "
+                "WHERE layer = ? AND image_id IN (SELECT value FROM json_each(?)))",
+                [layer, layer, json.dumps(batch.ids.tolist())],
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO vectors (layer, image_id, digest, row, norm) VALUES (?, ?, ?, ?, ?)", named
+            )
+            db.execute("UPDATE layers SET rows = ? WHERE name = ?", [rows + len(kept), layer])
+
+    def judge(self, judged: Layer, verdict: Verdict) -> None:
+        """Keeps what verifying a layer found, with the layer, unless that has changed since."""
+        with self.writing(EMBEDDINGS + judged.name) as db:  # a picture may be compared in another way from now on
+            db.execute(
+                "UPDATE layers SET verdict = ? WHERE name = ? AND file = ? AND rows = ?",
+                [json.dumps(verdict.to_json()), judged.name, judged.file.name, judged.rows],
+            )
+
+    def prepare_layer(self, layer: str, identity: Identity, local: bool = False) -> None:
+        """Makes room for a layer's vectors; those made with another identity, or elsewhere, are dropped first."""
+        if self.rows("SELECT 1 FROM layers WHERE name = ?", [layer]):
+            file, rows, dim = self._layer_file(layer)
+            whole = file.is_file() and file.stat().st_size >= rows * dim * 4
+            if whole and self.layer_identity(layer) == identity and self.is_local(layer) == local:
+                return
+            reason = "is made in another way" if whole else f"has lost vectors ({file} is missing or cut off)"
+            log.warning("layer %s %s: its vectors are taken anew", layer, reason)
+            self.remove_layer(layer)
+        with self.writing(EMBEDDINGS + layer) as db:
+            name = _new_name(layer)
+            (self.home / "vectors" / name).write_bytes(b"")
+            db.execute(
+                "INSERT INTO layers (name, identity, file, rows, local) VALUES (?, ?, ?, 0, ?)",
+                [layer, json.dumps(identity.to_json()), name, local],
+            )
+
+    def remove_layer(self, layer: str) -> None:
+        """Forgets a layer and its vectors."""
+        with self.writing(EMBEDDINGS + layer) as db:
+            db.execute("DELETE FROM layers WHERE name = ?", [layer])
+            db.execute("UPDATE kinds SET synced = NULL WHERE name = ?", [EMBEDDINGS + layer])
+        self._sweep()
+
+    def compact(self, layer: str) -> None:
+        """Moves the live rows to a new file when too many are dead; readers of the old one go on undisturbed."""
+        file, rows, dim = self._layer_file(layer)
+        live = self.rows("SELECT row, image_id FROM vectors WHERE layer = ? AND row IS NOT NULL ORDER BY row", [layer])
+        if rows - len(live) < max(COMPACT_ROWS, COMPACT_SHARE * rows):
+            self._sweep()
+            return
+        old = _mapped(file, rows, dim)
+        at = np.array([row for row, _ in live], np.int64)
+        with self.writing(EMBEDDINGS + layer) as db:
+            new = file.with_name(_new_name(layer))
+            with new.open("wb") as out:
+                for start in range(0, len(at), 4096):
+                    out.write(np.ascontiguousarray(old[at[start : start + 4096]]).data)
+                out.flush()
+                os.fsync(out.fileno())
+            db.executemany(
+                "UPDATE vectors SET row = ? WHERE layer = ? AND image_id = ?",
+                ((i, layer, image_id) for i, (_, image_id) in enumerate(live)),
+            )
+            db.execute("UPDATE layers SET file = ?, rows = ? WHERE name = ?", [new.name, len(live), layer])
+        del old
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Deletes vectors files that no layer names; Windows keeps one that is still mapped until next time."""
+        named = {file for (file,) in self.rows("SELECT file FROM layers")}
+        for path in (self.home / "vectors").glob("*.f32"):
+            if path.name not in named:
+                try:
+                    path.unlink()
+                except OSError as error:
+                    log.info("%s is still in use and stays for now (%s)", path, error)
+
+    def _layer_file(self, layer: str) -> tuple[Path, int, int]:
+        identity, file, rows = self.rows("SELECT identity, file, rows FROM layers WHERE name = ?", [layer])[0]
+        return self.home / "vectors" / file, rows, Identity.from_json(json.loads(identity)).dim
+
+
+def _verdict(text: str | None) -> Verdict | None:
+    return Verdict.from_json(json.loads(text)) if text else None
+
+
+def _new_name(layer: str) -> str:
+    """A vectors file's name is never used twice, so that no index can mistake another file for its own."""
+    return f"{layer}-{secrets.token_hex(4)}.f32"
+
+
+def _mapped(path: Path, rows: int, dim: int) -> Float32s:
+    if rows == 0:
+        return np.empty((0, dim), np.float32)
+    try:
+        return np.memmap(path, "<f4", mode="r", shape=(rows, dim))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path} is missing or shorter than its {rows} vectors ({error}); to fetch them anew, run: luna-dt sync"
+        ) from error
