@@ -263,7 +263,7 @@ def test_a_schema_that_is_none_and_a_database_that_is_away(postgres: str) -> Non
 def test_nothing_can_be_written_through_the_catalog(drawn: Drawn) -> None:
     catalog = PostgresCatalog(drawn.address)
     with pytest.raises(LunaError, match="read-only"):
-        catalog._rows("DELETE FROM image")
+        catalog._database.rows("DELETE FROM image")
     catalog.close()
 
 
