@@ -18,12 +18,13 @@ from rich.logging import RichHandler
 from ..errors import LunaError
 from ..settings import Settings
 from ..version import __version__
+from .demo import demo
 from .layers import embed, verify
 from .made import batch, lineage, outbox
 from .maps import make_map
 from .mirror import status, sync
 from .search import search
-from .serve import demo, serve
+from .serve import serve
 from .terminal import err, plain, print_json
 
 

@@ -1,16 +1,32 @@
 """What every way into DT offers; everything above ``dt/`` knows only this."""
 
+# ruff: noqa: ARG002 - the base's own answers need not look at what was asked
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
+from ..errors import MapMissing, NotOffered
 from ..generation import Generation
 from ..identity import Identity
 from ..records import Batch, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, Int64s, Kind, StoredMap
+from ..version import __version__
 
 Sort = Literal["confidence", "quality", "random"]
+
+#: The parts of the contract: a catalog has one when it writes all of these methods.
+CAPABILITIES = {
+    "images": ("image", "images"),
+    "similar": ("similar",),
+    "clusters": ("clusters", "cluster_images"),
+    "captions": ("captions",),
+    "files": ("file",),
+    "sync": ("kinds", "digests", "fetch"),
+    "generations": ("record", "generations", "amend"),
+    "maps": ("control_map", "put_map"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,25 +38,39 @@ class Health:
     capabilities: tuple[str, ...]
 
 
-class Catalog(Protocol):
+class Catalog:
     """A DT library; what DT has no place for (generations) is kept beside it, DT's own data is only read.
 
-    Every method may raise CatalogError and its kinds.
+    A catalog writes the methods for what it has, and sets ``address``, without secrets; what it does not write
+    raises NotOffered (``control_map`` MapMissing).  Every method may raise CatalogError and its kinds.
     """
 
     address: str
 
+    @classmethod
+    def capabilities(cls) -> tuple[str, ...]:
+        """The parts of the contract that this class of catalogs writes; what answers may know fewer (``health``)."""
+        return tuple(
+            part
+            for part, methods in CAPABILITIES.items()
+            if all(getattr(cls, name) is not getattr(Catalog, name) for name in methods)
+        )
+
+    def _not_offered(self, what: str) -> NotOffered:
+        return NotOffered(f"DT at {self.address} offers no {what}")
+
     def health(self) -> Health:
         """Proves that it answers; raises Unreachable."""
-        ...
+        self.images(limit=1)
+        return Health("luna_dt", __version__, self.capabilities())
 
     def image(self, image_id: int) -> ImageRecord:
         """Raises UnknownImage."""
-        ...
+        raise self._not_offered("look-up of images")
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         """A page in id order, in DT's query language (see query.py); raises BadQuery."""
-        ...
+        raise self._not_offered("look-up of images")
 
     def similar(
         self,
@@ -55,60 +85,62 @@ class Catalog(Protocol):
 
         Raises NotOffered where DT encodes no texts; UnknownLayer, NotSearchable, BadVector, UnknownImage, NoVector.
         """
-        ...
+        raise self._not_offered("search for similar images")
 
-    def clusters(self) -> list[Cluster]: ...
+    def clusters(self) -> list[Cluster]:
+        raise self._not_offered("clusters")
 
     def cluster_images(
         self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: Sort = "quality"
     ) -> list[ClusterImage]:
         """Raises UnknownCluster."""
-        ...
+        raise self._not_offered("clusters")
 
     def captions(self, image_id: int) -> Captions:
         """Raises UnknownImage."""
-        ...
+        raise self._not_offered("captions")
 
     def file(self, image_id: int) -> bytes:
         """The picture's own bytes; raises UnknownImage, PictureMissing, NotOffered."""
-        ...
+        raise self._not_offered(f"files of pictures (image {image_id})")
 
     def control_map(self, image_id: int, kind: str) -> StoredMap:
         """A ControlNet map that DT has; raises MapMissing, UnknownImage."""
-        ...
+        raise MapMissing(f"DT at {self.address} offers no ControlNet maps ({kind} of image {image_id})")
 
     def put_map(self, image_id: int, kind: str, made: StoredMap) -> None:
         """Hands a map that was made here (its ``data``) to DT; raises NotOffered where it keeps none, UnknownImage."""
-        ...
+        raise self._not_offered(f"place for ControlNet maps ({kind} of image {image_id})")
 
     def record(self, generation: Generation) -> str:
         """Stores a generation, once for each key, and gives its id; raises BadInput, NotOffered."""
-        ...
+        raise self._not_offered("place for generations")
 
     def generations(
         self, source_image_id: int | None = None, batch_id: str | None = None, after_id: int = 0, limit: int = 10_000
     ) -> list[Generation]:
         """What was made from an image, or in a batch, oldest first, a page after an id; raises NotOffered."""
-        ...
+        raise self._not_offered("generations")
 
     def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:
         """Changes fields of a stored generation; raises NotFound, BadInput, NotOffered."""
-        ...
+        raise self._not_offered("generations")
 
     def identity(self, layer: str) -> Identity:
         """What made a layer's vectors; raises NotOffered where DT cannot say, NotSearchable, UnknownLayer."""
-        ...
+        raise self._not_offered(f"identity of the vectors in layer '{layer}'")
 
     def kinds(self) -> list[Kind]:
         """What can be mirrored; raises NotOffered where nothing can."""
-        ...
+        raise self._not_offered("mirroring")
 
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
         """Every id of a kind, ascending, with a 64-bit value that changes when its row does."""
-        ...
+        raise self._not_offered("mirroring")
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
         """The rows of those ids that still exist, in batches of bounded size."""
-        ...
+        raise self._not_offered("mirroring")
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Lets connections go; the catalog cannot be used after."""

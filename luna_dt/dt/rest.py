@@ -45,13 +45,13 @@ from ..records import (
     layer_of,
 )
 from . import wire
-from .catalog import Health, Sort
+from .catalog import Catalog, Health, Sort
 
 RETRIES = 3  # of calls that only read, when the connection breaks or the server says 502, 503 or 504
 CONNECT_TIMEOUT = 5  # seconds to reach the server at all; its answer may take ``timeout``
 
 
-class RestCatalog:
+class RestCatalog(Catalog):
     """A catalog behind ``http(s)://``; see dt/catalog.py.  Tolerates absent optional fields, and answers
     wrapped as ``{"images": […]}`` or ``{"clusters": […]}``."""
 

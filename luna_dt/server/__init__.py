@@ -1,1 +1,10 @@
-"""Any catalog served as the REST contract: guard, answers, routes (app)."""
+"""Any catalog served as the REST contract: guard (who may ask), answers (bodies, problems), app (the routes)."""
+
+from __future__ import annotations
+
+from ..errors import MissingExtra
+
+try:
+    import fastapi  # noqa: F401
+except ImportError as missing:
+    raise MissingExtra("fastapi", "server") from missing

@@ -1,72 +1,33 @@
-"""Any catalog, served as the contract (docs/rest.md): ``luna-dt serve``.
-
-Listens on the loopback address only, unless a token is asked for.  ``Host`` and ``Origin`` are checked,
-so that a web page cannot read somebody's library through their own browser.  Errors are problem details
-(RFC 9457) with a stable ``code``.
-"""
+"""Any catalog, served as the contract (docs/rest.md): ``luna-dt serve``."""
 
 from __future__ import annotations
 
 import base64
-import hmac
-import ipaddress
 import itertools
-import logging
 import mimetypes
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Protocol
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Protocol
 
 import numpy as np
+from fastapi import FastAPI, Header, Path, Query
+from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from ..dt import wire
 from ..dt.catalog import Catalog, Sort
-from ..errors import BadInput, LunaError, MissingExtra, NotOffered, PictureMissing
+from ..errors import BadInput, NotOffered, PictureMissing
 from ..generation import Generation
 from ..identity import Identity
 from ..paths import local_path
 from ..records import Float32s, ImageRecord, StoredMap, checked_keypoints, layer_of, now
 from ..version import __version__
+from .answers import GivenMap, Problem, Similar, Wanted, answer_errors
+from .guard import Guard
 
-try:
-    from fastapi import FastAPI, Header, Path, Query, Request
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
-    from pydantic import BaseModel, Field
-    from starlette.exceptions import HTTPException
-except ImportError as missing:
-    raise MissingExtra("fastapi", "server") from missing
-
-log = logging.getLogger(__name__)
-
-MAX_BODY = 4 << 20  # bytes; the largest honest request asks for some 100,000 ids
-MAX_MAP = 128 << 20  # bytes of a map's request: 4096x4096 pixels in three channels, hardly compressed
-MAX_IDS = 100_000
-
-Scope = MutableMapping[str, Any]
 TextEncoder = Callable[[Identity, str], Float32s]
 ImageId = Annotated[int, Path(ge=0, le=2**63 - 1)]
-
-
-class Similar(BaseModel):
-    """A similarity query: one of ``embedding``, ``image_id`` and ``text_query``."""
-
-    query_type: str = "visual"
-    top_k: int = Field(10, ge=1, le=1000)
-    min_similarity: float = Field(0.0, ge=-1, le=1)
-    embedding: list[float] | None = None
-    image_id: int | None = None
-    text_query: str | None = None
-
-
-class GivenMap(BaseModel):
-    """A ControlNet map, and OpenPose's JSON object if it is a pose."""
-
-    image_base64: str
-    keypoints: dict[str, Any] | None = None
 
 
 class MapKeeper(Protocol):
@@ -79,13 +40,6 @@ class MapKeeper(Protocol):
     def put(self, record: ImageRecord, kind: str, given: StoredMap) -> None:
         """Raises BadPicture, StoreError."""
         ...
-
-
-class Wanted(BaseModel):
-    """The rows to fetch, and for vectors the precision to send."""
-
-    ids: list[int] = Field(max_length=MAX_IDS)
-    dtype: Literal["float32", "float16"] = "float32"
 
 
 def create_app(
@@ -110,15 +64,14 @@ def create_app(
 
     app = FastAPI(title="luna_dt", version=__version__, lifespan=lifespan, responses={"4XX": {"model": Problem}})
     app.add_middleware(Guard, token=token)
-    app.add_exception_handler(LunaError, _on_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_crash)
+    answer_errors(app)
 
     @app.get("/api/health")
     def health() -> dict[str, Any]:
         found = catalog.health()
-        capabilities = [*found.capabilities, *(["maps"] if maps else [])]
+        # the server itself opens the files that the catalog names, and keeps the maps
+        offered = [part for part in found.capabilities if part not in ("files", "maps")]
+        capabilities = [*offered, "files", *(["maps"] if maps else [])]
         return {"status": "ok", "name": found.name, "version": found.version, "capabilities": capabilities}
 
     @app.get("/api/images")
@@ -234,80 +187,3 @@ def create_app(
         return StreamingResponse(wire.pack_records(batches), media_type=wire.LINES)
 
     return app
-
-
-class Problem(BaseModel):
-    """RFC 9457 problem details; ``code`` is stable."""
-
-    status: int
-    code: str
-    title: str
-    detail: str
-
-
-def _problem(status: int, code: str, detail: str) -> JSONResponse:
-    title = code.replace("_", " ")
-    body = {"status": status, "code": code, "title": title, "detail": detail}
-    return JSONResponse(body, status, media_type="application/problem+json")
-
-
-async def _on_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, LunaError)
-    return _problem(error.http_status, error.code, str(error))
-
-
-async def _on_invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    told = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors())
-    return _problem(422, "bad_input", told)
-
-
-async def _on_http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _problem(error.status_code, "not_found" if error.status_code == 404 else "http", str(error.detail))
-
-
-async def _on_crash(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _problem(500, "error", "the server failed; its log says why")
-
-
-class Guard:
-    """Refuses, before anything is read, who may not ask: wrong host, foreign origin, no token, too much."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]], token: str = "") -> None:
-        self._app, self._token = app, token.encode()
-
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        await (refusal or self._app)(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        host = headers.get("host", "")
-        origin = headers.get("origin")
-        if self._token:
-            sent = headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
-            if not hmac.compare_digest(sent, self._token):
-                return _problem(401, "no_token", "send the server's token as 'Authorization: Bearer …' (DT_API_TOKEN)")
-        elif not is_loopback(urlsplit(f"//{host}").hostname or ""):
-            return _problem(421, "wrong_host", f"this server answers to localhost only, not to '{host[:100]}'")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return _problem(403, "foreign_origin", f"pages from '{origin[:100]}' may not read this library")
-        length = headers.get("content-length", "0")
-        most = MAX_MAP if scope["method"] == "PUT" else MAX_BODY
-        if not length.isdigit() or int(length) > most:
-            return _problem(413, "too_large", f"a request may have {most:,} bytes")
-        if scope["method"] in ("POST", "PUT", "PATCH") and "content-length" not in headers:
-            return _problem(411, "no_length", "a request with a body must say its length")
-        return None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only mean this machine."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -21,6 +21,7 @@ from luna_dt.errors import (
     BadQuery,
     BadVector,
     LunaError,
+    MapMissing,
     NotFound,
     NotOffered,
     NotSearchable,
@@ -31,6 +32,7 @@ from luna_dt.errors import (
 )
 from luna_dt.generation import Generation
 from luna_dt.identity import Identity
+from luna_dt.records import StoredMap
 from tests.conftest import Drawn
 from tests.unit.test_query import CASES, RECORDS, fill_records
 
@@ -47,7 +49,9 @@ def catalog(request: pytest.FixtureRequest, drawn: Drawn) -> Iterator[Catalog]:
 
 
 def test_health(catalog: Catalog) -> None:
-    assert {"images", "sync"} <= set(catalog.health().capabilities)
+    known = {"images", "similar", "clusters", "captions", "sync", "generations"}
+    own = {"files", "maps"} if isinstance(catalog, RestCatalog) else set()  # of the server, not of the database
+    assert set(catalog.health().capabilities) == known | own
 
 
 def test_an_image_has_what_was_put_in(catalog: Catalog, drawn: Drawn) -> None:
@@ -155,8 +159,16 @@ def test_pictures(catalog: Catalog, drawn: Drawn) -> None:
     if isinstance(catalog, RestCatalog):
         assert catalog.file(3) == drawn.drawings[2].path.read_bytes()
     else:
-        with pytest.raises(NotOffered):
+        with pytest.raises(NotOffered, match="postgresql://"):
             catalog.file(3)
+
+
+def test_maps(catalog: Catalog) -> None:
+    with pytest.raises(MapMissing):
+        catalog.control_map(3, "canny")
+    if not isinstance(catalog, RestCatalog):
+        with pytest.raises(NotOffered, match="postgresql://"):
+            catalog.put_map(3, "canny", StoredMap(b"x"))
 
 
 # -- the same queries in SQLite and in PostgreSQL ---------------------------------------------------
@@ -263,7 +275,7 @@ def test_a_schema_that_is_none_and_a_database_that_is_away(postgres: str) -> Non
 def test_nothing_can_be_written_through_the_catalog(drawn: Drawn) -> None:
     catalog = PostgresCatalog(drawn.address)
     with pytest.raises(LunaError, match="read-only"):
-        catalog._rows("DELETE FROM image")
+        catalog._database.rows("DELETE FROM image")
     catalog.close()
 
 

@@ -1,0 +1,56 @@
+"""What taggers and captioners said of images."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from ...records import Captions
+from .columns import TableColumns
+from .connection import Database
+
+
+def read_tags(database: Database, columns: TableColumns, ids: list[int]) -> dict[int, list[tuple[str, str]]]:
+    """For each image its (tag, source), most certain first."""
+    found: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    if columns.of("image_tags"):
+        for image_id, tag, source in database.rows(
+            "SELECT image_id, tag, source FROM image_tags WHERE image_id = ANY(%s) "
+            "ORDER BY image_id, confidence DESC, tag",
+            [ids],
+        ):
+            found[image_id].append((tag, source))
+    return found
+
+
+def read_captions(database: Database, columns: TableColumns, ids: list[int]) -> list[Captions]:
+    """For each id its Captions, in the ids' order."""
+    tags = read_tags(database, columns, ids)
+    latest: dict[int, dict[str, str]] = defaultdict(dict)
+    if columns.of("image_captions"):
+        for image_id, source, caption in database.rows(
+            "SELECT DISTINCT ON (image_id, source) image_id, source, caption FROM image_captions "
+            "WHERE image_id = ANY(%s) ORDER BY image_id, source, updated_at DESC NULLS LAST, id DESC",
+            [ids],
+        ):
+            latest[image_id][source] = caption
+    made = []
+    for image_id in ids:
+        own, texts = tags[image_id], latest[image_id]
+        every = list(dict.fromkeys(tag for tag, _ in own))
+        best = next((texts[source] for source in ("manual", "joycaption", "openai") if texts.get(source)), "")
+        made.append(
+            Captions(
+                image_id,
+                ", ".join(tag for tag, source in own if _by(source, "wd")),
+                ", ".join(tag for tag, source in own if _by(source, "joytag")),
+                texts.get("joycaption", ""),
+                ", ".join([*every, best] if best else every),
+                tuple(every),
+            )
+        )
+    return made
+
+
+def _by(source: str, maker: str) -> bool:
+    """Whether a tag's source, such as ``joytag+wdv3large``, names that maker."""
+    return any(part.startswith(maker) for part in source.lower().split("+"))

@@ -1,0 +1,180 @@
+"""Look-ups in the fork's tables, and the whole catalog put together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...errors import NotOffered, NoVector, UnknownCluster, UnknownImage
+from ...generation import Generation
+from ...identity import Identity
+from ...records import (
+    Batch,
+    Captions,
+    Cluster,
+    ClusterImage,
+    Float32s,
+    Hit,
+    ImageRecord,
+    Int64s,
+    Kind,
+    checked_vectors,
+)
+from ...version import __version__
+from ..catalog import Catalog, Health, Sort
+from .captions import read_captions, read_tags
+from .columns import TableColumns
+from .connection import Database, trusted
+from .generations import Generations
+from .mirroring import Mirroring
+
+PROBES = 10  # of an ivfflat index's lists; the server's default, 1, misses most neighbours
+
+
+class PostgresCatalog(Catalog):
+    """A catalog over the fork's tables in one schema of one database; see dt/catalog.py."""
+
+    def __init__(self, address: str, timeout: float = 30.0) -> None:
+        self._database = Database(address, timeout)
+        self.address = self._database.address
+        self._columns = TableColumns(self._database)
+        self._mirroring = Mirroring(self._database, self._columns)
+        self._generations = Generations(self._database.connection, self._database.schema)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def health(self) -> Health:
+        self._database.rows("SELECT 1")
+        self._columns.of("image")
+        return Health("luna_dt", __version__, self.capabilities())
+
+    def image(self, image_id: int) -> ImageRecord:
+        rows = self._database.rows(
+            f"SELECT {', '.join(self._columns.select().values())} FROM image WHERE id = %s", [image_id]
+        )
+        if not rows:
+            raise UnknownImage(f"DT has no image {image_id}")
+        return self._records(rows)[0]
+
+    def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
+        condition, values = self._columns.where(query)
+        rows = self._database.rows(
+            f"SELECT {', '.join(self._columns.select().values())} FROM image "
+            f"WHERE id > %s AND {condition} ORDER BY id LIMIT %s",
+            [after_id, *values, limit],
+        )
+        return self._records(rows)
+
+    def similar(
+        self,
+        layer: str,
+        vector: Float32s | None,
+        image_id: int | None,
+        top_k: int,
+        min_similarity: float,
+        text: str | None = None,
+    ) -> list[Hit]:
+        column = self._columns.layer(layer)
+        if text is not None:
+            raise NotOffered("the database itself encodes no texts")
+        if vector is None:
+            rows = self._database.rows(f"SELECT {column.name}::text FROM image WHERE id = %s", [image_id])
+            if not rows:
+                raise UnknownImage(f"DT has no image {image_id}")
+            if rows[0][0] is None:
+                raise NoVector(f"image {image_id} has no vector in layer '{layer}'")
+            wanted = rows[0][0]
+        else:
+            wanted = json.dumps(checked_vectors(vector, column.identity.dim).tolist())
+        fields = ", ".join(self._columns.select().values())
+        visible, _ = self._columns.where("")
+        with self._database.connection() as connection:
+            connection.execute("SELECT set_config('ivfflat.probes', %s, true)", [str(PROBES)])
+            connection.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(min(1000, max(100, 2 * top_k)))])
+            rows = connection.execute(
+                trusted(
+                    f"SELECT {fields}, 1 - ({column.name} <=> %(v)s::vector) FROM image "
+                    f"WHERE {column.name} IS NOT NULL AND {visible} ORDER BY {column.name} <=> %(v)s::vector LIMIT %(k)s"
+                ),
+                {"v": wanted, "k": top_k},
+            ).fetchall()
+        near = [row for row in rows if row[-1] >= min_similarity]
+        records = self._records(row[:-1] for row in near)
+        return [Hit(record.id, row[-1], record) for row, record in zip(near, records, strict=True)]
+
+    def clusters(self) -> list[Cluster]:
+        if not self._columns.of("face_group"):
+            return []
+        rows = self._database.rows(
+            "SELECT g.id::bigint, COALESCE(g.name, ''), COUNT(DISTINCT d.image_id) FROM face_group g "
+            "LEFT JOIN face_group_member m ON m.face_group_id = g.id "
+            "LEFT JOIN face_detection d ON d.id = m.face_detection_id GROUP BY g.id ORDER BY g.id"
+        )
+        return [Cluster(*row) for row in rows]
+
+    def cluster_images(
+        self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: Sort = "quality"
+    ) -> list[ClusterImage]:
+        known = bool(self._columns.of("face_group"))
+        if not known or not self._database.rows("SELECT 1 FROM face_group WHERE id = %s", [cluster_id]):
+            raise UnknownCluster(f"DT has no cluster {cluster_id}")
+        select = self._columns.select()
+        order = {
+            "confidence": "best.confidence DESC, image.id",
+            "quality": f"COALESCE({select['rating']}, 0) DESC, best.confidence DESC, image.id",
+            "random": "random()",
+        }[sort]
+        visible, _ = self._columns.where("")
+        rows = self._database.rows(
+            f"SELECT {', '.join(select.values())}, best.confidence FROM image JOIN ("
+            "  SELECT d.image_id, MAX(m.similarity_score)::float8 AS confidence FROM face_group_member m"
+            "  JOIN face_detection d ON d.id = m.face_detection_id WHERE m.face_group_id = %s GROUP BY d.image_id"
+            f") best ON best.image_id = image.id WHERE COALESCE({select['rating']}, 0) / 2.0 >= %s AND {visible} "
+            f"ORDER BY {order} LIMIT %s",
+            [cluster_id, min_quality, limit],
+        )
+        records = self._records(row[:-1] for row in rows)
+        return [ClusterImage(record, row[-1] or 0.0) for row, record in zip(rows, records, strict=True)]
+
+    def captions(self, image_id: int) -> Captions:
+        if not self._database.rows("SELECT 1 FROM image WHERE id = %s", [image_id]):
+            raise UnknownImage(f"DT has no image {image_id}")
+        return read_captions(self._database, self._columns, [image_id])[0]
+
+    def identity(self, layer: str) -> Identity:
+        return self._columns.layer(layer).identity
+
+    def _records(self, rows: Iterable[Sequence[Any]]) -> list[ImageRecord]:
+        """Rows of an image's fields, with each image's tags."""
+        found = [ImageRecord(*row) for row in rows]
+        tags = read_tags(self._database, self._columns, [record.id for record in found])
+        return [
+            replace(r, tags=tuple(dict.fromkeys(tag for tag, _ in tags[r.id]))) if r.id in tags else r for r in found
+        ]
+
+    # -- generations, in a schema of our own ----------------------------------------------------------
+
+    def record(self, generation: Generation) -> str:
+        return self._generations.add(generation)
+
+    def generations(
+        self, source_image_id: int | None = None, batch_id: str | None = None, after_id: int = 0, limit: int = 10_000
+    ) -> list[Generation]:
+        return self._generations.find(source_image_id, batch_id, after_id, limit)
+
+    def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:
+        return self._generations.amend(generation_id, changes)
+
+    # -- sync ---------------------------------------------------------------------------------------
+
+    def kinds(self) -> list[Kind]:
+        return self._mirroring.kinds()
+
+    def digests(self, kind: str) -> tuple[Int64s, Int64s]:
+        return self._mirroring.digests(kind)
+
+    def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
+        return self._mirroring.fetch(kind, ids)
