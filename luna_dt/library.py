@@ -43,11 +43,12 @@ from .errors import (
 )
 from .generation import Generation
 from .identity import DT_IDENTITIES, LOCAL_IDENTITIES, Identity, Verdict
+from .ids import MAX_IDS, parse_ids
 from .index import hnsw
 from .layers import embed as embedding
 from .layers import verify as verifying
-from .made.batch import MAX_ITEMS, Batches, parse_ids
-from .made.outbox import Entry, Outbox
+from .made.batch import Batches
+from .made.outbox import NOT_SENT, Entry, Outbox
 from .maps.cache import MapCache
 from .maps.making import ControlMap, MadeMaps, Maps, ServedMaps, Source, unseen_digest
 from .memory import Memory, Residency
@@ -689,7 +690,7 @@ class Library:
         """
         found = parse_ids(text) if text.strip() else []
         if found is None:
-            found = [image.id for image in self.images(text, limit=MAX_ITEMS + 1)]
+            found = [image.id for image in self.images(text, limit=MAX_IDS + 1)]
             if not found:
                 raise BadInput(f"no image fits '{text[:100]}'")
         return found
@@ -700,7 +701,7 @@ class Library:
         With DT away, what was recorded on this machine.
         """
         found: dict[str, Generation] = {}
-        entries = self.outbox.entries("waiting", "sent", "parked", source_image_id=source_image_id)
+        entries = self.outbox.entries("sent", *NOT_SENT, source_image_id=source_image_id)
         sent = {entry.generation.id: entry.generation.key for entry in entries if entry.generation.id}
         try:
             last = 0

@@ -35,7 +35,7 @@ from luna_dt import Library, Settings
 from luna_dt.made.outbox import Outbox
 home, url, batch, count, pause = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
 with Library(settings=Settings(home=home, dt=url, timeout=1.0)) as library:
-    library.outbox = box = Outbox(library._store, lambda: library.catalog, pause=0.02)
+    library.outbox = box = Outbox(library._store, lambda: library.catalog, backoff=0.02)
     for i in range(count):  # a key that is there already is not recorded again
         box.put({"operation": "img2img", "source_image_id": 1 + i % 7, "prompt": str(i), "batch_id": batch,
                  "key": f"{batch}-{i}"})

@@ -13,7 +13,10 @@ import pytest
 
 from luna_dt import Library
 from luna_dt.errors import BadInput, NotFound, Unreachable
-from luna_dt.made.batch import Batch, parse_ids, parse_prompts, parse_seeds, without_queue_nodes
+from luna_dt.ids import parse_ids
+from luna_dt.made.ledger import TrackedBatch
+from luna_dt.made.request import parse_prompts, parse_seeds
+from luna_dt.made.workflow import without_queue_nodes
 from tests.conftest import image_batch
 
 WORKFLOW: dict[str, Any] = {
@@ -112,7 +115,7 @@ def comfy() -> Iterator[Comfy]:
     opened.close()
 
 
-def queued(library: Library, comfy: Comfy, ids: list[int], **options: Any) -> Batch:
+def queued(library: Library, comfy: Comfy, ids: list[int], **options: Any) -> TrackedBatch:
     batch = library.batches.create(ids, "img2img", WORKFLOW, comfy.url, **options)
     return library.batches.queue(batch.id)
 
@@ -172,7 +175,7 @@ def test_after_a_restart_only_what_was_lost_is_queued_again(library: Library, co
 
 def test_a_kill_between_queueing_and_noting_repeats_nothing(library: Library, comfy: Comfy) -> None:
     batch = queued(library, comfy, [1, 2, 3])
-    library.batches._note(batch.id, [0, 1, 2], "new")  # as if we had been killed before we noted it
+    library.batches._ledger.note(batch.id, [0, 1, 2], "new")  # as if we had been killed before we noted it
     comfy.run(1)
     assert library.batches.resume(batch.id).counts == {"queued": 2, "done": 1}
     assert len(comfy.seen) == 3
@@ -288,7 +291,7 @@ def test_watching_tells_until_the_end(library: Library, comfy: Comfy) -> None:
     batch, told = queued(library, comfy, [1, 2]), []
     ended = threading.Event()
 
-    def tell(now: Batch) -> None:
+    def tell(now: TrackedBatch) -> None:
         told.append(str(now))
         if not now.is_open:
             ended.set()

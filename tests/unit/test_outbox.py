@@ -42,7 +42,7 @@ def dt() -> DT:
 @pytest.fixture
 def outbox(tmp_path: Path, dt: DT) -> Iterator[Outbox]:
     store = Store(tmp_path)
-    opened = Outbox(store, lambda: dt, pause=0.01)  # type: ignore[arg-type, return-value]
+    opened = Outbox(store, lambda: dt, backoff=0.01)  # type: ignore[arg-type, return-value]
     yield opened
     opened.close()
     store.close()
@@ -148,7 +148,8 @@ def test_what_dt_refuses_is_parked_and_can_be_sent_again(outbox: Outbox, dt: DT)
         (Refused("a token is missing", 401), "waiting"),
         (Refused("too many", 429), "waiting"),
         (Refused("a wrong address", 421), "waiting"),
-        (NotOffered("not yet"), "waiting"),
+        (NotOffered("not yet"), "kept"),
+        (Refused("not implemented", 501), "kept"),
         (Refused("unprocessable", 422), "parked"),
         (Refused("gone", 410), "parked"),
     ],
@@ -196,7 +197,7 @@ def test_sending_now_says_when_dt_is_away(outbox: Outbox, dt: DT) -> None:
 
 def test_two_instances_on_one_home_send_each_record_once(tmp_path: Path, dt: DT) -> None:
     stores = [Store(tmp_path), Store(tmp_path)]
-    boxes = [Outbox(store, lambda: dt, pause=0.01) for store in stores]  # type: ignore[arg-type, return-value]
+    boxes = [Outbox(store, lambda: dt, backoff=0.01) for store in stores]  # type: ignore[arg-type, return-value]
     for i in range(40):
         boxes[i % 2].put(made(f"{i}", source=1))
     wait_until(lambda: boxes[0].counts()["sent"] == 40)
@@ -210,7 +211,7 @@ def test_what_waits_is_sent_by_the_next_process(tmp_path: Path, dt: DT) -> None:
     dt.answers = lambda _: Unreachable("away")
     for turn in range(2):
         store = Store(tmp_path)
-        box = Outbox(store, lambda: dt, pause=0.01)  # type: ignore[arg-type, return-value]
+        box = Outbox(store, lambda: dt, backoff=0.01)  # type: ignore[arg-type, return-value]
         if turn == 0:
             box.put(made("a"))
         else:
