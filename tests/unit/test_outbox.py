@@ -161,6 +161,36 @@ def test_only_what_is_the_records_fault_is_parked(outbox: Outbox, dt: DT, error:
     assert outbox.entries()[0].state == state
 
 
+def test_what_dt_does_not_offer_to_store_is_kept_until_a_dt_does(outbox: Outbox, dt: DT) -> None:
+    dt.answers = lambda g: NotOffered("this DT stores no upscales") if g.operation == "upscale" else None
+    outbox.put(made("large", source=1, operation="upscale"))
+    outbox.put(made("after", source=1))
+    wait_until(lambda: outbox.counts()["sent"] == 1)
+    assert [g.prompt for g in dt.stored] == ["after"]  # it holds nothing up
+    kept = outbox.entries("kept")
+    assert [(e.generation.prompt, e.tries, e.reason) for e in kept] == [("large", 1, "this DT stores no upscales")]
+    assert (outbox.counts()["kept"], outbox.counts()["failing"]) == (1, 0)
+    outbox.put(made("another"))
+    wait_until(lambda: outbox.counts()["sent"] == 2)
+    assert dt.asked.count("large") == 1  # not tried for ever
+    assert outbox.send() == 0  # only when asked to, and kept again
+    assert (dt.asked.count("large"), outbox.entries("kept")[0].tries) == (2, 2)
+    dt.answers = lambda _: None
+    assert outbox.send() == 1
+    assert outbox.counts()["sent"] == 3
+    assert outbox.drop([kept[0].position], "too late") == 0
+
+
+def test_what_is_kept_is_among_what_was_made_until_it_is_dropped(library: Library, dt: DT) -> None:
+    library.outbox = Outbox(library._store, lambda: dt)  # type: ignore[arg-type, return-value]
+    dt.answers = lambda _: NotOffered("none")
+    position = library.record(made("a")).position
+    wait_until(lambda: library.outbox.counts()["kept"] == 1)
+    assert [g.prompt for g in library.generations()] == ["a"]
+    assert library.outbox.drop([position], "not wanted") == 1
+    assert library.generations() == []
+
+
 def test_a_record_that_breaks_the_sender_stops_no_other(outbox: Outbox, dt: DT) -> None:
     def answers(generation: Generation) -> None:
         if generation.prompt == "broken":
