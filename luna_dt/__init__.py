@@ -7,7 +7,7 @@ from .generation import Generation
 from .identity import Identity, Verdict
 from .layers.embed import Embedded
 from .library import Library
-from .made.batch import Batch, Item
+from .made.ledger import BatchItem, TrackedBatch
 from .made.lineage import Node
 from .made.outbox import Entry
 from .maps.making import ControlMap, MadeMaps
@@ -20,7 +20,7 @@ from .store import LayerState
 from .version import __version__ as __version__
 
 __all__ = [
-    "Batch",
+    "BatchItem",
     "Captions",
     "Change",
     "Cluster",
@@ -33,7 +33,6 @@ __all__ = [
     "Hit",
     "Identity",
     "ImageRecord",
-    "Item",
     "LayerState",
     "LayerStatus",
     "Library",
@@ -45,6 +44,7 @@ __all__ = [
     "Settings",
     "Status",
     "Term",
+    "TrackedBatch",
     "Verdict",
     "errors",
 ]

@@ -9,13 +9,12 @@ from typing import Any
 from . import status as state
 from .dt.catalog import Catalog, Health
 from .dt.connection import Connection
-from .errors import BadInput
 from .generation import Generation
 from .identity import Identity, Verdict
 from .layers import embed as embedding
 from .layers import verify as verifying
 from .made import generations as making
-from .made.batch import MAX_ITEMS, Batches, parse_ids
+from .made.batch import Batches
 from .made.lineage import Node
 from .made.outbox import Entry, Outbox
 from .maps.cache import MapCache
@@ -269,12 +268,7 @@ class Library:
 
         Raises BadInput, BadQuery.
         """
-        found = parse_ids(text) if text.strip() else []
-        if found is None:
-            found = [image.id for image in self.images(text, limit=MAX_ITEMS + 1)]
-            if not found:
-                raise BadInput(f"no image fits '{text[:100]}'")
-        return found
+        return self._lookups.ids(text)
 
     def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
         """A text that changes when those kinds are synced anew, or the image's record or captions change.

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..luna_dt.errors import BadInput
 from ..luna_dt.generation import OPERATIONS
-from ..luna_dt.made.batch import Batch, read_workflow
+from ..luna_dt.made.ledger import TrackedBatch
+from ..luna_dt.made.workflow import read_workflow
 from . import host, inputs, shared
 
 
@@ -93,7 +94,7 @@ class LunaDTBatchQueue:
         batch = opened.batches.queue(batch.id)
         node = (unique_id or [""])[0]
 
-        def tell(now: Batch) -> None:
+        def tell(now: TrackedBatch) -> None:
             host.show_text(node, f"batch {now.id}: {now}")
 
         opened.batches.watch(batch.id, tell)

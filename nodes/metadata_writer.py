@@ -126,7 +126,7 @@ def _status(opened: Any, entries: list[Any]) -> str:
     if all(entry.state == "sent" for entry in entries):
         return f"{which} sent to DT before"
     for entry in entries:
-        if entry.state in ("parked", "dropped"):
+        if entry.state in ("parked", "kept", "dropped"):
             return f"number {entry.position} was {entry.state} before ({entry.reason}); see luna-dt outbox list"
     counts = opened.outbox.counts()
     if counts["failing"]:

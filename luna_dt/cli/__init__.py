@@ -18,11 +18,13 @@ from rich.logging import RichHandler
 from ..errors import LunaError
 from ..settings import Settings
 from ..version import __version__
+from .batch import batch
 from .demo import demo
 from .layers import embed, verify
-from .made import batch, lineage, outbox
+from .lineage import lineage
 from .maps import make_map
 from .mirror import status, sync
+from .outbox import outbox
 from .search import search
 from .serve import serve
 from .terminal import err, plain, print_json

@@ -13,7 +13,7 @@ from ..mirror.lookups import Lookups
 from ..records import ImageRecord
 from ..store import Store
 from .lineage import Node, tree
-from .outbox import Outbox
+from .outbox import NOT_SENT, Outbox
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def known(
 ) -> list[Generation]:
     """What was made from an image or in a batch, oldest first; with DT away, what was recorded on this machine."""
     found: dict[str, Generation] = {}
-    entries = outbox.entries("waiting", "sent", "parked", source_image_id=source_image_id)
+    entries = outbox.entries("sent", *NOT_SENT, source_image_id=source_image_id)
     sent = {entry.generation.id: entry.generation.key for entry in entries if entry.generation.id}
     try:
         last = 0

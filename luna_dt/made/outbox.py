@@ -1,9 +1,9 @@
 """Records of what was made, on their way to DT: stored first, then sent until DT has them.
 
 A record is on disk before ``put`` returns.  A thread sends what waits, those of one source image in the
-order in which they were recorded, and tries again with growing pauses; the key that travels with each
+order in which they were recorded, and retries with backoff, in growing pauses; the key that travels with each
 makes a record that DT stored, although its answer was lost, stored once.  What DT refuses as invalid is
-parked with the reason and holds nothing up.
+parked with the reason, what it does not offer to store is kept here; both hold nothing up.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from filelock import FileLock, Timeout
 
 from .. import threads
 from ..dt.catalog import Catalog
-from ..errors import BadInput, LunaError, Refused, StoreError, UnknownImage, Unreachable
+from ..errors import BadInput, LunaError, NotOffered, Refused, StoreError, UnknownImage, Unreachable
 from ..generation import Generation
 from ..records import now
 from ..store import Store
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0  # seconds between tries, doubled each time
-LOOK = 5.0  # seconds between two tries to become the process that sends
-STATES = ("waiting", "sent", "parked", "dropped")
+BACKOFF_FIRST, BACKOFF_LONGEST = 1.0, 300.0  # seconds between a failure and the retry, doubled each time
+RETRY_LOCK = 5.0  # seconds between two tries to become the process that sends
+STATES = ("waiting", "sent", "parked", "kept", "dropped")
+NOT_SENT = ("waiting", "parked", "kept")  # what DT does not have, and might yet
 
 
 @dataclass(frozen=True)
 class Entry:
     """One record in the outbox.  ``state``: waiting, sent (DT has it, as ``generation.id``), parked (DT refuses it,
-    for ``reason``), dropped (by the user, for ``reason``); ``tries`` so far, the last of which failed for ``reason``."""
+    for ``reason``), kept (here alone, for this DT does not offer to store it), dropped (by the user, for ``reason``);
+    ``tries`` so far, the last of which failed for ``reason``."""
 
     position: int
     generation: Generation
@@ -53,11 +55,11 @@ class Entry:
 class Outbox:
     """A library's outbox; safe to use from several threads and processes.
 
-    ``connect`` gives the catalog to send to; ``pause`` is the first pause after a failure, in seconds.
+    ``connect`` gives the catalog to send to; ``backoff`` is the first pause after a failure, in seconds.
     """
 
-    def __init__(self, store: Store, connect: Callable[[], Catalog], pause: float = FIRST_PAUSE) -> None:
-        self._store, self._connect, self._pause = store, connect, pause
+    def __init__(self, store: Store, connect: Callable[[], Catalog], backoff: float = BACKOFF_FIRST) -> None:
+        self._store, self._connect, self._first = store, connect, backoff
         self._lock = threading.Lock()
         self._news, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -99,14 +101,15 @@ class Outbox:
         return found
 
     def drop(self, positions: list[int], reason: str) -> int:
-        """Gives records up that wait or are parked, and says how many; they stay in the list, with the reason."""
+        """Gives records up that DT does not have, and says how many; they stay in the list, with the reason."""
         if not reason.strip():
             raise BadInput("say why the records are dropped; the reason is kept with them")
+        marks = ", ".join("?" * len(NOT_SENT))
         with self._store.writing() as writer:
             return sum(
                 writer.execute(
-                    "UPDATE outbox SET state = 'dropped', reason = ? WHERE position = ? AND state IN ('waiting', 'parked')",
-                    [reason.strip(), position],
+                    f"UPDATE outbox SET state = 'dropped', reason = ? WHERE position = ? AND state IN ({marks})",
+                    [reason.strip(), position, *NOT_SENT],
                 ).rowcount
                 for position in positions
             )
@@ -133,11 +136,11 @@ class Outbox:
         self._news.set()
 
     def send(self, parked: bool = False) -> int:
-        """Tries everything that waits once, now, and what is ``parked`` if so asked; says how many DT took.
+        """Tries everything once, now, that waits or is kept, and what is ``parked`` if so asked; says how many DT took.
 
         Raises CatalogError when DT took none because it does not answer, StoreError when another process is sending.
         """
-        states = "('waiting', 'parked')" if parked else "('waiting')"
+        states = "('waiting', 'kept', 'parked')" if parked else "('waiting', 'kept')"
         with self._store.writing() as writer:
             writer.execute(f"UPDATE outbox SET state = 'waiting', due = 0 WHERE state IN {states}")
         try:
@@ -164,14 +167,14 @@ class Outbox:
                 failures = 0 if taken or not away else failures
                 if away:  # news does not help against a closed door
                     failures += 1
-                    self._closing.wait(self._pause_after(failures))
+                    self._closing.wait(self._backoff(failures))
                     continue
             except Timeout:
-                wait = LOOK  # another process sends, what was recorded here as well
+                wait = RETRY_LOCK  # another process sends, what was recorded here as well
             except (LunaError, OSError) as error:  # the store, or the lock's file, cannot be written now
                 log.warning("what was made waits, stored, to be sent to DT: %s", error)
                 failures += 1
-                wait = self._pause_after(failures)
+                wait = self._backoff(failures)
             with self._lock:
                 if wait is None and not self._news.is_set():
                     self._thread = None  # nothing waits; the next record starts another
@@ -186,11 +189,11 @@ class Outbox:
             rows = self._store.rows(f"SELECT {_COLUMNS} {_HEADS} AND due <= ? ORDER BY position LIMIT 1", [start])
             if not rows:
                 due = self._store.rows(f"SELECT MIN(due) {_HEADS}")[0][0]
-                wait = None if due is None else min(max(0.01, due - time.time()), LONGEST_PAUSE)
+                wait = None if due is None else min(max(0.01, due - time.time()), BACKOFF_LONGEST)
                 return taken, failure, wait
             error = self._send_one(catalog, _entry(rows[0]))
             taken += error is None
-            if error and not _is_invalid(error):
+            if error and not _given_up(error):
                 failure = error
             if isinstance(error, Unreachable):
                 break
@@ -207,12 +210,12 @@ class Outbox:
                 log.exception("record %d cannot be sent", entry.position)
                 error = Refused(f"it cannot be sent: {error!r}")
             refusal = error
-            if _is_invalid(error):
-                log.warning("DT refuses a record of what was made, number %d: %s", entry.position, error)
-                change = "state = 'parked', tries = tries + 1, reason = ?", [str(error)]
+            if given_up := _given_up(error):
+                log.warning("a record of what was made, number %d, is %s: %s", entry.position, given_up, error)
+                change = "state = ?, tries = tries + 1, reason = ?", [given_up, str(error)]
             else:
                 # a DT that is away is no fault of this record: the sender as a whole pauses for that
-                due = 0.0 if isinstance(error, Unreachable) else time.time() + self._pause_after(entry.tries + 1)
+                due = 0.0 if isinstance(error, Unreachable) else time.time() + self._backoff(entry.tries + 1)
                 change = "tries = tries + 1, due = ?, reason = ?", [due, str(error)]
         with self._store.writing() as writer:
             # one that was dropped meanwhile stays dropped, unless DT has it
@@ -220,9 +223,10 @@ class Outbox:
             writer.execute(f"UPDATE outbox SET {change[0]} WHERE position = ?{only}", [*change[1], entry.position])
         return refusal
 
-    def _pause_after(self, failures: int) -> float:
-        """Doubled with each failure, and spread, so that many clients do not come back at once."""
-        pause: float = min(LONGEST_PAUSE, self._pause * 2 ** min(failures - 1, 20))
+    def _backoff(self, failures: int) -> float:
+        """The pause before the next retry: doubled with each failure, and spread, so that many clients do not come
+        back at once."""
+        pause: float = min(BACKOFF_LONGEST, self._first * 2 ** min(failures - 1, 20))
         return pause * random.uniform(0.75, 1.25)
 
 
@@ -233,11 +237,12 @@ _HEADS = """FROM outbox o WHERE state = 'waiting' AND NOT EXISTS (
 FAULTS = (400, 409, 410, 413, 422)  # refusals for what the record is; others are for a token, an address, a queue
 
 
-def _is_invalid(error: LunaError) -> bool:
-    """Whether DT will refuse the same record for ever."""
-    if isinstance(error, Refused):
-        return error.http_status in FAULTS
-    return isinstance(error, (BadInput, UnknownImage))
+def _given_up(error: LunaError) -> str:
+    """The state of a record that this DT will refuse for ever, so that no retry helps; "" where one may."""
+    status = error.http_status if isinstance(error, Refused) else None
+    if isinstance(error, NotOffered) or status == NotOffered.http_status:
+        return "kept"
+    return "parked" if isinstance(error, (BadInput, UnknownImage)) or status in FAULTS else ""
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..dt.catalog import Catalog
-from ..errors import LunaError, NotFound, UnknownCluster, UnknownImage, Unreachable
+from ..errors import BadInput, LunaError, NotFound, UnknownCluster, UnknownImage, Unreachable
+from ..ids import MAX_IDS, parse_ids
 from ..records import Captions, Cluster, ClusterImage, ImageRecord, layer_of
 from ..store import Store
 
@@ -52,6 +53,15 @@ class Lookups:
             return self._store.cluster_images(cluster_id, min_quality)
         except UnknownCluster as here:
             return self._from_dt(here, lambda dt: dt.cluster_images(cluster_id, MOST_MEMBERS, min_quality, "quality"))
+
+    def ids(self, text: str) -> list[int]:
+        """The ids that a text names, or of the images that fit it as a query; raises BadInput, BadQuery."""
+        found = parse_ids(text) if text.strip() else []
+        if found is None:
+            found = [image.id for image in self.images(text, 0, MAX_IDS + 1)]
+            if not found:
+                raise BadInput(f"no image fits '{text[:100]}'")
+        return found
 
     def fingerprint(self, kinds: tuple[str, ...], image_id: int | None) -> str:
         said = [f"{kind}:{self._store.generation(kind)}" for kind in kinds]

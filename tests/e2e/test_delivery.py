@@ -23,6 +23,8 @@ from luna_dt.demo import served
 from luna_dt.dt.postgres import PostgresCatalog
 from luna_dt.made.outbox import Outbox
 from tests.conftest import Drawn
+from tests.loopback import Handler as LoopbackHandler
+from tests.loopback import Loopback
 
 #: How often each side is killed; 100 shows what the issue asks, in some minutes.
 KILLS = int(os.environ.get("LUNA_DT_KILLS", "4"))
@@ -35,7 +37,7 @@ from luna_dt import Library, Settings
 from luna_dt.made.outbox import Outbox
 home, url, batch, count, pause = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
 with Library(settings=Settings(home=home, dt=url, timeout=1.0)) as library:
-    library.outbox = box = Outbox(library._store, lambda: library.catalog, pause=0.02)
+    library.outbox = box = Outbox(library._store, lambda: library.catalog, backoff=0.02)
     for i in range(count):  # a key that is there already is not recorded again
         box.put({"operation": "img2img", "source_image_id": 1 + i % 7, "prompt": str(i), "batch_id": batch,
                  "key": f"{batch}-{i}"})
@@ -172,3 +174,39 @@ def test_what_is_recorded_with_dt_down_arrives_when_it_is_back(drawn: Drawn, tmp
         stored = library.generations(batch_id="down")
         assert [made.prompt for made in stored] == list("01234")
         assert all(made.id for made in stored)
+
+
+def test_a_dt_that_stores_no_generations_leaves_them_here_until_one_does(tmp_path: Path) -> None:
+    offers = False
+
+    class Handler(LoopbackHandler):
+        def do_POST(self) -> None:  # noqa: N802
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, told = (201, b'{"id": 7}') if offers else (501, b'{"code": "not_offered", "detail": "not here"}')
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(told)))
+            self.end_headers()
+            self.wfile.write(told)
+
+    def luna_dt(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "luna_dt", "--home", str(tmp_path), "outbox", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    server = Loopback(Handler)
+    try:
+        with Library(settings=Settings(home=tmp_path, dt=server.url)) as library:
+            library.record({"prompt": "a cat"})
+            deadline = time.monotonic() + 30
+            while library.outbox.counts()["kept"] == 0:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        listed = luna_dt("list")
+        assert "0 waiting, 0 sent, 0 parked, 1 kept" in listed.stdout
+        assert "a cat" in listed.stdout
+        again = luna_dt("send", "--dt", server.url)
+        assert (again.returncode, "1 are kept here" in again.stdout) == (1, True)
+        offers = True
+        sent = luna_dt("send", "--dt", server.url)
+        assert (sent.returncode, sent.stdout) == (0, "DT took 1; 0 wait, 0 are parked\n")
+    finally:
+        server.close()

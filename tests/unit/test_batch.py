@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,13 @@ import pytest
 
 from luna_dt import Library
 from luna_dt.errors import BadInput, NotFound, Unreachable
-from luna_dt.made.batch import Batch, parse_ids, parse_prompts, parse_seeds, without_queue_nodes
+from luna_dt.ids import parse_ids
+from luna_dt.made.ledger import TrackedBatch
+from luna_dt.made.request import parse_prompts, parse_seeds
+from luna_dt.made.workflow import without_queue_nodes
 from tests.conftest import image_batch
+from tests.loopback import Handler as LoopbackHandler
+from tests.loopback import Loopback
 
 WORKFLOW: dict[str, Any] = {
     "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 3}, "is_changed": ["x"]},
@@ -39,11 +44,14 @@ class Comfy:
         self.running: list[str] = []
         self.history: dict[str, Any] = {}
         self.refuse = ""
+        self.queueing, self.asking = 0.0, 0.0  # seconds that it takes to queue one, and to say something
+        self.deaf = False  # to interruptions
         self.seen: list[str] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
+        class Handler(LoopbackHandler):
+            def do_GET(self) -> None:  # noqa: N802
+                time.sleep(outer.asking)
                 if self.path == "/queue":
                     entry = [[i, prompt_id, {}, {}, []] for i, (prompt_id, _) in enumerate(outer.waiting)]
                     self.answer({"queue_running": [[0, r, {}, {}, []] for r in outer.running], "queue_pending": entry})
@@ -51,9 +59,10 @@ class Comfy:
                     wanted = self.path.rpartition("/")[2]
                     self.answer({wanted: outer.history[wanted]} if wanted in outer.history else {})
 
-            def do_POST(self) -> None:
+            def do_POST(self) -> None:  # noqa: N802
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if self.path == "/prompt":
+                    time.sleep(outer.queueing)
                     if outer.refuse:
                         error = {"error": {"message": outer.refuse}, "node_errors": {}}
                         self.answer(error, 400)
@@ -64,6 +73,8 @@ class Comfy:
                     self.answer({"prompt_id": body["prompt_id"]})
                 elif self.path == "/queue":
                     outer.waiting = [each for each in outer.waiting if each[0] not in body["delete"]]
+                    self.answer(None)
+                elif outer.deaf:
                     self.answer(None)
                 else:
                     outer.running.remove(body["prompt_id"])
@@ -77,13 +88,8 @@ class Comfy:
                 self.end_headers()
                 self.wfile.write(data)
 
-            def log_message(self, *_: object) -> None:
-                return
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.server = Loopback(Handler)
+        self.url = self.server.url
 
     def end(self, prompt_id: str, kind: str = "execution_success", told: Any = None, outputs: Any = None) -> None:
         status = "success" if kind == "execution_success" else "error"
@@ -101,8 +107,7 @@ class Comfy:
         self.waiting, self.running, self.history, self.seen = [], [], {}, []
 
     def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self.server.close()
 
 
 @pytest.fixture
@@ -112,7 +117,7 @@ def comfy() -> Iterator[Comfy]:
     opened.close()
 
 
-def queued(library: Library, comfy: Comfy, ids: list[int], **options: Any) -> Batch:
+def queued(library: Library, comfy: Comfy, ids: list[int], **options: Any) -> TrackedBatch:
     batch = library.batches.create(ids, "img2img", WORKFLOW, comfy.url, **options)
     return library.batches.queue(batch.id)
 
@@ -172,7 +177,7 @@ def test_after_a_restart_only_what_was_lost_is_queued_again(library: Library, co
 
 def test_a_kill_between_queueing_and_noting_repeats_nothing(library: Library, comfy: Comfy) -> None:
     batch = queued(library, comfy, [1, 2, 3])
-    library.batches._note(batch.id, [0, 1, 2], "new")  # as if we had been killed before we noted it
+    library.batches._ledger.note(batch.id, [0, 1, 2], "new")  # as if we had been killed before we noted it
     comfy.run(1)
     assert library.batches.resume(batch.id).counts == {"queued": 2, "done": 1}
     assert len(comfy.seen) == 3
@@ -236,6 +241,60 @@ def test_what_is_cancelled_while_it_is_queued_is_not_run(library: Library, comfy
     assert len(comfy.seen) < 40
 
 
+def test_cancelling_stops_whoever_queues_at_once(library: Library, comfy: Comfy) -> None:
+    comfy.queueing, comfy.asking = 0.1, 0.01
+    batch = library.batches.create(list(range(1, 101)), "img2img", WORKFLOW, comfy.url)
+    queue = threading.Thread(target=library.batches.queue, args=(batch.id,))
+    queue.start()
+    while len(comfy.seen) < 5:
+        time.sleep(0.001)
+    comfy.run(1)
+    before = len(comfy.seen)
+    library.batches.cancel(batch.id)
+    queue.join()
+    assert (
+        len(comfy.seen) <= before + 3
+    )  # where ComfyUI was asked about all 100 first, ten and more were queued meanwhile
+    assert comfy.waiting == []
+    assert library.batches.get(batch.id).counts == {"done": 1, "cancelled": 99}
+
+
+def test_what_has_ended_or_runs_to_its_end_is_not_cancelled(library: Library, comfy: Comfy) -> None:
+    workflow = {name: node for name, node in WORKFLOW.items() if name != "4"}
+    batch = library.batches.create([1, 2, 3, 4], "img2img", workflow, comfy.url)
+    library.batches.queue(batch.id)
+    ended, told = threading.Event(), []
+
+    def tell(now: TrackedBatch) -> None:
+        told.append(now.counts)
+        if not now.is_open:
+            ended.set()
+
+    library.batches.watch(batch.id, tell)
+    comfy.run(1)
+    comfy.end(comfy.waiting.pop(0)[0], "execution_error", {"node_type": "KSampler", "exception_message": "no memory"})
+    comfy.running.append(comfy.waiting.pop(0)[0])
+    comfy.deaf = True  # it hears of it after its last step
+    assert library.batches.cancel(batch.id).counts == {"running": 1, "done": 1, "failed": 1, "cancelled": 1}
+    assert comfy.waiting == []
+    comfy.end(comfy.running.pop())
+    assert ended.wait(30)
+    assert told[-1] == {"done": 2, "failed": 1, "cancelled": 1}
+    made = library.generations(batch_id=batch.id)
+    assert sorted(m.source_image_id or 0 for m in made) == [1, 3]
+
+
+def test_what_a_comfyui_that_was_away_did_all_the_same_is_not_done_twice(library: Library, comfy: Comfy) -> None:
+    batch = queued(library, comfy, [1, 2, 3])
+    library.batches._ledger.move(batch.id, "http://127.0.0.1:9")
+    assert library.batches.cancel(batch.id).counts == {"cancelled": 3}
+    comfy.run(1)
+    library.batches._ledger.move(batch.id, comfy.url)
+    assert library.batches.retry(batch.id).counts == {"queued": 2, "done": 1}
+    assert [prompt["1"]["inputs"]["image_id"] for _, prompt in comfy.waiting] == [2, 3]
+    assert len(comfy.seen) == 5
+
+
 def test_a_watcher_goes_on_after_a_resume_by_another(library: Library, comfy: Comfy) -> None:
     batch = queued(library, comfy, [1, 2])
     comfy.restart()
@@ -288,7 +347,7 @@ def test_watching_tells_until_the_end(library: Library, comfy: Comfy) -> None:
     batch, told = queued(library, comfy, [1, 2]), []
     ended = threading.Event()
 
-    def tell(now: Batch) -> None:
+    def tell(now: TrackedBatch) -> None:
         told.append(str(now))
         if not now.is_open:
             ended.set()

@@ -12,7 +12,8 @@ from PIL import Image
 from luna_dt import ImageRecord, Library
 from luna_dt.errors import UnknownImage
 from luna_dt.generation import Generation
-from luna_dt.made.lineage import as_png, as_svg, as_text, tree, walk
+from luna_dt.made.drawing import as_png, as_svg
+from luna_dt.made.lineage import as_text, tree, walk
 from luna_dt.records import Batch
 
 

@@ -42,7 +42,7 @@ def dt() -> DT:
 @pytest.fixture
 def outbox(tmp_path: Path, dt: DT) -> Iterator[Outbox]:
     store = Store(tmp_path)
-    opened = Outbox(store, lambda: dt, pause=0.01)  # type: ignore[arg-type, return-value]
+    opened = Outbox(store, lambda: dt, backoff=0.01)  # type: ignore[arg-type, return-value]
     yield opened
     opened.close()
     store.close()
@@ -148,7 +148,8 @@ def test_what_dt_refuses_is_parked_and_can_be_sent_again(outbox: Outbox, dt: DT)
         (Refused("a token is missing", 401), "waiting"),
         (Refused("too many", 429), "waiting"),
         (Refused("a wrong address", 421), "waiting"),
-        (NotOffered("not yet"), "waiting"),
+        (NotOffered("not yet"), "kept"),
+        (Refused("not implemented", 501), "kept"),
         (Refused("unprocessable", 422), "parked"),
         (Refused("gone", 410), "parked"),
     ],
@@ -158,6 +159,36 @@ def test_only_what_is_the_records_fault_is_parked(outbox: Outbox, dt: DT, error:
     outbox.put(made("a"))
     wait_until(lambda: outbox.entries()[0].tries > 0)
     assert outbox.entries()[0].state == state
+
+
+def test_what_dt_does_not_offer_to_store_is_kept_until_a_dt_does(outbox: Outbox, dt: DT) -> None:
+    dt.answers = lambda g: NotOffered("this DT stores no upscales") if g.operation == "upscale" else None
+    outbox.put(made("large", source=1, operation="upscale"))
+    outbox.put(made("after", source=1))
+    wait_until(lambda: outbox.counts()["sent"] == 1)
+    assert [g.prompt for g in dt.stored] == ["after"]  # it holds nothing up
+    kept = outbox.entries("kept")
+    assert [(e.generation.prompt, e.tries, e.reason) for e in kept] == [("large", 1, "this DT stores no upscales")]
+    assert (outbox.counts()["kept"], outbox.counts()["failing"]) == (1, 0)
+    outbox.put(made("another"))
+    wait_until(lambda: outbox.counts()["sent"] == 2)
+    assert dt.asked.count("large") == 1  # not tried for ever
+    assert outbox.send() == 0  # only when asked to, and kept again
+    assert (dt.asked.count("large"), outbox.entries("kept")[0].tries) == (2, 2)
+    dt.answers = lambda _: None
+    assert outbox.send() == 1
+    assert outbox.counts()["sent"] == 3
+    assert outbox.drop([kept[0].position], "too late") == 0
+
+
+def test_what_is_kept_is_among_what_was_made_until_it_is_dropped(library: Library, dt: DT) -> None:
+    library.outbox = Outbox(library._store, lambda: dt)  # type: ignore[arg-type, return-value]
+    dt.answers = lambda _: NotOffered("none")
+    position = library.record(made("a")).position
+    wait_until(lambda: library.outbox.counts()["kept"] == 1)
+    assert [g.prompt for g in library.generations()] == ["a"]
+    assert library.outbox.drop([position], "not wanted") == 1
+    assert library.generations() == []
 
 
 def test_a_record_that_breaks_the_sender_stops_no_other(outbox: Outbox, dt: DT) -> None:
@@ -196,7 +227,7 @@ def test_sending_now_says_when_dt_is_away(outbox: Outbox, dt: DT) -> None:
 
 def test_two_instances_on_one_home_send_each_record_once(tmp_path: Path, dt: DT) -> None:
     stores = [Store(tmp_path), Store(tmp_path)]
-    boxes = [Outbox(store, lambda: dt, pause=0.01) for store in stores]  # type: ignore[arg-type, return-value]
+    boxes = [Outbox(store, lambda: dt, backoff=0.01) for store in stores]  # type: ignore[arg-type, return-value]
     for i in range(40):
         boxes[i % 2].put(made(f"{i}", source=1))
     wait_until(lambda: boxes[0].counts()["sent"] == 40)
@@ -210,7 +241,7 @@ def test_what_waits_is_sent_by_the_next_process(tmp_path: Path, dt: DT) -> None:
     dt.answers = lambda _: Unreachable("away")
     for turn in range(2):
         store = Store(tmp_path)
-        box = Outbox(store, lambda: dt, pause=0.01)  # type: ignore[arg-type, return-value]
+        box = Outbox(store, lambda: dt, backoff=0.01)  # type: ignore[arg-type, return-value]
         if turn == 0:
             box.put(made("a"))
         else:
