@@ -1,18 +1,22 @@
 """luna_dt: the bridge between DiffusionToolkit and ComfyUI."""
 
 from . import errors
-from .dt.catalog import Health
+from .dt.catalog import Catalog, Health
 from .errors import LunaError
 from .generation import Generation
 from .identity import Identity, Verdict
 from .layers.embed import Embedded
 from .library import Library
+from .made.batch import Batches
 from .made.ledger import BatchItem, TrackedBatch
 from .made.lineage import Node
-from .made.outbox import Entry
+from .made.outbox import Entry, Outbox
 from .maps.making import ControlMap, MadeMaps
+from .maps.served import ServedMaps
 from .mirror.sync import Change
+from .models import Encoders
 from .pixels import PictureLike
+from .progress import Progress
 from .records import Captions, Cluster, ClusterImage, Hit, ImageRecord, Member, Term
 from .settings import Settings
 from .status import LayerStatus, Status
@@ -21,12 +25,15 @@ from .version import __version__ as __version__
 
 __all__ = [
     "BatchItem",
+    "Batches",
     "Captions",
+    "Catalog",
     "Change",
     "Cluster",
     "ClusterImage",
     "ControlMap",
     "Embedded",
+    "Encoders",
     "Entry",
     "Generation",
     "Health",
@@ -40,7 +47,10 @@ __all__ = [
     "MadeMaps",
     "Member",
     "Node",
+    "Outbox",
     "PictureLike",
+    "Progress",
+    "ServedMaps",
     "Settings",
     "Status",
     "Term",

@@ -264,10 +264,7 @@ class Library:
         return self._pictures.each(image_ids)
 
     def ids(self, text: str) -> list[int]:
-        """The ids that a text names: ``12, 15-20``, or those of the images that fit a query in DT's language.
-
-        Raises BadInput, BadQuery.
-        """
+        """The ids that a text names, ``12, 15-20``, or those of the images that fit a query; raises BadInput, BadQuery."""
         return self._lookups.ids(text)
 
     def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
@@ -337,10 +334,7 @@ class Library:
         return self.outbox.put(record)
 
     def generations(self, source_image_id: int | None = None, batch_id: str | None = None) -> list[Generation]:
-        """What was made, from an image or in a batch: what DT knows and what is on its way there, oldest first.
-
-        With DT away, what was recorded on this machine.
-        """
+        """What was made, from an image or in a batch, oldest first: what DT knows, and what was recorded here."""
         return making.known(self.outbox, self._dt, source_image_id, batch_id)
 
     def lineage(self, image_id: int) -> Node:

@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any, get_args, get_type_hints
 
 import luna_dt
 from luna_dt import errors
+from luna_dt.made.batch import Batches
+from luna_dt.made.outbox import Outbox
+from luna_dt.models import Encoders
 
 HEAVY = ("torch", "open_clip", "psycopg", "scipy", "hnswlib", "requests", "PIL", "fastapi", "click", "rich")
 
 
-def test_public_names_are_there() -> None:
-    assert sorted(luna_dt.__all__) == luna_dt.__all__
+def classes_in(hint: Any) -> Iterator[type]:
+    """The project's own classes in a type hint, however deep."""
+    if isinstance(hint, type) and hint.__module__.startswith("luna_dt.") and not get_args(hint):
+        yield hint
+    for part in get_args(hint):
+        yield from classes_in(part)
+
+
+def hints_of(kind: type) -> Iterator[dict[str, Any]]:
+    """The hints of a class's public calls, properties and fields."""
+    if dataclasses.is_dataclass(kind):
+        yield get_type_hints(kind)
+    for name, member in vars(kind).items():
+        call = member.fget if isinstance(member, property) else member
+        if (not name.startswith("_") or (kind, name) == (luna_dt.Library, "__init__")) and inspect.isfunction(call):
+            yield get_type_hints(call)
+
+
+def test_public_names_are_all_that_public_calls_take_and_return() -> None:
+    todo: list[type] = [luna_dt.Library, Outbox, Batches, Encoders]
+    met: set[type] = set(todo)
+    for kind in todo:
+        if kind in todo[:3] or dataclasses.is_dataclass(kind):
+            found = {each for hints in hints_of(kind) for hint in hints.values() for each in classes_in(hint)}
+            todo += [each for each in found if each not in met]
+            met |= found
+    assert luna_dt.__all__ == sorted(
+        {each.__name__ for each in met} | {"LunaError", "PictureLike", "Progress", "errors"}
+    )
     assert all(hasattr(luna_dt, name) for name in luna_dt.__all__)
 
 
