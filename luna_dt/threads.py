@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 #: Seconds for which threads that only wait for the network are waited for at exit, all together: ending them
 #: there is harmless, and a server that does not answer must not keep a program from ending.
-PATIENCE = 2.0
+EXIT_TIMEOUT = 2.0
 
 _running: dict[threading.Thread, tuple[Callable[[], object], bool]] = {}
 _lock = threading.Lock()
@@ -46,6 +46,6 @@ def _stop_all() -> None:
         ours = dict(_running)
     for stop, _ in ours.values():
         stop()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + EXIT_TIMEOUT
     for thread, (_, network) in ours.items():
         thread.join(max(0.0, deadline - time.monotonic()) if network else None)

@@ -1,4 +1,4 @@
-"""Weights for every detector, in the files and under the names that the published ones have.
+"""WeightsFile for every detector, in the files and under the names that the published ones have.
 
     python -m tests.weights FOLDER
 
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from luna_dt.files import sha256
 from luna_dt.preproc import detectors
-from luna_dt.preproc.map_types import TYPES, Weights
+from luna_dt.preproc.map_types import TYPES, WeightsFile
 
 #: The network sees a square picture as this many cells a side: 368 / 2 pixels, 8 to a cell.
 CELLS = 23
@@ -51,7 +51,7 @@ def figure(side: int) -> tuple[Image.Image, list[tuple[float, float]]]:
 
 
 def _body() -> dict[str, Any]:
-    """Weights by which the body's network finds ``figure``: through each convolution but the last stage's only the
+    """WeightsFile by which the body's network finds ``figure``: through each convolution but the last stage's only the
     three colours go; there each keypoint's colour is a peak, and each limb's direction is everywhere."""
     state = {name: torch.zeros_like(value) for name, value in _without_prefix(_parts().bodypose_model()).items()}
 
@@ -154,7 +154,7 @@ MAKERS: dict[str, Callable[[], dict[str, Any]]] = {
 
 def write(folder: Path, types: Iterable[str] = TYPES) -> None:
     """Writes those types' weights into ``folder``, as comfyui_controlnet_aux keeps them, with their SHA256SUMS."""
-    wanted: dict[str, Weights] = {each.file: each for name in types for each in TYPES[name].weights}
+    wanted: dict[str, WeightsFile] = {each.file: each for name in types for each in TYPES[name].weights}
     for file, each in wanted.items():
         place = folder / each.repository
         place.mkdir(parents=True, exist_ok=True)

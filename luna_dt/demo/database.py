@@ -36,7 +36,7 @@ IDENTITIES = {"visual": TINY_IMAGE, "semantic": TINY_TEXT, "composition": TINY_T
 #: The demo's people: a face group's name (None: unnamed, as DT leaves most) and the subject it is found in.
 FACES: tuple[tuple[str | None, str], ...] = (("Luna", "cat"), ("Snorri", "snowman"), (None, "sun"))
 NEGATIVE = "blurry, low quality"
-SIZES = ((256, 256), (256, 384), (384, 256), (320, 256))
+PICTURE_SIZES = ((256, 256), (256, 384), (384, 256), (320, 256))
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def draw_library(folder: Path, count: int, seed: int = 7) -> list[Drawing]:
         drawing = Drawing(
             scene,
             folder / f"{i + 1:05d}-{scene.subject}.png",
-            rng.choice(SIZES),
+            rng.choice(PICTURE_SIZES),
             seed=rng.getrandbits(32),
             steps=rng.choice((20, 28, 35)),
             sampler=rng.choice(("Euler a", "DPM++ 2M")),

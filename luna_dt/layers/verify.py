@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 #: decoder or resizer gives 0.998 and more, half precision 0.9999, cropped pixels of a 2:3 picture 0.55 to 0.95).
 EXACT, CLOSE = 0.999, 0.99
 TRIED = 64  # sampled rows on which another way is tried
-STEP = 16  # rows in a row that must be right for a wrong run to have ended
+RUN_END = 16  # rows in a row that must be right for a wrong run to have ended
 
 
 def verify(
@@ -200,7 +200,7 @@ def _displaced(check: _Check, identity: Identity, wrong: Any) -> tuple[int, floa
     """How many of the wrong places' images have their vector at another place, how close it is, and how many places
     further on the images are to which the vectors at the wrong places belong."""
     try:
-        remade = list(check.remade(identity, list(wrong[:STEP])))
+        remade = list(check.remade(identity, list(wrong[:RUN_END])))
     except WeightsError as error:
         log.info("%s was not tried: %s", identity, error)
         return 0, 0.0, 0
@@ -210,10 +210,10 @@ def _displaced(check: _Check, identity: Identity, wrong: Any) -> tuple[int, floa
     place_of[check.rows] = np.arange(len(check.rows))
     offsets: collections.Counter[int] = collections.Counter()
     best = []
-    for place, made in zip(wrong[:STEP], remade, strict=True):
+    for place, made in zip(wrong[:RUN_END], remade, strict=True):
         if made is None:
             continue
-        rows, similarities = exact.query(made, STEP)
+        rows, similarities = exact.query(made, RUN_END)
         places = place_of[rows[similarities >= max(CLOSE, similarities[0] - 1e-4)]]
         if len(places):  # equal prompts have equal vectors: the nearest one is meant
             offsets[int(min(place - places, key=abs))] += 1
@@ -232,7 +232,7 @@ def _runs(check: _Check, identity: Identity, wrong: Any, budget: int) -> tuple[t
         for direction in (-1, 1):
             at = place
             while True:
-                step = [at + direction * i for i in range(1, STEP + 1)]
+                step = [at + direction * i for i in range(1, RUN_END + 1)]
                 step = [p for p in step if 0 <= p < len(check.rows)]
                 new = [p for p in step if p not in judged]
                 if len(new) > budget:

@@ -78,7 +78,7 @@ class Outbox:
                 "INSERT INTO outbox (key, source, record, state) VALUES (?, ?, ?, 'waiting') ON CONFLICT (key) DO NOTHING",
                 [made.key, made.source_image_id, json.dumps(made.to_json())],
             )
-            row = writer.execute(f"SELECT {_COLUMNS} FROM outbox WHERE key = ?", [made.key]).fetchone()
+            row = writer.execute(f"SELECT {_ENTRY} FROM outbox WHERE key = ?", [made.key]).fetchone()
         self.start()
         return _entry(row)
 
@@ -89,7 +89,7 @@ class Outbox:
         if source_image_id is not None:
             condition += " AND source = ?"
             values.append(source_image_id)
-        rows = self._store.rows(f"SELECT {_COLUMNS} FROM outbox WHERE {condition} ORDER BY position", values)
+        rows = self._store.rows(f"SELECT {_ENTRY} FROM outbox WHERE {condition} ORDER BY position", values)
         return [_entry(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
@@ -186,7 +186,7 @@ class Outbox:
         fault, and the seconds until the next is due.  A DT that cannot be reached ends it."""
         taken, failure, start = 0, None, time.time()
         while not self._closing.is_set():
-            rows = self._store.rows(f"SELECT {_COLUMNS} {_HEADS} AND due <= ? ORDER BY position LIMIT 1", [start])
+            rows = self._store.rows(f"SELECT {_ENTRY} {_HEADS} AND due <= ? ORDER BY position LIMIT 1", [start])
             if not rows:
                 due = self._store.rows(f"SELECT MIN(due) {_HEADS}")[0][0]
                 wait = None if due is None else min(max(0.01, due - time.time()), BACKOFF_LONGEST)
@@ -230,7 +230,7 @@ class Outbox:
         return pause * random.uniform(0.75, 1.25)
 
 
-_COLUMNS = "position, record, state, tries, reason, dt_id"
+_ENTRY = "position, record, state, tries, reason, dt_id"
 #: The records that wait, and before which no earlier one of the same source image waits.
 _HEADS = """FROM outbox o WHERE state = 'waiting' AND NOT EXISTS (
     SELECT 1 FROM outbox e WHERE e.source = o.source AND e.state = 'waiting' AND e.position < o.position)"""

@@ -1,7 +1,7 @@
 """The ControlNet maps that are kept on this machine: PNG files, each beside its row in the store, up to a limit.
 
 A map is known by the content of its source, its type, its parameters and the weights that made it.  The least
-recently used leave when the limit is reached.
+recently used (LRU) are evicted when the limit is reached.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 FROM_DT = "dt"  # in the place of the weights of a map that came from DT
 LOCKS = 64  # files that keep two processes from making the same map
-PATIENCE = 3600.0  # seconds after which whoever makes that map is taken to hang
-SPARED = 0.9  # share of the limit that stays when it was reached, so that not every map has to make room
+LOCK_TIMEOUT = 3600.0  # seconds after which whoever makes that map is taken to hang
+SPARED = 0.9  # share of the limit that stays when maps are evicted, so that not every new one has to evict
 TRUSTED = 0.01  # share of the limit that may be kept before it is looked what other processes have kept
 
 
@@ -135,7 +135,7 @@ class MapCache:
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [*key, weights, f"{name[:2]}/{name}.png", size, time.time(), keypoints],
             )
-        self._make_room(size)
+        self._evict(size)
 
     def drop(self, kept: KeptMap) -> None:
         """Forgets a map, as one that turned out to be damaged."""
@@ -168,20 +168,20 @@ class MapCache:
         used, self._used = self._used, {}
         db.executemany("UPDATE maps SET used = ? WHERE number = ?", [(at, number) for number, at in list(used.items())])
 
-    def _make_room(self, added: int) -> None:
+    def _evict(self, added: int) -> None:
         with self._lock:
             self._room -= added
             if self._room >= 0:
                 return
             size = self.size()[1]
             if size > self.limit:
-                leaving, excess = [], size - int(SPARED * self.limit)
+                evicted, excess = [], size - int(SPARED * self.limit)
                 for number, file, each in self._store.rows("SELECT number, file, bytes FROM maps ORDER BY used"):
                     if excess <= 0:
                         break
-                    leaving.append((number, file))
+                    evicted.append((number, file))
                     excess -= each
-                self._drop_rows(leaving)
+                self._drop_rows(evicted)
                 size = self.size()[1]
             self._room = min(self.limit - size, int(TRUSTED * self.limit))
 
@@ -203,7 +203,7 @@ class MapCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # not without end: newer filelocks take a lock that another thread will let go for a deadlock then
-            held.enter_context(FileLock(folder / f"{self.slot(key)}.lock", thread_local=False).acquire(PATIENCE))
+            held.enter_context(FileLock(folder / f"{self.slot(key)}.lock", thread_local=False).acquire(LOCK_TIMEOUT))
         except (OSError, Timeout) as error:
             log.warning("a %s map is made without a lock: %s", key.kind, error)
 

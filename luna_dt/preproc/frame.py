@@ -18,7 +18,7 @@ from .map_types import Resampling, Resolution
 
 Pixels = npt.NDArray[np.uint8]
 
-STEP = 64
+MULTIPLE = 64
 #: Limits of the working picture: how long a side may be enlarged to, in resolutions, and how many pixels there may be.
 MAX_ASPECT, MAX_PIXELS = 4, 1 << 24
 
@@ -46,7 +46,7 @@ class Frame:
         if size != (width, height):
             fitted = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
         least = max(size) // MAX_ASPECT
-        pad = [(0, max(side, least) + -max(side, least) % STEP - side) for side in size[::-1]]
+        pad = [(0, max(side, least) + -max(side, least) % MULTIPLE - side) for side in size[::-1]]
         return cls(np.ascontiguousarray(np.pad(fitted, [*pad, (0, 0)], mode="edge")), size[1], size[0], (width, height))
 
     def unframed(self, made: Pixels, resampling: Resampling) -> Pixels:

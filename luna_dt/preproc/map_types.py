@@ -20,7 +20,7 @@ Resampling = Literal["lines", "smooth", "labels"]
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightsFile:
     """One file of weights: its name, about how large it is (megabytes), where it is published, and its SHA-256
     where that is known."""
 
@@ -40,7 +40,7 @@ class MapType:
 
     name: str
     detector: str
-    weights: tuple[Weights, ...]
+    weights: tuple[WeightsFile, ...]
     resampling: Resampling
     licence: str
     node: str
@@ -74,19 +74,19 @@ class MapType:
 
 
 OPENPOSE = "CMU OpenPose licence: not for commercial use"
-_BODY = Weights("body_pose_model.pth", 209, "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746")
-_HAND = Weights("hand_pose_model.pth", 147, "b76b00d1750901abd07b9f9d8c98cc3385b8fe834a26d4b4f0aad439e75fc600")
-_FACE = Weights("facenet.pth", 154, "8beb52e548624ffcc4aed12af7aee7dcbfaeea420c75609fee999fe7add79d43")
-_HED = Weights("ControlNetHED.pth", 29, "5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa")
-_MIDAS = Weights(
+_BODY = WeightsFile("body_pose_model.pth", 209, "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746")
+_HAND = WeightsFile("hand_pose_model.pth", 147, "b76b00d1750901abd07b9f9d8c98cc3385b8fe834a26d4b4f0aad439e75fc600")
+_FACE = WeightsFile("facenet.pth", 154, "8beb52e548624ffcc4aed12af7aee7dcbfaeea420c75609fee999fe7add79d43")
+_HED = WeightsFile("ControlNetHED.pth", 29, "5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa")
+_MIDAS = WeightsFile(
     "dpt_hybrid-midas-501f0c75.pt", 493, "501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853"
 )
-_ZOE = Weights("ZoeD_M12_N.pt", 1443, "c97f94c4d53c5b788af46c5da0462262aebb37ea116fd70014bcbba93146c33b")
-_UPERNET = Weights("pytorch_model.bin", 328, repository="openmmlab/upernet-convnext-small")
+_ZOE = WeightsFile("ZoeD_M12_N.pt", 1443, "c97f94c4d53c5b788af46c5da0462262aebb37ea116fd70014bcbba93146c33b")
+_UPERNET = WeightsFile("pytorch_model.bin", 328, repository="openmmlab/upernet-convnext-small")
 _SAFE = "its `safe` must be enabled, as it is by default"
 
 
-def _openpose(name: str, weights: tuple[Weights, ...], hand: bool = False, face: bool = False) -> MapType:
+def _openpose(name: str, weights: tuple[WeightsFile, ...], hand: bool = False, face: bool = False) -> MapType:
     differs = f"detect_hand {'enable' if hand else 'disable'}, detect_face {'enable' if face else 'disable'}"
     arguments = {"include_hand": hand, "include_face": face}
     return MapType(name, "openpose", weights, "smooth", OPENPOSE, "OpenposePreprocessor", differs, arguments)
@@ -108,9 +108,9 @@ TYPES = {
             "depth_zoe", "zoe", (_ZOE,), "smooth", "MIT", "Zoe-DepthMapPreprocessor",
             "its weights are Intel/zoedepth-nyu-kitti",
         ),
-        MapType("normal_bae", "normal_bae", (Weights("scannet.pt", 291),), "smooth", "MIT", "BAE-NormalMapPreprocessor"),
-        MapType("lineart", "lineart", (Weights("sk_model.pth", 17),), "lines", "MIT", "LineArtPreprocessor"),
-        MapType("lineart_anime", "lineart_anime", (Weights("netG.pth", 218),), "lines", "MIT", "AnimeLineArtPreprocessor"),
+        MapType("normal_bae", "normal_bae", (WeightsFile("scannet.pt", 291),), "smooth", "MIT", "BAE-NormalMapPreprocessor"),
+        MapType("lineart", "lineart", (WeightsFile("sk_model.pth", 17),), "lines", "MIT", "LineArtPreprocessor"),
+        MapType("lineart_anime", "lineart_anime", (WeightsFile("netG.pth", 218),), "lines", "MIT", "AnimeLineArtPreprocessor"),
         MapType("softedge", "hed", (_HED,), "smooth", "Apache 2.0", "HEDPreprocessor", _SAFE, {"scribble": False}),
         MapType("scribble", "hed", (_HED,), "lines", "Apache 2.0", "FakeScribblePreprocessor", _SAFE, {"scribble": True}),
         MapType(

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from .. import hub
 from ..errors import MissingExtra, WeightsError
-from .map_types import MAKING, MapType, Weights
+from .map_types import MAKING, MapType, WeightsFile
 
 #: Gives a file's SHA-256; the one in map_cache.py remembers them.
 Hasher = Callable[[Path], str]
 
 
-def locate(wanted: Weights, folders: Sequence[Path]) -> Path | None:
+def locate(wanted: WeightsFile, folders: Sequence[Path]) -> Path | None:
     """The file in the first folder that has it, else in the hub's cache; None if it is not on this machine."""
     owner, _, name = wanted.repository.partition("/")
     places = [f"{owner}/{name}/{wanted.file}", f"{name}/{wanted.file}"]
