@@ -81,7 +81,7 @@ class Library:
         self._searcher = self._search.searcher
         self._map_cache = MapCache(self._store, self.settings.maps_bytes)
         detectors = Detectors(self.settings.device, folders, self._memory, self._store.sha256)
-        self._maps = Maps(self._store, self._map_cache, detectors, self._lookups, self._pictures, self._dt, path_map)
+        self._maps = Maps(self._store, self._map_cache, detectors, self._pictures, self._dt, path_map)
         self.outbox = Outbox(self._store, self._dt)
         self.batches = Batches(self._store, self.outbox)
 

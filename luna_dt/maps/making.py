@@ -29,8 +29,7 @@ from ..errors import (
     Unreachable,
     WeightsError,
 )
-from ..mirror.lookups import Lookups
-from ..mirror.pictures import Pictures
+from ..mirror.pictures import Pictures, Source, source_of
 from ..paths import picture_file
 from ..pixels import Picture, PictureLike, read_pictures
 from ..preproc import Detectors
@@ -39,7 +38,6 @@ from ..progress import Progress
 from ..records import StoredMap
 from ..store import Store
 from .cache import FROM_DT, MapCache, MapKey, encoded
-from .source import Source, of_image, of_picture
 
 log = logging.getLogger(__name__)
 
@@ -98,14 +96,12 @@ class Maps:
         store: Store,
         cache: MapCache,
         detectors: Detectors,
-        lookups: Lookups,
         pictures: Pictures,
         catalog: Callable[[], Catalog],
         path_map: Mapping[str, str],
     ) -> None:
         self._store, self._cache, self._detectors = store, cache, detectors
-        self._lookups, self._pictures = lookups, pictures
-        self._catalog, self._path_map = catalog, path_map
+        self._pictures, self._catalog, self._path_map = pictures, catalog, path_map
         self._away = (0.0, "")  # until when, and why
         self._keeper = ThreadPoolExecutor(1, "luna_dt maps")
         self._keeping: tuple[int, Future[None]] | None = None  # the slot whose lock is held meanwhile
@@ -132,9 +128,9 @@ class Maps:
         if (image is None) == (image_id is None):
             raise BadInput(f"give one of image and image_id, not {'none' if image is None else 'both'}")
         if image_id is None:
-            source = of_picture(image)
+            source = source_of(image)
         else:
-            source = of_image(self._lookups.image(int(image_id)), self._store, self._pictures)
+            source = self._pictures.source(int(image_id))
         return self.get(map_type(kind), source, parameters, make, anew)
 
     def get(
@@ -181,7 +177,7 @@ class Maps:
             for done, record in enumerate(todo):
                 progress(f"map.{each.name}", done, len(todo))
                 try:
-                    source = of_image(record, self._store, self._pictures)
+                    source = self._pictures.source(record.id)
                     there = self.has(each, source, parameters)
                     if there or self.get(each, source, parameters, make).was_cached:
                         present += 1

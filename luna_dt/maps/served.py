@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import MapMissing, PictureMissing
+from ..mirror.pictures import unseen_digest
 from ..paths import picture_file
 from ..pixels import read_pictures
 from ..preproc.map_types import map_type
 from ..records import ImageRecord, StoredMap, content_digest
 from .cache import FROM_DT, MapCache, MapKey, encoded
-from .source import unseen_digest
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

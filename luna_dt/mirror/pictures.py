@@ -1,20 +1,35 @@
-"""Images' pictures: from DT's own path (through the path map), else from DT."""
+"""Pictures: images' own, from DT's path (through the path map), else from DT; and what a picture is known by."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from .. import files
 from ..dt.catalog import Catalog
-from ..errors import CatalogError, LunaError, NotFound, PictureMissing
+from ..errors import BadInput, BadPicture, CatalogError, LunaError, NotFound, PictureMissing
 from ..paths import local_path, picture_file
-from ..pixels import Picture, read_pictures
-from ..records import ImageRecord
+from ..pixels import Picture, PictureLike, read_pictures
+from ..records import ImageRecord, content_digest
 from ..store import Store
 from .lookups import Lookups
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What maps are made of: the ``digest`` of its content, how to open it, and if it is DT's its id, and whether
+    it is ``unchanged`` since."""
+
+    digest: int
+    open: Callable[[], Picture]
+    name: str
+    image_id: int | None = None
+    unchanged: Callable[[], bool] = lambda: True
 
 
 class Pictures:
@@ -59,3 +74,45 @@ class Pictures:
         except (PictureMissing, OSError):
             version = self._store.version_of(record.id)
             return f"dt {version}" if version else ""
+
+    def source(self, image_id: int) -> Source:
+        """An image as what maps are made of; its file is read only if it was not since it last changed."""
+        record, name, held = self._lookups.image(image_id), f"image {image_id}", list[bytes]()
+
+        def opened() -> Picture:
+            return read_pictures(held.pop() if held else self.file(image_id), name)[0]
+
+        stamp = self.stamp(record)
+        digest = self._store.content(image_id, stamp)
+        if digest is None:
+            try:
+                held.append(self.file(image_id))
+                digest = content_digest(held[0])
+                if stamp:
+                    self._store.put_files([(image_id, stamp, digest)])
+            except PictureMissing:  # what was made of it last, or DT's map of it, may be there all the same
+                digest = self._store.content(image_id) or unseen_digest(record)
+        return Source(digest, opened, name, image_id, lambda: self.stamp(record) == stamp)
+
+
+def source_of(image: PictureLike) -> Source:
+    """A picture that is not DT's: a file by its bytes, which are not decoded until a map must be made."""
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            data, name = Path(image).read_bytes(), str(image)
+        except OSError as error:
+            raise BadPicture(f"{image}: {error.strerror or error}") from error
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        data, name = bytes(image), "the given picture"
+    else:
+        given = read_pictures(image)
+        if len(given) != 1:
+            raise BadInput(f"a map is made of one picture, not of a batch of {len(given)}")
+        digest = content_digest(given[0].tobytes(), f"{given[0].size}".encode())
+        return Source(digest, lambda: given[0], "the given picture")
+    return Source(content_digest(data), lambda: read_pictures(data, name)[0], name)
+
+
+def unseen_digest(record: ImageRecord) -> int:
+    """What an image is known by whose picture cannot be read."""
+    return content_digest(f"{record.id} {record.path}".encode())
