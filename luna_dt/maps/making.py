@@ -126,11 +126,8 @@ class Maps:
     ) -> ControlMap:
         """The map of a picture, or of an image by its id; see Library.map."""
         if (image is None) == (image_id is None):
-            raise BadInput(f"give one of image and image_id, not {'none' if image is None else 'both'}")
-        if image_id is None:
-            source = source_of(image)
-        else:
-            source = self._pictures.source(int(image_id))
+            raise BadInput(f"give one of image and image_id, not {'none' if image is None else 'image and image_id'}")
+        source = source_of(image) if image_id is None else self._pictures.source(int(image_id))
         return self.get(map_type(kind), source, parameters, make, anew)
 
     def get(
