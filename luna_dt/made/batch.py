@@ -103,9 +103,8 @@ class Batches:
         comfyui, queued = ComfyUI(batch.comfyui), list[int]()
         try:
             for item in batch.items:
-                if item.state == "new" and self._ledger.is_new(
-                    batch_id, item.position
-                ):  # it may be cancelled meanwhile
+                # looked at again before each, for it may be cancelled meanwhile
+                if item.state == "new" and self._ledger.is_new(batch_id, item.position):
                     which = f"{batch_id}/{item.position}"
                     prompt = filled(workflow, item.image_id, item.seed, item.prompt, batch.operation, which)
                     try:
