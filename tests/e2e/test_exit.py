@@ -15,7 +15,7 @@ import pytest
 
 from luna_dt import Library
 from luna_dt.demo.database import draw_library
-from luna_dt.index import hnsw
+from luna_dt.index.hnsw import HnswEngine
 from luna_dt.records import Batch, ImageRecord
 from tests.conftest import fill, unit_vectors
 from tests.loopback import Handler, Loopback
@@ -180,7 +180,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_program_that_closes_nothing_ends_well(
     work: str, ending: str, silent: str, full: str, filled: Path, tmp_path: Path
 ) -> None:
-    if work == "index" and not hnsw.installed():
+    if work == "index" and not HnswEngine().installed():
         pytest.skip("hnswlib is not installed")
     if work == "hub" and sys.platform != "linux":
         pytest.skip("a full backlog answers otherwise on other systems")
