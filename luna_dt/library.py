@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from . import status as state
 from .dt.catalog import Catalog, Health
@@ -46,21 +46,11 @@ from .search.sampling import checked_sort, sampled
 from .settings import Settings
 from .store import Store
 
+Opened = TypeVar("Opened", bound="_Rooms")
 
-class Library:
-    """A mirrored library::
 
-        with Library() as library:
-            library.sync()
-            for hit in library.search("reference.png", top_k=5):
-                print(hit.similarity, hit.image.path)
-
-    ``home`` and ``dt`` win over the settings (settings.py); nothing is contacted before ``sync``.  Safe
-    to use from several threads; several processes may search one home, one at a time may sync it.
-    ``residency`` is for a host that shares its memory with the models (memory.py).  ``outbox`` and ``batches`` are
-    what was made and what is being made; ``encoders`` make vectors.
-    Raises StoreError, SettingsError.
-    """
+class _Rooms:
+    """A library's rooms, put together and taken apart; Library is what is asked of them."""
 
     def __init__(
         self,
@@ -85,7 +75,7 @@ class Library:
         self.outbox = Outbox(self._store, self._dt)
         self.batches = Batches(self._store, self.outbox)
 
-    def __enter__(self) -> Library:
+    def __enter__(self: Opened) -> Opened:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,6 +110,22 @@ class Library:
     def served_maps(self) -> ServedMaps | None:
         """The maps that a server of this library keeps for its clients; None where none are kept (``maps_gb`` 0)."""
         return ServedMaps(self._map_cache, self.settings.path_map) if self._map_cache.limit else None
+
+
+class Library(_Rooms):
+    """A mirrored library::
+
+        with Library() as library:
+            library.sync()
+            for hit in library.search("reference.png", top_k=5):
+                print(hit.similarity, hit.image.path)
+
+    ``home`` and ``dt`` win over the settings (settings.py); nothing is contacted before ``sync``.  Safe
+    to use from several threads; several processes may search one home, one at a time may sync it.
+    ``residency`` is for a host that shares its memory with the models (memory.py).  ``outbox`` and ``batches`` are
+    what was made and what is being made; ``encoders`` make vectors.
+    Raises StoreError, SettingsError.
+    """
 
     def sync(self, progress: Progress = silent) -> list[syncing.Change]:
         """Brings this library to what DT has now, and its indexes with it.

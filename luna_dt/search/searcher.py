@@ -59,30 +59,37 @@ class Searcher:
         found = {image_id: layer.vectors[row] for image_id, row in zip(layer.ids[rows].tolist(), rows, strict=True)}
         return [np.array(found[image_id]) if image_id in found else None for image_id in image_ids]
 
-    def nearest(self, vector: Float32s, k: int, exclude: Collection[int] = ()) -> tuple[Int64s, Float32s]:
+    def nearest(
+        self, vector: Float32s, k: int, exclude: Collection[int] = (), only: Int64s | None = None
+    ) -> tuple[Int64s, Float32s]:
         """The ids of the ``k`` nearest visible images but those to ``exclude``, and their cosine, best first.
 
-        Fewer when there are fewer.  Raises BadVector; NotSearchable when the layer holds nothing.
+        ``only``: int64[n], the ids that may be found; None for all.  Fewer when there are fewer.
+        Raises BadVector; NotSearchable when the layer holds nothing.
         """
         layer, exact, index = self._current()
         if not layer.rows:
             raise NotSearchable(f"layer '{self._name}' holds no vectors yet; run: luna-dt sync")
         unwanted = np.fromiter(exclude, np.int64, len(exclude)) if exclude else None
-        want = min(k + len(exclude), layer.rows)
+        if only is not None:
+            index = None
+        want = layer.rows if only is not None else min(k + len(exclude), layer.rows)
         while True:
             rows, similarities = _merged(exact, index, vector, want)
             good = layer.visible[rows]
             ids = layer.ids[rows]
             if unwanted is not None:
                 good &= ~np.isin(ids, unwanted)
+            if only is not None:
+                good &= np.isin(ids, only)
             if np.count_nonzero(good) >= k or want >= layer.rows or index is None:
                 return ids[good][:k], similarities[good][:k]
             want = min(4 * want, layer.rows)  # dead and hidden rows took places: look further
 
-    def products(self, direction: Float32s) -> tuple[Int64s, Float32s]:
-        """Every visible image, ids ascending, with the product of ``direction`` and its unit vector."""
+    def products(self, direction: Float32s, only: Int64s | None = None) -> tuple[Int64s, Float32s]:
+        """Every visible image (of ``only``), ids ascending, with the product of ``direction`` and its unit vector."""
         layer, exact, _ = self._current()
-        rows = np.flatnonzero(layer.visible)
+        rows = np.flatnonzero(layer.visible if only is None else layer.visible & np.isin(layer.ids, only))
         rows = rows[np.argsort(layer.ids[rows])]
         return layer.ids[rows], exact.cosines(direction)[rows] * np.linalg.norm(direction)
 
@@ -172,7 +179,9 @@ def _merged(exact: Exact, index: Index | None, vector: Float32s, k: int) -> tupl
     return rows[best], similarities[best]
 
 
-def fused(parts: Mapping[str, tuple[Searcher, Float32s]], k: int, exclude: Collection[int]) -> tuple[Int64s, Float32s]:
+def fused(
+    parts: Mapping[str, tuple[Searcher, Float32s]], k: int, exclude: Collection[int], only: Int64s | None = None
+) -> tuple[Int64s, Float32s]:
     """The ``k`` visible images with the largest sum, over some layers, of the products of the layer's
     direction and the image's unit vector there, 0 where it has none; float32[k], best first, lower ids first.
 
@@ -184,9 +193,9 @@ def fused(parts: Mapping[str, tuple[Searcher, Float32s]], k: int, exclude: Colle
             raise BadInput(f"the terms in layer '{name}' cancel each other: nothing is left to search for")
     if len(parts) == 1:
         searcher, direction = next(iter(parts.values()))
-        ids, cosines = searcher.nearest(direction, k, exclude)
+        ids, cosines = searcher.nearest(direction, k, exclude, only)
         return ids, cosines * np.linalg.norm(direction)
-    found = [searcher.products(direction) for searcher, direction in parts.values()]
+    found = [searcher.products(direction, only) for searcher, direction in parts.values()]
     ids = np.unique(np.concatenate([ids for ids, _ in found]))
     ids = ids[~np.isin(ids, np.fromiter(exclude, np.int64, len(exclude)))]
     scores = np.zeros(len(ids), np.float32)

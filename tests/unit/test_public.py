@@ -31,7 +31,7 @@ def hints_of(kind: type) -> Iterator[dict[str, Any]]:
     """The hints of a class's public calls, properties and fields."""
     if dataclasses.is_dataclass(kind):
         yield get_type_hints(kind)
-    for name, member in vars(kind).items():
+    for name, member in inspect.getmembers(kind):
         call = member.fget if isinstance(member, property) else member
         if (not name.startswith("_") or (kind, name) == (luna_dt.Library, "__init__")) and inspect.isfunction(call):
             yield get_type_hints(call)
