@@ -8,7 +8,7 @@
 | token      | DT_API_TOKEN      | token = "…"               | none                                      |
 | timeout    | LUNA_DT_TIMEOUT   | timeout = 30              | 30 s for one answer of DT                 |
 | device     | LUNA_DT_DEVICE    | device = "cuda:0"         | auto (CUDA, then MPS, then CPU)           |
-| index      | LUNA_DT_INDEX     | index = "exact"           | auto (hnswlib where it is installed)      |
+| index      | LUNA_DT_INDEX     | index = "exact"           | auto (index/engines.py chooses)           |
 | models     | LUNA_DT_MODELS    | models = ["…"]            | folders; ``models`` in the home is last   |
 | maps_gb    | LUNA_DT_MAPS_GB   | maps_gb = 10              | 10: gigabytes of ControlNet maps to keep  |
 | path_map   | LUNA_DT_PATH_MAP  | [path_map] DT's = "ours"  | empty; in the environment ``A=B;C=D``     |
@@ -29,6 +29,7 @@ import platformdirs
 from .errors import SettingsError
 
 DEFAULT_DT = "http://localhost:5000"
+INDEXES = ("auto", "exact", "hnswlib", "scan")
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class Settings:
                 values["maps_gb"] = float(values["maps_gb"])
                 if not values["maps_gb"] >= 0:
                     raise ValueError("maps_gb must be 0 or more")
-            if values.get("index", "auto") not in ("auto", "exact"):
-                raise ValueError(f"index is auto or exact, not '{values['index']}'")
+            if values.get("index", "auto") not in INDEXES:
+                raise ValueError(f"index is one of {', '.join(INDEXES)}, not '{values['index']}'")
             if "allowed" in values:
                 given = values["allowed"]
                 addresses = given.split(";") if isinstance(given, str) else list(given)

@@ -8,21 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from .index.engines import Choice
-from .index.shelf import Shelf
+from .index.proof import Proof
+from .index.shelf import Saved, Shelf
 from .maps.cache import MapCache
 from .store import LayerState, Store
 
 
 @dataclass(frozen=True)
 class LayerStatus:
-    """One layer in ``Status``: ``coverage`` is the share of images that have a vector; ``indexed`` rows
-    are in the saved index of ``rows`` in the file; ``reason`` is why this ``engine`` was chosen."""
+    """One layer in ``Status``: ``coverage`` is the share of images that have a vector; ``indexed`` rows of ``rows`` in the
+    file are in the saved index, which ``engine`` made; ``proof`` is its own recall, measured against exact answers
+    when it was made; ``reason`` is why this engine was chosen."""
 
     state: LayerState
     coverage: float
     engine: str
     indexed: int
-    reason: str = ""
+    proof: Proof | None
+    reason: str
 
     def to_json(self) -> dict[str, Any]:
         s = self.state
@@ -30,7 +33,8 @@ class LayerStatus:
             "name": s.name, "vectors": s.count, "unusable": s.unusable, "coverage": self.coverage,
             "bytes": s.bytes, "synced": s.synced, "identity": s.identity.to_json(), "local": s.local,
             "verdict": s.verdict.to_json() if s.verdict else None,
-            "engine": self.engine, "indexed": self.indexed, "reason": self.reason,
+            "engine": self.engine, "indexed": self.indexed,
+            "proof": self.proof.to_json() if self.proof else None, "reason": self.reason,
         }  # fmt: skip
 
 
@@ -57,14 +61,23 @@ def status_of(store: Store, dt: str, shelf: Shelf, choice: Choice, maps: MapCach
     """Reads no vector."""
     counts = store.counts()
     total = counts["images"][0]
-    layers = tuple(
-        LayerStatus(state, state.count / total if total else 0.0, choice.name, shelf.rows(state.file), choice.reason)
-        for state in store.layers()
-    )
+    layers = []
+    for state in store.layers():
+        saved = shelf.saved(state.file)
+        coverage = state.count / total if total else 0.0
+        layers.append(LayerStatus(state, coverage, saved.engine, saved.rows, saved.proof, _reason(choice, saved)))
     kept = maps.size()
     size = kept[1]
     for folder in (store.home, store.home / "vectors", store.home / "index"):
         for file in folder.glob("*"):
             with contextlib.suppress(OSError):  # a sync beside us replaces files
                 size += file.stat().st_size if file.is_file() else 0
-    return Status(store.home, dt, counts, layers, size, kept)
+    return Status(store.home, dt, counts, tuple(layers), size, kept)
+
+
+def _reason(choice: Choice, saved: Saved) -> str:
+    """Why a layer is searched as it is, in one sentence."""
+    refused = "; ".join(
+        f"{engine} is not used, it finds too little of what is nearest ({why})" for engine, why in saved.refused
+    )
+    return "; ".join(filter(None, [choice.reason, refused]))

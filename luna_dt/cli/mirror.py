@@ -54,8 +54,8 @@ def status(settings: Settings, as_json: bool) -> None:
     for layer in found.layers:
         s = layer.state
         index = layer.engine
-        if layer.engine != "exact":
-            index += f", {layer.indexed:,} rows" if layer.indexed else ", not built yet"
+        if layer.proof:
+            index += f", {layer.indexed:,} rows, {layer.proof}"
         broken = f" (+{s.unusable} unusable)" if s.unusable else ""
         room = f"{s.bytes / 1e6:,.1f}"
         last = when(s.synced) + (", made here" if s.local else "")
@@ -63,6 +63,6 @@ def status(settings: Settings, as_json: bool) -> None:
         table.add_row(s.name, f"{s.count:,}{broken}", f"{layer.coverage:.1%}", index, room, last, verified)
     out.print(table)
     for layer in found.layers:
-        out.print(f"{layer.state.name} is made by {plain(str(layer.state.identity))}")
+        out.print(f"{layer.state.name} is made by {plain(str(layer.state.identity))}; searched by {plain(layer.reason)}")
         if layer.state.verdict and not layer.state.verdict.passed:
             out.print(f"  but it {plain(str(layer.state.verdict))}")

@@ -29,7 +29,6 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
         import psycopg
     except ImportError as error:
         raise MissingExtra(str(error.name), "demo") from error
-    from ..index.engines import choose
     from ..models import Encoders
     from ..pixels import read_pictures
     from ..sheet import contact_sheet
@@ -80,8 +79,6 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
         made = library.embed("style", model=database.TINY_JOINT.model)
         best = library.search(text="a red fish", layer="style", top_k=1)[0]
         clock(f"made layer style here, {made.encoded} pictures; 'a red fish' finds: {best.image.prompt}")
-    if choose("auto").name == "exact":
-        tell("             hnswlib is not installed: the exact engine answers")
     with Library(settings=settings, dt="http://127.0.0.1:9") as library:
         offline = library.search(reference, top_k=9)
         clock("searched again with everything closed")

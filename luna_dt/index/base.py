@@ -1,7 +1,7 @@
 """What every index answers, and what every engine can do; all that is above ``index/`` knows only this.
 
-Rows are positions in a layer's vectors file, which never change their content; an index is therefore
-said by one number, how many rows from the start it covers.
+An engine sees *points*: a layer's vectors, each different one once (points.py).  What it makes is an index over the
+points of a vectors file's first rows, which never change their content.
 """
 
 from __future__ import annotations
@@ -10,20 +10,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from ..records import Float32s, Int64s
+from .points import Points
+
+Bools = npt.NDArray[np.bool_]
 
 
 class Index(Protocol):
-    """Finds the rows nearest to a query by cosine similarity; never changed while it is in use."""
+    """Finds the points nearest to a query by cosine similarity; never changed while it is in use."""
 
-    engine: str
-    rows: int
+    def query(self, vector: Float32s, k: int, usable: Bools | None) -> tuple[Int64s, Float32s]:
+        """The ``k`` nearest points (fewer if it reaches fewer) of those that are ``usable``, and their cosine, best first.
 
-    def query(self, vector: Float32s, k: int) -> tuple[Int64s, Float32s]:
-        """The ``k`` nearest rows and their cosine, best first; fewer if there are, or it reaches, fewer.
-
-        ``vector``: float32[dim], of any length but zero.  Raises BadVector.
+        ``vector``: float32[dim], finite and not zero.
         """
+        ...
+
+    def widen(self) -> bool:
+        """Searches wider from now on, slower and surer; False if it is as wide as can be."""
         ...
 
 
@@ -33,6 +40,7 @@ class Engine(Protocol):
     name: str
     suffix: str
     parameters: Mapping[str, int]
+    mapped: bool  # whether an index that was read takes no memory of its own to speak of
 
     def installed(self) -> bool:
         """Whether what it needs can be imported."""
@@ -41,14 +49,15 @@ class Engine(Protocol):
     def build(
         self,
         vectors: Float32s,
-        start: Index | None = None,
-        stop: Callable[[], bool] = lambda: False,
-        progress: Callable[[int], object] = lambda _: None,
+        points: Points,
+        start: Index | None,
+        stop: Callable[[], bool],
+        progress: Callable[[int], object],
     ) -> Index | None:
-        """An index over all ``vectors``; ``start`` (which must not be in use any more) is extended.
+        """An index over all ``points`` of ``vectors``; ``start``, over the first of them, is extended or taken up.
 
-        ``stop`` is asked every second or so and gives None; ``progress`` hears how many rows are in.
-        Raises BadVector for a row that no query may meet, MissingExtra.
+        ``start`` must not be in use any more.  ``stop`` is asked every second or so and gives None; ``progress``
+        hears how many points are in.  Raises BadVector for a row that no query may meet, MissingExtra.
         """
         ...
 
@@ -56,6 +65,6 @@ class Engine(Protocol):
         """Writes an index and gives the bytes that must be there if the disk took all of it."""
         ...
 
-    def read(self, file: Path, dim: int, rows: int) -> Index:
+    def read(self, file: Path, vectors: Float32s, points: Points) -> Index:
         """An index as it was written; the file has been checked.  Raises IndexDamaged."""
         ...

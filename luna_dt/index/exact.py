@@ -1,4 +1,4 @@
-"""The exact engine: every row compared, with NumPy, straight from the mapped file."""
+"""Every row compared, with NumPy, straight from the mapped file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ BLOCK = 16_384  # rows compared at a time; bounds what is touched at once, not w
 
 class Exact:
     """Compares rows ``start`` and later; ``norms`` are the rows' lengths, ``live`` says which rows count."""
-
-    engine = "exact"
 
     def __init__(self, vectors: Float32s, norms: Float32s, live: npt.NDArray[np.bool_]) -> None:
         self._vectors, self._norms, self._live = vectors, norms, live
@@ -30,9 +28,15 @@ class Exact:
         scores[~self._live[start:]] = -np.inf
         return scores
 
-    def query(self, vector: Float32s, k: int, start: int = 0) -> tuple[Int64s, Float32s]:
+    def query(
+        self, vector: Float32s, k: int, start: int = 0, allowed: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[Int64s, Float32s]:
+        """The ``k`` nearest rows (fewer if there are fewer) from ``start`` on, of those ``allowed`` (bool[rows]), and
+        their cosine, best first, lower rows first among equals."""
         scores = self.cosines(vector, start)
-        k = min(k, int(np.count_nonzero(self._live[start:])))
+        if allowed is not None:
+            scores[~allowed[start:]] = -np.inf
+        k = min(k, int(np.count_nonzero(scores > -np.inf)))
         if k <= 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         best = np.argpartition(scores, -k)[-k:]

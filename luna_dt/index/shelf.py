@@ -2,7 +2,8 @@
 
 An index is written under a new name, flushed, and only then named by the small JSON file that is replaced in
 one step; that JSON holds everything a load must check first, because engines check nothing: a flipped bit
-crashes the process, another dimension loads in silence.
+crashes the process, another dimension loads in silence.  It names the vectors that are covered by their checksum,
+for their file may be another's, or an older copy may have been put in its place.
 """
 
 from __future__ import annotations
@@ -11,18 +12,37 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from ..errors import IndexDamaged, StoreError
-from ..files import sha256
+from ..files import sha256, sha256_of
 from ..identity import Identity
 from ..records import Float32s
-from .base import Engine, Index
+from .base import Engine
+from .points import Points
+from .proof import Proof, prove
+from .rows import RowIndex
 
 log = logging.getLogger(__name__)
+
+AGAIN = 1.5  # times as many rows as when no engine was right: they are tried again
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What is known of a vectors file's index without loading it: ``engine`` ("exact" where none was right), the
+    ``rows`` it covers, its ``proof``, and the engines that were ``refused`` with their recall."""
+
+    engine: str = "exact"
+    rows: int = 0
+    proof: Proof | None = None
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 class Shelf:
@@ -36,70 +56,140 @@ class Shelf:
         """Held by whoever makes an index: two at once are too much memory."""
         return FileLock(self._lock_file)
 
-    def rows(self, vectors_file: str) -> int:
-        """How many rows the saved index says it covers, without loading or checking it; 0 if there is none."""
+    def saved(self, vectors_file: str) -> Saved:
+        """What the description of a vectors file's index says; nothing is loaded or checked."""
         try:
-            return int(json.loads(self._description(vectors_file).read_text(encoding="utf-8"))["rows"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
+            told = self._described(vectors_file)
+            proof = Proof.from_json(told["proof"]) if told.get("proof") else None
+            refused = tuple((str(name), str(why)) for name, why in told.get("refused", ()))
+            return Saved(str(told["engine"]), int(told["rows"]), proof, refused)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Saved()
 
     def catch_up(
+        self,
+        engines: Sequence[Engine],
+        vectors: Float32s,
+        vectors_file: str,
+        identity: Identity,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int], object] = lambda _: None,
+    ) -> RowIndex | None:
+        """The index over all rows of a vectors file: as saved, extended, or made anew by the first engine that proves
+        itself; saved again if it grew.
+
+        None when ``stop`` said so, when there is nothing to index, or when no engine is right: then every vector is to
+        be compared.  The caller holds ``lock``.
+        """
+        if not len(vectors):
+            return None
+        saved, index = self.saved(vectors_file), None
+        refused = dict(saved.refused)
+        if not saved.rows or saved.rows * AGAIN < len(vectors):
+            refused = {}
+        by_name = {engine.name: engine for engine in engines}
+        if saved.engine in by_name:
+            try:
+                index = self.load(by_name[saved.engine], vectors, vectors_file, identity, stop)
+            except IndexDamaged as error:
+                log.warning("the index of %s is made anew: %s", vectors_file, error)
+        if index and index.rows == len(vectors):
+            return index
+        points = (index.points if index else Points.none()).with_rows(vectors, stop)
+        tried = [by_name[saved.engine]] if index else [each for each in engines if each.name not in refused]
+        for engine in tried:
+            if points is None:
+                return None
+            start = index.index if index else None
+            made = engine.build(vectors, points, start, stop, progress)
+            if made is None:
+                return None
+            answering = RowIndex(engine.name, made, points, vectors)
+            needed_again = engine is not tried[-1]
+            proof = prove(answering, vectors, stop)
+            while proof and not proof.enough(needed_again) and made.widen():
+                proof = prove(answering, vectors, stop)
+                proof = proof and replace(proof, wide=True)
+            if proof is None:
+                return None
+            if proof.enough(needed_again):
+                return self._kept(engine, answering, vectors, vectors_file, identity, proof, refused)
+            refused[engine.name] = str(proof)
+            log.warning(
+                "%s is not used for %s: it finds too little of what is nearest (%s)", engine.name, vectors_file, proof
+            )
+            index = None
+        self._describe(vectors_file, {"engine": "exact", "rows": len(vectors), "refused": list(refused.items())})
+        return None
+
+    def _kept(
+        self,
+        engine: Engine,
+        index: RowIndex,
+        vectors: Float32s,
+        vectors_file: str,
+        identity: Identity,
+        proof: Proof,
+        refused: dict[str, str],
+    ) -> RowIndex:
+        try:
+            file = self.save(engine, index, vectors, vectors_file, identity, proof, refused)
+        except (StoreError, OSError) as error:
+            log.warning("the index of %s is used, but could not be saved: %s", vectors_file, error)
+            return index
+        if not engine.mapped:
+            return index
+        read = engine.read(file, vectors, index.points)  # what was built lies in memory, what is read does not
+        if proof.wide:
+            read.widen()
+        return RowIndex(engine.name, read, index.points, vectors)
+
+    def save(
+        self,
+        engine: Engine,
+        index: RowIndex,
+        vectors: Float32s,
+        vectors_file: str,
+        identity: Identity,
+        proof: Proof,
+        refused: dict[str, str] | None = None,
+    ) -> Path:
+        """Writes the index of ``vectors_file`` so that a kill at any moment leaves the previous one whole.
+
+        Gives the index's own file; raises IndexDamaged when the disk did not take all of it.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        stem = Path(vectors_file).stem
+        name = f"{stem}-{index.rows}-{secrets.token_hex(3)}"  # never one that may be mapped: Windows replaces none
+        points, file = self._folder / f"{name}.points", self._folder / f"{name}{engine.suffix}"
+        try:
+            written = {
+                "points": _written(points, lambda part: index.points.write(part)),
+                "index": _written(file, lambda part: engine.write(index.index, part)),
+            }
+        except OSError as error:
+            raise IndexDamaged(f"{file} could not be written ({error}); is the disk full?") from error
+        self._describe(
+            vectors_file,
+            {
+                "engine": engine.name, "vectors": vectors_file, "identity": identity.to_json(), "metric": "cosine",
+                "dim": identity.dim, "rows": index.rows, "parameters": dict(engine.parameters), "files": written,
+                "vectors_sha256": sha256_of(vectors[: index.rows]), "proof": proof.to_json(),
+                "refused": list((refused or {}).items()),
+            },
+        )  # fmt: skip
+        self._sweep(stem, {file, points, self._description(vectors_file)})
+        return file
+
+    def load(
         self,
         engine: Engine,
         vectors: Float32s,
         vectors_file: str,
         identity: Identity,
         stop: Callable[[], bool] = lambda: False,
-        progress: Callable[[int], object] = lambda _: None,
-    ) -> Index | None:
-        """The index over all rows of a vectors file: as saved, extended, or built anew; saved again if it grew.
-
-        None when ``stop`` said so or there is nothing to index.  The caller holds ``lock``.
-        """
-        index = None
-        try:
-            index = self.load(engine, vectors_file, identity)
-        except IndexDamaged as error:
-            log.warning("the index of %s is made anew: %s", vectors_file, error)
-        if len(vectors) and (index is None or index.rows < len(vectors)):
-            index = engine.build(vectors, index, stop, progress)
-            if index:
-                try:
-                    self.save(engine, index, vectors_file, identity)
-                except (StoreError, OSError) as error:
-                    log.warning("the index of %s is used, but could not be saved: %s", vectors_file, error)
-        return index
-
-    def save(self, engine: Engine, index: Index, vectors_file: str, identity: Identity) -> None:
-        """Writes the index of ``vectors_file`` so that a kill at any moment leaves the previous one whole.
-
-        Raises IndexDamaged when the disk did not take all of it.
-        """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        described = self._description(vectors_file)
-        stem = Path(vectors_file).stem
-        file = self._folder / f"{stem}-{index.rows}{engine.suffix}"
-        part = file.with_suffix(".part")
-        expected = engine.write(index, part)
-        written = part.stat().st_size if part.exists() else 0
-        if written != expected:
-            part.unlink(missing_ok=True)
-            raise IndexDamaged(f"{part}: {written} of {expected} bytes could be written; is the disk full?")
-        checksum = _flush_and_hash(part)
-        part.replace(file)
-        description = {
-            "engine": engine.name, "vectors": vectors_file, "identity": identity.to_json(), "metric": "cosine",
-            "dim": identity.dim, "rows": index.rows, "parameters": dict(engine.parameters),
-            "file": file.name, "bytes": written, "sha256": checksum,
-        }  # fmt: skip
-        part = described.with_suffix(".part")
-        part.write_text(json.dumps(description, indent=1), encoding="utf-8")
-        _flush_and_hash(part)
-        part.replace(described)
-        self._sweep(stem, {file, described})
-
-    def load(self, engine: Engine, vectors_file: str, identity: Identity) -> Index | None:
-        """The saved index of ``vectors_file``; None if there is none, or one of another engine.
+    ) -> RowIndex | None:
+        """The saved index of ``vectors_file``; None if there is none, or one of another engine, or ``stop`` said so.
 
         Raises IndexDamaged, before the engine sees a byte, when anything about it is not as it was saved.
         """
@@ -107,20 +197,29 @@ class Shelf:
         if not described.is_file():
             return None
         try:
-            saved = json.loads(described.read_text(encoding="utf-8"))
-            file, rows, dim = self._folder / Path(saved["file"]).name, int(saved["rows"]), int(saved["dim"])
+            saved = self._described(vectors_file)
             if saved["engine"] != engine.name:
                 return None
+            rows, dim, proof = int(saved["rows"]), int(saved["dim"]), Proof.from_json(saved["proof"])
             fits = (
-                saved["vectors"] == vectors_file and saved["metric"] == "cosine"
-                and Identity.from_json(saved["identity"]) == identity and dim == identity.dim
-                and file.stat().st_size == saved["bytes"] and sha256(file) == saved["sha256"]
+                saved["vectors"] == vectors_file and saved["metric"] == "cosine" and dim == identity.dim
+                and Identity.from_json(saved["identity"]) == identity and rows <= len(vectors)
             )  # fmt: skip
+            points_file, file = (self._checked(saved["files"][name], stop) for name in ("points", "index"))
+            fits = fits and sha256_of(vectors[:rows], stop) == saved["vectors_sha256"]
+        except InterruptedError:
+            return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise IndexDamaged(f"{described} cannot be used: {error!r}") from error
         if not fits:
-            raise IndexDamaged(f"{file} is not what was saved (size, checksum or identity differ)")
-        return engine.read(file, dim, rows)
+            raise IndexDamaged(f"{described} is of other vectors (file, checksum, rows or identity differ)")
+        points = Points.read(points_file)
+        if points.rows != rows:
+            raise IndexDamaged(f"{points_file} holds {points.rows} rows instead of {rows}")
+        index = engine.read(file, vectors, points)
+        if proof.wide:
+            index.widen()
+        return RowIndex(engine.name, index, points, vectors)
 
     def remove_others(self, vectors_files: set[str]) -> None:
         """Deletes the indexes of vectors files that are no more."""
@@ -130,8 +229,28 @@ class Shelf:
                 with contextlib.suppress(OSError):  # still in use on Windows: next time
                     file.unlink()
 
+    def _checked(self, told: dict[str, Any], stop: Callable[[], bool]) -> Path:
+        file = self._folder / Path(told["file"]).name
+        if file.stat().st_size != told["bytes"] or sha256(file, stop) != told["sha256"]:
+            raise ValueError(f"{file} is not what was saved")
+        return file
+
     def _description(self, vectors_file: str) -> Path:
         return self._folder / f"{Path(vectors_file).stem}.json"
+
+    def _described(self, vectors_file: str) -> dict[str, Any]:
+        told = json.loads(self._description(vectors_file).read_text(encoding="utf-8"))
+        if not isinstance(told, dict):
+            raise ValueError("no description")
+        return told
+
+    def _describe(self, vectors_file: str, told: dict[str, Any]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        described = self._description(vectors_file)
+        part = described.with_suffix(".part")
+        part.write_text(json.dumps(told, indent=1), encoding="utf-8")
+        _flush(part)
+        part.replace(described)
 
     def _sweep(self, stem: str, keep: set[Path]) -> None:
         for file in self._folder.glob(f"{stem}*"):
@@ -142,7 +261,23 @@ class Shelf:
                     log.info("%s is still in use and stays for now (%s)", file, error)
 
 
-def _flush_and_hash(file: Path) -> str:
+def _written(file: Path, write: Callable[[Path], int]) -> dict[str, Any]:
+    """Writes a file beside its place, checks that the disk took all, and puts it there; what a load must check."""
+    part = file.with_name(file.name + ".part")
+    try:
+        expected = write(part)
+        size = part.stat().st_size if part.exists() else 0
+        if size != expected:
+            raise OSError(f"{size} of {expected} bytes could be written")
+        _flush(part)
+        checksum = sha256(part)
+        part.replace(file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return {"file": file.name, "bytes": expected, "sha256": checksum}
+
+
+def _flush(file: Path) -> None:
     with file.open("r+b") as data:
         os.fsync(data.fileno())
-    return sha256(file)

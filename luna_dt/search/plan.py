@@ -121,12 +121,12 @@ class Search:
 
     def index(self, progress: Progress) -> None:
         """Brings the saved indexes up to the synced vectors."""
-        if not self.choice.engine:
+        if not self.choice.engines:
             return
         states = self._store.layers()
         self.shelf.remove_others({state.file for state in states})
         for state in states:
-            if self.shelf.rows(state.file) == state.rows:
+            if self.shelf.saved(state.file).rows == state.rows:
                 continue
 
             def tell(rows: int, kind: str = f"index.{state.name}", total: int = state.rows) -> None:
@@ -134,7 +134,8 @@ class Search:
 
             with self.shelf.lock():
                 layer = self._store.layer(state.name)
-                self.shelf.catch_up(self.choice.engine, layer.vectors, layer.file.name, layer.identity, progress=tell)
+                engines = self.choice.for_layer(layer.vectors.nbytes)
+                self.shelf.catch_up(engines, layer.vectors, layer.file.name, layer.identity, progress=tell)
 
     def wait(self) -> None:
         """Returns when no index is made in the background."""

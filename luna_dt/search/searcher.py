@@ -16,9 +16,10 @@ from filelock import Timeout
 
 from .. import threads
 from ..errors import BadInput, LunaError, NotSearchable
-from ..index.base import Index
+from ..index.base import Bools
 from ..index.engines import Choice
 from ..index.exact import Exact
+from ..index.rows import RowIndex
 from ..index.shelf import Shelf
 from ..records import Float32s, Int64s
 from ..store import Layer, Store
@@ -38,7 +39,7 @@ class Searcher:
         self._version: int | None = None
         self._layer: Layer | None = None
         self._exact: Exact | None = None
-        self._index: Index | None = None
+        self._index: RowIndex | None = None
         self._index_file = ""
         self._tried: tuple[str, int] | None = None
         self._thread: threading.Thread | None = None
@@ -70,21 +71,13 @@ class Searcher:
         layer, exact, index = self._current()
         if not layer.rows:
             raise NotSearchable(f"layer '{self._name}' holds no vectors yet; run: luna-dt sync")
-        unwanted = np.fromiter(exclude, np.int64, len(exclude)) if exclude else None
+        allowed = layer.visible
+        if len(exclude):
+            allowed = allowed & ~np.isin(layer.ids, np.fromiter(exclude, np.int64, len(exclude)))
         if only is not None:
-            index = None
-        want = layer.rows if only is not None else min(k + len(exclude), layer.rows)
-        while True:
-            rows, similarities = _merged(exact, index, vector, want)
-            good = layer.visible[rows]
-            ids = layer.ids[rows]
-            if unwanted is not None:
-                good &= ~np.isin(ids, unwanted)
-            if only is not None:
-                good &= np.isin(ids, only)
-            if np.count_nonzero(good) >= k or want >= layer.rows or index is None:
-                return ids[good][:k], similarities[good][:k]
-            want = min(4 * want, layer.rows)  # dead and hidden rows took places: look further
+            allowed = allowed & np.isin(layer.ids, only)
+        rows, similarities = _merged(exact, index, vector, k, None if allowed.all() else allowed)
+        return layer.ids[rows], similarities
 
     def products(self, direction: Float32s, only: Int64s | None = None) -> tuple[Int64s, Float32s]:
         """Every visible image (of ``only``), ids ascending, with the product of ``direction`` and its unit vector."""
@@ -110,7 +103,7 @@ class Searcher:
         if self._thread:
             self._thread.join()
 
-    def _current(self) -> tuple[Layer, Exact, Index | None]:
+    def _current(self) -> tuple[Layer, Exact, RowIndex | None]:
         with self._lock:
             version = self._store.data_version()
             layer, exact = self._layer, self._exact
@@ -118,7 +111,7 @@ class Searcher:
                 if layer is None or exact is None or layer.generation != self._store.layer_generation(self._name):
                     self._layer = None  # if reading it fails, it is not there any more
                     layer = self._layer = self._store.layer(self._name)
-                    exact = self._exact = Exact(layer.vectors, layer.norms, layer.visible)
+                    exact = self._exact = Exact(layer.vectors, layer.norms, layer.ids >= 0)
                     if self._index_file != layer.file.name:
                         self._index, self._index_file = None, layer.file.name
                 self._version = version
@@ -129,7 +122,7 @@ class Searcher:
         covered = self._index.rows if self._index else 0
         behind = layer.rows - covered
         now = (layer.file.name, layer.rows)
-        if not self._choice.engine or behind <= (TAIL if covered else 0) or self._tried == now:
+        if not self._choice.engines or behind <= (TAIL if covered else 0) or self._tried == now:
             return
         if self._thread and self._thread.is_alive():
             self._version = None  # look again with the next search
@@ -147,12 +140,15 @@ class Searcher:
                 log.debug("waiting for the index of layer %s", layer.name)
         else:
             return
-        assert self._choice.engine
         try:
             # an index in use must not grow, and two at once are too much memory: exact meanwhile
             self._index = None
             found = self._shelf.catch_up(
-                self._choice.engine, layer.vectors, layer.file.name, layer.identity, self._closing.is_set
+                self._choice.for_layer(layer.vectors.nbytes),
+                layer.vectors,
+                layer.file.name,
+                layer.identity,
+                self._closing.is_set,
             )
         except LunaError as error:
             log.warning("layer %s is searched exactly: %s", layer.name, error)
@@ -164,16 +160,17 @@ class Searcher:
                 self._index = found
 
 
-def _merged(exact: Exact, index: Index | None, vector: Float32s, k: int) -> tuple[Int64s, Float32s]:
+def _merged(
+    exact: Exact, index: RowIndex | None, vector: Float32s, k: int, allowed: Bools | None
+) -> tuple[Int64s, Float32s]:
     """The ``k`` nearest rows by the index for what it covers, exactly for the rest."""
     if index is None or k > FAR * index.rows or index.rows > exact.rows:
-        return exact.query(vector, k)
-    rows, similarities = index.query(vector, k)
-    if len(rows) < min(k, index.rows):
-        return exact.query(vector, k)
-    if index.rows == exact.rows:
+        return exact.query(vector, k, allowed=allowed)
+    covered = index.rows
+    rows, similarities = index.query(vector, k, None if allowed is None else allowed[:covered])
+    if covered == exact.rows:
         return rows, similarities
-    tail_rows, tail_similarities = exact.query(vector, k, start=index.rows)
+    tail_rows, tail_similarities = exact.query(vector, k, covered, allowed)
     rows, similarities = np.concatenate([rows, tail_rows]), np.concatenate([similarities, tail_similarities])
     best = np.argsort(-similarities, kind="stable")[:k]
     return rows[best], similarities[best]

@@ -1,0 +1,44 @@
+"""What an index over points says of rows: the one form in which those above meet an index."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..records import Float32s, Int64s, checked_vectors
+from .base import Bools, Index
+from .points import Points
+
+FEW, SHARE = 4096, 20  # of that many points, or a part of all, every one is compared: as quick as any index, and exact
+SMALL = 1000  # and so it is where there are no more
+
+
+class RowIndex:
+    """An index over rows [0, ``rows``) of one vectors file, made by ``engine``; safe to use from several threads."""
+
+    def __init__(self, engine: str, index: Index, points: Points, vectors: Float32s) -> None:
+        self.engine, self.index, self.points = engine, index, points
+        self._vectors = vectors[: points.rows]
+        self.rows = points.rows
+
+    def query(self, vector: Float32s, k: int, allowed: Bools | None = None) -> tuple[Int64s, Float32s]:
+        """The ``k`` nearest rows (fewer if there are fewer) of those that are ``allowed`` (bool[rows]), and their
+        cosine, best first, lower rows first among equal vectors.
+
+        ``vector``: float32[dim], of any length but zero.  Raises BadVector.
+        """
+        vector = checked_vectors(vector, self._vectors.shape[1])
+        unit = vector / np.linalg.norm(vector)
+        usable = self.points.usable(allowed)
+        count = len(self.points) if usable is None else int(np.count_nonzero(usable))
+        if count > max(k, min(FEW, len(self.points) // SHARE)) and len(self.points) > SMALL:
+            found, similarities = self.index.query(unit, k, usable)
+            if len(found) >= k:
+                return self.points.expanded(found, similarities, k, allowed)
+        # few are left, or it reaches too few, as a graph under a condition may
+        every = np.arange(len(self.points)) if usable is None else np.flatnonzero(usable)
+        similarities = self.points.cosines(self._vectors, every, unit)
+        if len(every) > k:
+            best = np.argpartition(-similarities, k - 1)[:k]
+            every, similarities = every[best], similarities[best]
+        best = np.lexsort((every, -similarities))
+        return self.points.expanded(every[best].astype(np.int64), similarities[best], k, allowed)
