@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from luna_dt import Identity, ImageRecord, Library, Settings
 from luna_dt.demo.drawing import draw, random_scene
 from luna_dt.memory import place
 from luna_dt.records import Batch, Float32s
+from luna_dt.store import Store
 
 QUERY_ROWS = 100_000
 
@@ -134,7 +136,8 @@ def embedded(settings: Settings, identity: Identity, files: list[Path]) -> float
     """Pictures a second, end to end: read, decoded, encoded, stored; the tower is loaded before."""
     with Library(settings=settings) as library:
         ids = np.arange(1, len(files) + 1)
-        library._store.put("images", Batch(ids, ids, [ImageRecord(int(i), str(files[i - 1])) for i in ids]))
+        with closing(Store(settings.home)) as store:
+            store.put("images", Batch(ids, ids, [ImageRecord(int(i), str(files[i - 1])) for i in ids]))
         library.encoders.tower(identity)
         vectors_of(library, identity, files[:1])
         done = library.embed("visual", model=identity.model)
@@ -181,15 +184,14 @@ def query(settings: Settings, identity: Identity, files: list[Path]) -> None:
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((QUERY_ROWS, identity.dim), np.float32)
     ids = np.arange(1, QUERY_ROWS + 1)
-    with Library(settings=settings) as library:
-        store = library._store
+    with Library(settings=settings) as library, closing(Store(settings.home)) as store:
         store.put("images", Batch(ids, ids, [ImageRecord(int(i), "x.png") for i in ids]))
         store.prepare_layer("style", identity)
         store.put("embeddings.style", Batch(ids, ids, rows))
         store.finish("embeddings.style", "bench")
         library.index()
         library.search(files[0], layer="style")
-        library._searcher("style").wait()
+        library.wait()
         inside: list[float] = []
         tower: Any = library.encoders.tower(identity)
         forward = tower.vectors

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -28,11 +29,12 @@ import torch
 from luna_dt import Library, Settings
 from luna_dt.demo.drawing import draw, random_scene
 from luna_dt.files import sha256
-from luna_dt.maps.cache import MapKey
+from luna_dt.maps.cache import MapCache, MapKey
 from luna_dt.memory import place
 from luna_dt.preproc import detectors, weights
 from luna_dt.preproc.frame import Frame, Pixels
 from luna_dt.preproc.map_types import TYPES
+from luna_dt.store import Store
 from tests.weights import write as write_weights
 
 KEPT, FOUND = 100_000, 2_000
@@ -72,12 +74,14 @@ def bare(kind: str, folder: Path) -> Callable[[Pixels], object]:
 
 
 def finding(folder: Path, models: Path) -> None:
-    with Library(settings=Settings(home=folder, dt="http://127.0.0.1:9", models=(models,), maps_gb=1000)) as library:
+    settings = Settings(home=folder, dt="http://127.0.0.1:9", models=(models,), maps_gb=1000)
+    with Library(settings=settings) as library, closing(Store(folder)) as store:
         making = statistics.median(seconds(library.map, "depth_midas", picture(s)) for s in range(5))
         for seed in range(5, DISTINCT):
             library.map("depth_midas", picture(seed), resolution=64)
+        library.wait()
         files = sorted((folder / "maps").glob("*/*.png"))
-        cache, store = library._map_cache, library._store
+        cache = MapCache(store, settings.maps_bytes)
         usual = TYPES["depth_midas"].parameters()
         keys = [MapKey.of(i, "depth_midas", usual) for i in range(KEPT)]
         rows: list[tuple[Any, ...]] = []
@@ -153,7 +157,7 @@ def making(folder: Path, models: Path) -> None:
                 if turn % 2:  # who comes second finds a warmer machine
                     alone.append(seconds(run, source))
                 whole.append(seconds(library.map, kind, source))
-                library._maps.finish()  # or keeping it would slow down the bare detector
+                library.wait()  # or keeping it would slow down the bare detector
                 if not turn % 2:
                     alone.append(seconds(run, source))
             # the first of each loads and warms

@@ -67,7 +67,7 @@ def main() -> None:
         print(
             f"records a second: into PostgreSQL {straight:.0f}, through the REST server {through:.0f} ({through / straight:.2f})"
         )
-        sys.modules[f"{pack.__name__}.nodes.comfy"].close_libraries()
+        sys.modules[f"{pack.__name__}.nodes.shared"].close_libraries()
 
 
 if __name__ == "__main__":

@@ -13,15 +13,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from luna_dt import Identity, ImageRecord, Library, Settings
+from luna_dt import Identity, ImageRecord, Library
 from luna_dt.index.hnsw import EF, HnswEngine, HnswIndex
 from luna_dt.index.shelf import Shelf
 from luna_dt.records import Batch, Float32s
+from luna_dt.store import Store
 
 IDENTITY = Identity("bench", "", "image", "pooled", "squash", 1024)
 
@@ -42,10 +44,8 @@ def clip_like(rows: int, dim: int, seed: int = 0) -> Float32s:
     return vectors
 
 
-def filled(settings: Settings, vectors: Float32s) -> Library:
-    """A library that holds those vectors as its visual layer, with a record for each."""
-    library = Library(settings=settings)
-    store = library._store
+def fill(store: Store, vectors: Float32s) -> None:
+    """Those vectors as the visual layer, with a record for each."""
     identity = Identity("bench", "", "image", "pooled", "squash", vectors.shape[1])
     with store.sole_writer():
         store.prepare_layer("visual", identity)
@@ -63,7 +63,6 @@ def filled(settings: Settings, vectors: Float32s) -> Library:
             store.put("embeddings.visual", Batch(ids, ids, part))
         for kind in ("images", "embeddings.visual"):
             store.finish(kind, "this bench")
-    return library
 
 
 def main() -> None:
@@ -75,14 +74,16 @@ def main() -> None:
     vectors = clip_like(options.rows + options.queries, options.dim)
     vectors, queries = vectors[: options.rows], vectors[options.rows :]
     with tempfile.TemporaryDirectory() as home:
-        library = filled(Settings(home=Path(home)), vectors)
+        with closing(Store(Path(home))) as store:
+            fill(store, vectors)
+            layer = store.layer("visual")
+        library = Library(home)
         start = time.perf_counter()
         library.nearest(queries[0])
         first = time.perf_counter() - start
         start = time.perf_counter()
-        library._searcher("visual").wait()
+        library.wait()
         built = time.perf_counter() - start
-        layer = library._store.layer("visual")
         bare = Shelf(Path(home)).load(HnswEngine(), layer.file.name, layer.identity)
         assert isinstance(bare, HnswIndex)
         graph = bare.graph

@@ -16,14 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg
 
-from luna_dt import Identity, Library
+from luna_dt import Identity, Settings
 from luna_dt.demo import database, served
+from luna_dt.dt import connect
+from luna_dt.mirror import sync
+from luna_dt.store import Store
 
 
 def fill(address: str, rows: int, dim: int) -> None:
@@ -81,20 +85,17 @@ def bare(address: str, rows: int, dim: int) -> tuple[float, int]:
 
 def child(address: str, home: str) -> None:
     """One sync in this process: seconds for the vectors, peak memory in MB before and after."""
-    from luna_dt.dt import connect
-    from luna_dt.mirror import sync
 
     def peak() -> float:  # getrusage's maximum counts the parent's memory, too
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
-    with Library(home, dt=address) as library:
-        catalog = connect(library.settings)
+    settings = Settings(home=Path(home), dt=address)
+    with closing(Store(settings.home)) as store, closing(connect(settings)) as catalog:
         catalog.health()
         before = peak()
-        changes = sync.sync(library._store, catalog)
-        again = sync.sync(library._store, catalog)
-        catalog.close()
+        changes = sync.sync(store, catalog)
+        again = sync.sync(store, catalog)
     vectors = next(c for c in changes if c.kind == "embeddings.visual")
     idle = next(c for c in again if c.kind == "embeddings.visual")
     told = {"seconds": vectors.seconds, "again": idle.seconds, "moved": idle.added + idle.changed}

@@ -29,7 +29,7 @@ def download(repository: str, file: str, missing: str, instead: str, licence: st
     """
     huggingface_hub = _client()
     try:
-        _reach()
+        reach()
         url = huggingface_hub.hf_hub_url(repository, file)
         size = huggingface_hub.get_hf_file_metadata(url, timeout=5).size or 0
         terms = licence and f" ({licence})"
@@ -82,7 +82,7 @@ def _error(missing: str, instead: str, error: Exception) -> WeightsError:
     return WeightsError(f"{missing} is not on this machine and cannot be downloaded ({reason}); {instead}")
 
 
-def _reach() -> None:
+def reach() -> None:
     """Raises ConnectionError where nothing will come of asking the hub, soon."""
     import asyncio
     from urllib.request import getproxies, proxy_bypass

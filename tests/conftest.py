@@ -6,6 +6,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from luna_dt.identity import Identity
 from luna_dt.models import Encoders
 from luna_dt.pixels import read_pictures
 from luna_dt.records import Batch, Float32s, ImageRecord, Int64s
+from luna_dt.store import Store
 from tests.weights import write as write_weights
 
 IDENTITY = Identity("test", "", "image", "pooled", "squash", 16)
@@ -100,6 +102,20 @@ def library(tmp_path: Path) -> Iterator[Library]:
         yield opened
 
 
+@contextmanager
+def beside(library: Library) -> Iterator[Store]:
+    """The store of a library, opened once more, as another process would that syncs or reads it."""
+    with closing(Store(library.settings.home)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def store(library: Library) -> Iterator[Store]:
+    """The store of ``library``, as another process has it."""
+    with beside(library) as opened:
+        yield opened
+
+
 def unit_vectors(rows: int, dim: int = 16, seed: int = 0) -> Float32s:
     vectors = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -111,13 +127,20 @@ def image_batch(ids: Int64s, digest: int = 1, **changes: object) -> Batch:
     return Batch(ids, np.full(len(ids), digest, np.int64), records)
 
 
+def mirror(library: Library, kind: str, batch: Batch) -> None:
+    """Puts a batch into a library, which is all there is of that kind then, as a sync by another process would."""
+    with beside(library) as store:
+        store.put(kind, batch)
+        store.finish(kind, "a test")
+
+
 def fill(library: Library, vectors: Float32s, first_id: int = 1, layer: str = "visual") -> Int64s:
     """Puts vectors, and a record for each, into a library as a sync would; gives their ids."""
     ids = np.arange(first_id, first_id + len(vectors), dtype=np.int64)
-    store = library._store
-    store.put("images", image_batch(ids))
-    store.prepare_layer(layer, Identity("test", "", "image", "pooled", "squash", vectors.shape[1]))
-    store.put(f"embeddings.{layer}", Batch(ids, np.full(len(ids), 1, np.int64), vectors))
-    for kind in ("images", f"embeddings.{layer}"):
-        store.finish(kind, "a test")
+    with beside(library) as store:
+        store.put("images", image_batch(ids))
+        store.prepare_layer(layer, Identity("test", "", "image", "pooled", "squash", vectors.shape[1]))
+        store.put(f"embeddings.{layer}", Batch(ids, np.full(len(ids), 1, np.int64), vectors))
+        for kind in ("images", f"embeddings.{layer}"):
+            store.finish(kind, "a test")
     return ids

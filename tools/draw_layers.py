@@ -6,6 +6,7 @@ python tools/draw_layers.py
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from luna_dt.demo.database import TINY_IMAGE, draw_library
 from luna_dt.pixels import read_pictures
 from luna_dt.records import Batch
 from luna_dt.sheet import contact_sheet
+from luna_dt.store import Store
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "layers.jpg"
 NEGATIVE = ("blurry, low quality", "text, watermark, signature", "extra fingers, bad anatomy", "")
@@ -25,8 +27,8 @@ MODEL, QUERY = "luna-tiny:drawings", 58
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         drawings = draw_library(Path(folder) / "pictures", 375)
-        with Library(settings=Settings(home=Path(folder) / "home", dt="http://127.0.0.1:9", device="cpu")) as library:
-            store = library._store
+        settings = Settings(home=Path(folder) / "home", dt="http://127.0.0.1:9", device="cpu")
+        with Library(settings=settings) as library, closing(Store(settings.home)) as store:
             ids = np.arange(1, len(drawings) + 1)
             records = [
                 ImageRecord(i, str(d.path), d.scene.caption, NEGATIVE[i % len(NEGATIVE)])

@@ -136,21 +136,21 @@ def fill(connection: psycopg.Connection[Any], drawings: Sequence[Drawing], vecto
                 "hash": hashlib.sha256(drawing.path.read_bytes()).hexdigest(),
                 **{column: str(rows[i].tolist()) for column, rows in columns.items()},
             }  # fmt: skip
-            _insert(cursor, "image", values)
+            insert(cursor, "image", values)
             scene = drawing.scene
             for tag, confidence, source in (
                 (scene.subject, 0.98, "joytag+wdv3large"),
                 (f"{scene.colour} {scene.subject}", 0.91, "wdv3large"),
                 (f"{scene.texture} background", 0.83, "joytag"),
             ):
-                _insert(
+                insert(
                     cursor, "image_tags", {"image_id": i + 1, "tag": tag, "confidence": confidence, "source": source}
                 )
             caption = f"A drawing that shows {scene.caption}."
-            _insert(cursor, "image_captions", {"image_id": i + 1, "caption": caption, "source": "joycaption"})
+            insert(cursor, "image_captions", {"image_id": i + 1, "caption": caption, "source": "joycaption"})
         for group, (name, subject) in enumerate(FACES, 1):
             found = [i + 1 for i, drawing in enumerate(drawings) if drawing.scene.subject == subject]
-            _insert(cursor, "face_group", {"id": group, "name": name, "face_count": len(found)})
+            insert(cursor, "face_group", {"id": group, "name": name, "face_count": len(found)})
             for image_id in found:
                 face = cursor.execute(
                     "INSERT INTO face_detection (image_id, quality_score, face_group_id) VALUES (%s, 0.9, %s) RETURNING id",
@@ -159,11 +159,12 @@ def fill(connection: psycopg.Connection[Any], drawings: Sequence[Drawing], vecto
                 assert face is not None
                 confidence = 0.7 + 0.3 * (image_id * 37 % 100) / 100
                 member = {"face_group_id": group, "face_detection_id": face[0], "similarity_score": confidence}
-                _insert(cursor, "face_group_member", member)
+                insert(cursor, "face_group_member", member)
     connection.commit()
 
 
-def _insert(cursor: psycopg.Cursor[Any], table: str, values: Mapping[str, Any]) -> None:
+def insert(cursor: psycopg.Cursor[Any], table: str, values: Mapping[str, Any]) -> None:
+    """Puts one row into a table; columns that are not named have their defaults."""
     from psycopg import sql
 
     statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(

@@ -15,6 +15,7 @@ from luna_dt import Library
 from luna_dt.demo import database
 from luna_dt.dt.catalog import Catalog
 from luna_dt.dt.postgres import PostgresCatalog
+from luna_dt.dt.postgres.connection import Database
 from luna_dt.dt.rest import RestCatalog
 from luna_dt.errors import (
     BadInput,
@@ -187,7 +188,7 @@ def test_queries_mean_the_same_in_the_database_and_in_the_library(postgres: str,
                 "nsfw": r.nsfw, "for_deletion": r.for_deletion, "unavailable": r.unavailable,
                 "no_metadata": r.no_metadata, "created_date": r.created or "2020-01-01", "modified_date": "2026-01-01",
             }  # fmt: skip
-            database._insert(connection.cursor(), "image", values)
+            database.insert(connection.cursor(), "image", values)
     catalog = PostgresCatalog(f"{postgres}&schema={schema}")
     for query, expected in CASES:
         found = [image.id for image in catalog.images(query)]
@@ -272,11 +273,11 @@ def test_a_schema_that_is_none_and_a_database_that_is_away(postgres: str) -> Non
     away.close()
 
 
-def test_nothing_can_be_written_through_the_catalog(drawn: Drawn) -> None:
-    catalog = PostgresCatalog(drawn.address)
+def test_nothing_can_be_written_through_the_catalogs_connection(drawn: Drawn) -> None:
+    connection = Database(drawn.address)
     with pytest.raises(LunaError, match="read-only"):
-        catalog._database.rows("DELETE FROM image")
-    catalog.close()
+        connection.rows("DELETE FROM image")
+    connection.close()
 
 
 def generation(key: str, **more: Any) -> Generation:

@@ -21,7 +21,6 @@ import pytest
 from luna_dt import Library, Settings
 from luna_dt.demo import served
 from luna_dt.dt.postgres import PostgresCatalog
-from luna_dt.made.outbox import Outbox
 from tests.conftest import Drawn
 from tests.loopback import Handler as LoopbackHandler
 from tests.loopback import Loopback
@@ -32,12 +31,14 @@ RECORDS = 1000
 
 RECORDER = """
 import sys, time
+from contextlib import closing
 from pathlib import Path
 from luna_dt import Library, Settings
 from luna_dt.made.outbox import Outbox
+from luna_dt.store import Store
 home, url, batch, count, pause = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
-with Library(settings=Settings(home=home, dt=url, timeout=1.0)) as library:
-    library.outbox = box = Outbox(library._store, lambda: library.catalog, backoff=0.02)
+with closing(Store(home)) as store, Library(settings=Settings(home=home, dt=url, timeout=1.0)) as library:
+    library.outbox = box = Outbox(store, lambda: library.catalog, backoff=0.02)
     for i in range(count):  # a key that is there already is not recorded again
         box.put({"operation": "img2img", "source_image_id": 1 + i % 7, "prompt": str(i), "batch_id": batch,
                  "key": f"{batch}-{i}"})
@@ -165,7 +166,6 @@ def test_what_is_recorded_with_dt_down_arrives_when_it_is_back(drawn: Drawn, tmp
             assert library.record({"prompt": str(i), "batch_id": "down"}).state == "waiting"
         assert [made.prompt for made in library.generations(batch_id="down")] == list("01234")
     with served(drawn.address) as url, Library(settings=Settings(home=home, dt=url)) as library:
-        library.outbox = Outbox(library._store, lambda: library.catalog)
         library.outbox.start()
         deadline = time.monotonic() + 30
         while library.outbox.counts()["sent"] < 5:

@@ -17,7 +17,7 @@ from luna_dt import Library
 from luna_dt.demo.database import draw_library
 from luna_dt.index.hnsw import HnswEngine
 from luna_dt.records import Batch, ImageRecord
-from tests.conftest import fill, unit_vectors
+from tests.conftest import fill, mirror, unit_vectors
 from tests.loopback import Handler, Loopback
 from tests.pack import ROOT
 
@@ -81,7 +81,7 @@ at_work("luna_dt batch", "getresponse")
 HUB = """
 from luna_dt import hub
 try:
-    hub._reach()
+    hub.reach()
     raise SystemExit("it was reached")
 except ConnectionError:
     at_work("luna_dt hub", "select")
@@ -171,7 +171,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Library(home, dt="http://127.0.0.1:9") as library:
         fill(library, unit_vectors(20_000, 256))
         records = [ImageRecord(i, str(drawing.path)) for i, drawing in enumerate(drawings, 1)]
-        library._store.put("images", Batch(np.arange(1, 41), np.full(40, 2, np.int64), records))
+        mirror(library, "images", Batch(np.arange(1, 41), np.full(40, 2, np.int64), records))
     return home
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from luna_dt.dt.postgres import PostgresCatalog
 from luna_dt.errors import NotSearchable
 from luna_dt.identity import Identity
 from luna_dt.records import Int64s
-from tests.conftest import unit_vectors
+from luna_dt.store import Store
+from tests.conftest import beside, unit_vectors
 
 ROWS, DIM, KILLS = 20_000, 64, 20
 VECTOR = f"(SELECT array_agg(random() - 0.5) FROM generate_series(1, {DIM} + 0 * id))::vector"
@@ -81,12 +83,12 @@ def start_sync(home: Path, address: str) -> subprocess.Popen[bytes]:
 
 def check_every_vector(library: Library, history: dict[tuple[int, int], bytes]) -> int:
     """Each vector here is one that DT once had under that id and digest; gives how many there are."""
-    store = library._store
-    try:
-        layer = store.layer("visual")
-    except NotSearchable:
-        return 0
-    digests = dict(zip(*(column.tolist() for column in store.digests("embeddings.visual")), strict=True))
+    with beside(library) as store:
+        try:
+            layer = store.layer("visual")
+        except NotSearchable:
+            return 0
+        digests = dict(zip(*(column.tolist() for column in store.digests("embeddings.visual")), strict=True))
     seen = 0
     for row, image_id in enumerate(layer.ids.tolist()):
         if image_id >= 0:
@@ -101,8 +103,9 @@ def same(a: tuple[Int64s, Int64s], b: tuple[Int64s, Int64s]) -> bool:
 
 
 def check_mirrored(library: Library, dt: ChangingDT) -> None:
-    for kind in ("images", "embeddings.visual"):
-        assert same(library._store.digests(kind), dt.catalog.digests(kind))
+    with beside(library) as store:
+        for kind in ("images", "embeddings.visual"):
+            assert same(store.digests(kind), dt.catalog.digests(kind))
     ids, _ = dt.catalog.digests("images")
     assert check_every_vector(library, dt.history) == len(ids)
     for image in dt.catalog.images(limit=50):
@@ -142,7 +145,7 @@ def test_a_server_that_dies_during_a_sync(dt: ChangingDT, tmp_path: Path) -> Non
     with served(dt.address) as url:
         sync = start_sync(home, url)
         deadline = time.monotonic() + 60
-        while held(home) == 0 and time.monotonic() < deadline:
+        while images_in(home) == 0 and time.monotonic() < deadline:
             time.sleep(0.02)
     told, errors = sync.communicate(timeout=60)
     if sync.returncode == 0:  # it was done before the server could be stopped
@@ -150,20 +153,19 @@ def test_a_server_that_dies_during_a_sync(dt: ChangingDT, tmp_path: Path) -> Non
     assert sync.returncode == 1
     assert b"does not answer" in errors
     assert b'"code": "dt_unreachable"' in told
-    with Library(home) as library:
-        part = len(library._store.digests("images")[0])
-        assert part > 0
+    part = images_in(home)
+    assert part > 0
     with Library(home, dt=dt.address) as library:  # the same library goes on from the database itself
         changes = {change.kind: change for change in library.sync()}
         assert changes["images"].added == ROWS - part
         check_mirrored(library, dt)
 
 
-def held(home: Path) -> int:
+def images_in(home: Path) -> int:
     if not (home / "library.db").exists():
         return 0
-    with Library(home) as library:
-        return len(library._store.digests("images")[0])
+    with closing(Store(home)) as store:
+        return len(store.digests("images")[0])
 
 
 def test_a_sync_with_nothing_changed_moves_nothing(dt: ChangingDT, tmp_path: Path, monkeypatch: Any) -> None:

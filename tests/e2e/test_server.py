@@ -181,7 +181,7 @@ def test_only_pictures_that_dt_names_are_served(postgres: str, schema: str, tmp_
         for i, path in enumerate((str(secret), "/nowhere/x.png", r"\\stranger\share\x.png", f"{tmp_path}/../x.png"), 1):
             values = {"id": i, "path": path, "file_name": "", "root_folder_id": 1, "folder_id": 1}
             dates = {"created_date": "2026-01-01", "modified_date": "2026-01-01"}
-            database._insert(connection.cursor(), "image", {**values, **dates})
+            database.insert(connection.cursor(), "image", {**values, **dates})
     with served(f"{postgres}&schema={schema}") as url:
         for i in range(1, 5):
             answer = get(url, f"/api/images/{i}/file")
@@ -227,7 +227,7 @@ def test_a_map_is_kept_also_of_a_picture_that_the_server_cannot_see(postgres: st
         database.create_tables(connection, schema, {})
         values = {"id": 1, "path": "D:\\x.png", "file_name": "", "root_folder_id": 1, "folder_id": 1}
         dates = {"created_date": "2026-01-01", "modified_date": "2026-01-01"}
-        database._insert(connection.cursor(), "image", {**values, **dates})
+        database.insert(connection.cursor(), "image", {**values, **dates})
     with served(f"{postgres}&schema={schema}") as url:
         requests.put(f"{url}/api/images/1/controlnet/canny", json={"image_base64": MAP}, timeout=30).raise_for_status()
         assert get(url, "/api/images/1/controlnet/canny").json()["image_base64"]

@@ -7,36 +7,59 @@ To keep another, with the last code that wrote it::
 
 from __future__ import annotations
 
+import base64
+import http.server
+import json
 import os
 import sqlite3
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from luna_dt import Identity, Library
-from luna_dt.errors import BadInput
 from luna_dt.records import Batch, Captions, Cluster, ImageRecord, Member
+from luna_dt.store import Store
 
 IDENTITY = Identity("test", "ünï", "image", "pooled", "squash", 4)
 PICTURE = b"P6 64 64 255\n" + bytes(255 * (x // 16 % 2) for _ in range(64) for x in range(64) for _ in "rgb")
 
 
-class DT:
-    """One that takes what fits, and has a map."""
+class DT(http.server.BaseHTTPRequestHandler):
+    """One that takes what fits, and has a map of image 1."""
 
-    def record(self, generation: Any) -> str:
-        if generation.seed == 13:
-            raise BadInput("no such seed, says DT")
-        return "41"
+    def do_GET(self) -> None:
+        here = self.path == "/api/images/1/controlnet/canny"
+        self.answer(*((200, {"image_base64": base64.b64encode(PICTURE).decode()}) if here else (404, {})))
 
-    def control_map(self, image_id: int, kind: str) -> bytes:
-        return PICTURE
+    def do_POST(self) -> None:
+        made = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        refusal = {"code": "bad_input", "detail": "no such seed, says DT"}
+        self.answer(*((400, refusal) if made["seed"] == 13 else (201, {"id": "41"})))
 
-    def close(self) -> None:
-        pass
+    def answer(self, status: int, told: dict[str, str]) -> None:
+        body = json.dumps(told).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), DT)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
 
 
 def batch(rows: Any, ids: list[int]) -> Batch:
@@ -62,11 +85,10 @@ def write_records(store: Any) -> None:
         store.finish(kind, "http://dt.example:5000")
 
 
-def write_made(library: Any) -> None:
+def write_made(library: Any, store: Any) -> None:
     """What came with format 2."""
     from luna_dt import Verdict
 
-    store = library._store
     store.prepare_layer("style", IDENTITY, local=True)
     store.put("embeddings.style", batch(np.ones((1, 4), np.float32), [1]))
     verdict = Verdict("other", IDENTITY, None, 2, 0.5, 0.25, 0.125, 0.75, ((1, 2),), when="2026-01-02T03:04:05+00:00")
@@ -90,15 +112,17 @@ def write_made(library: Any) -> None:
         )
 
 
-def write_maps(library: Any) -> None:
+def write_maps(library: Any, store: Any) -> None:
     """What came with format 3."""
     assert library.map("canny", PICTURE).picture.size == (64, 64)
     weights = Path("Gewichte Ünï.pth")
     weights.write_bytes(b"weights")
     os.utime(weights, ns=(0, 10**18))
-    # the map cache hashed weights when format 3 came
-    hasher = library._store if hasattr(library._store, "sha256") else library._map_cache
-    hasher.sha256(weights)
+    if not hasattr(store, "sha256"):  # the map cache hashed weights when format 3 came
+        from luna_dt.maps.cache import MapCache
+
+        store = MapCache(store, 0)
+    store.sha256(weights)
 
 
 def write(home: Path) -> None:
@@ -107,14 +131,13 @@ def write(home: Path) -> None:
         connection.execute("PRAGMA page_size = 1024")  # a small file
         connection.execute("VACUUM")
     connection.close()
-    with Library(home, dt="http://127.0.0.1:9") as opened:
+    with serving() as dt, Library(home, dt=dt) as opened, closing(Store(home)) as store:
         library: Any = opened
-        library._dt = DT()
-        write_records(library._store)
+        write_records(store)
         if hasattr(library, "outbox"):
-            write_made(library)
+            write_made(library, store)
         if hasattr(library, "map"):
-            write_maps(library)
+            write_maps(library, store)
         else:
             library.control_map(1, "canny")
     for lock in home.rglob("*.lock"):

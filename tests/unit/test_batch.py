@@ -14,10 +14,11 @@ import pytest
 from luna_dt import Library
 from luna_dt.errors import BadInput, NotFound, Unreachable
 from luna_dt.ids import parse_ids
-from luna_dt.made.ledger import TrackedBatch
+from luna_dt.made.ledger import Ledger, TrackedBatch
 from luna_dt.made.request import parse_prompts, parse_seeds
 from luna_dt.made.workflow import without_queue_nodes
-from tests.conftest import image_batch
+from luna_dt.store import Store
+from tests.conftest import image_batch, mirror
 from tests.loopback import Handler as LoopbackHandler
 from tests.loopback import Loopback
 
@@ -175,9 +176,9 @@ def test_after_a_restart_only_what_was_lost_is_queued_again(library: Library, co
     assert library.batches.follow(batch.id).counts == {"done": 20}
 
 
-def test_a_kill_between_queueing_and_noting_repeats_nothing(library: Library, comfy: Comfy) -> None:
+def test_a_kill_between_queueing_and_noting_repeats_nothing(library: Library, store: Store, comfy: Comfy) -> None:
     batch = queued(library, comfy, [1, 2, 3])
-    library.batches._ledger.note(batch.id, [0, 1, 2], "new")  # as if we had been killed before we noted it
+    Ledger(store).note(batch.id, [0, 1, 2], "new")  # as if we had been killed before we noted it
     comfy.run(1)
     assert library.batches.resume(batch.id).counts == {"queued": 2, "done": 1}
     assert len(comfy.seen) == 3
@@ -214,9 +215,11 @@ def test_a_double_click_is_one_batch(library: Library, comfy: Comfy) -> None:
     assert queued(library, comfy, [1, 3]).id != first.id
 
 
-def test_a_slow_double_click_is_one_batch_and_a_refused_one_is_tried_anew(library: Library, comfy: Comfy) -> None:
+def test_a_slow_double_click_is_one_batch_and_a_refused_one_is_tried_anew(
+    library: Library, store: Store, comfy: Comfy
+) -> None:
     first = queued(library, comfy, [1, 2])
-    with library._store.writing() as writer:
+    with store.writing() as writer:
         writer.execute("UPDATE batches SET created = '2026-01-01T00:00:00+00:00'")
     assert queued(library, comfy, [1, 2]).id == first.id  # it is still under way
     comfy.run(2)
@@ -284,12 +287,14 @@ def test_what_has_ended_or_runs_to_its_end_is_not_cancelled(library: Library, co
     assert sorted(m.source_image_id or 0 for m in made) == [1, 3]
 
 
-def test_what_a_comfyui_that_was_away_did_all_the_same_is_not_done_twice(library: Library, comfy: Comfy) -> None:
+def test_what_a_comfyui_that_was_away_did_all_the_same_is_not_done_twice(
+    library: Library, store: Store, comfy: Comfy
+) -> None:
     batch = queued(library, comfy, [1, 2, 3])
-    library.batches._ledger.move(batch.id, "http://127.0.0.1:9")
+    Ledger(store).move(batch.id, "http://127.0.0.1:9")
     assert library.batches.cancel(batch.id).counts == {"cancelled": 3}
     comfy.run(1)
-    library.batches._ledger.move(batch.id, comfy.url)
+    Ledger(store).move(batch.id, comfy.url)
     assert library.batches.retry(batch.id).counts == {"queued": 2, "done": 1}
     assert [prompt["1"]["inputs"]["image_id"] for _, prompt in comfy.waiting] == [2, 3]
     assert len(comfy.seen) == 5
@@ -369,8 +374,7 @@ def test_ids(text: str, ids: list[int] | None) -> None:
 def test_ids_by_query(library: Library) -> None:
     import numpy as np
 
-    library._store.put("images", image_batch(np.array([4, 8, 15], np.int64)))
-    library._store.finish("images", "a test")
+    mirror(library, "images", image_batch(np.array([4, 8, 15], np.int64)))
     assert library.ids("prompt 1") == [15]
     assert library.ids("8, 4") == [8, 4]
     assert library.ids(" ") == []

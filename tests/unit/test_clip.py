@@ -30,7 +30,7 @@ from luna_dt.demo.database import TINY_IMAGE, TINY_JOINT, TINY_TEXT
 from luna_dt.demo.drawing import SUBJECTS, draw, random_scene
 from luna_dt.errors import IdentityMismatch, SettingsError, WeightsError
 from luna_dt.identity import DT_IDENTITIES
-from luna_dt.memory import place
+from luna_dt.memory import Memory, place
 from luna_dt.models import Encoders, weights
 from luna_dt.models.weights import CLIP_MEAN, CLIP_STD, TINY
 from luna_dt.records import Float32s
@@ -239,13 +239,19 @@ LOADS = """
 import re, sys
 from pathlib import Path
 import open_clip, safetensors.torch, torch
+from PIL import Image
 from luna_dt import Identity, Settings
+from luna_dt.memory import Memory
 from luna_dt.models import Encoders
 identity = Identity("ViT-L-14", "openai", "image", "projected", "squash", 768, variant=sys.argv[2])
 def memory(field): return 1024 * int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = memory("VmRSS")
-tower = Encoders(Settings(home=Path(sys.argv[1]), device="cpu")).tower(identity)
-print((memory("VmHWM") - before) / sum(p.nbytes for p in tower._tower.parameters()))
+modules = []
+encoders = Encoders(Settings(home=Path(sys.argv[1]), device="cpu"), Memory(residency=modules.append))
+tower = encoders.tower(identity)
+took = memory("VmHWM") - before
+encoders.pictures(identity, [Image.new("RGB", (8, 8))])
+print(took / sum(p.nbytes for p in modules[0].parameters()))
 """
 
 
@@ -286,11 +292,15 @@ def test_squash_and_crop_differ_only_where_the_picture_is_no_square(settings: Se
 
 
 def test_only_the_needed_tower_is_in_memory(settings: Settings) -> None:
-    encoders = Encoders(settings)
-    names = dict(encoders.tower(TINY_IMAGE)._tower.named_parameters())  # type: ignore[attr-defined]
+    modules: list[torch.nn.Module] = []
+    encoders = Encoders(settings, Memory(residency=modules.append))
+    encoders.pictures(TINY_IMAGE, [Image.new("RGB", (8, 8))])
+    encoders.texts(TINY_TEXT, ["a cat"])
+    image, text = modules
+    names = dict(image.named_parameters())
     assert not any("token" in name for name in names)
     assert encoders.tower(TINY_JOINT) is encoders.tower(TINY_IMAGE)  # pooled and projected are one tower
-    assert not hasattr(encoders.tower(TINY_TEXT)._model, "visual")  # type: ignore[attr-defined]
+    assert not hasattr(text, "visual")
 
 
 def test_nothing_to_encode_gives_no_rows(settings: Settings) -> None:

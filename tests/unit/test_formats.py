@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from luna_dt import Captions, Cluster, Identity, ImageRecord, Library, Verdict
 from luna_dt.errors import StoreError
 from luna_dt.store import Store, formats
 from luna_dt.store.records import HIDDEN
+from tests.conftest import beside
 
 KEPT = Path(__file__).parents[1] / "formats"
 FORMATS = [1, 2, 3]
@@ -91,15 +93,15 @@ def schema(home: Path) -> dict[str, str]:
 def test_a_library_of_each_format_goes_on(kept: Callable[[int], Path], number: int) -> None:
     home = kept(number)
     for _ in range(2):  # when it is migrated, and once it was
-        with opened(home) as library:
-            check_records(library, number)
-            check_vectors(library, number)
-            check_made(library, number)
-            check_maps(library, number)
+        with opened(home) as library, beside(library) as store:
+            check_records(library, store, number)
+            check_vectors(library, store, number)
+            check_made(library, store, number)
+            check_maps(library, store, number)
 
 
-def check_records(library: Library, number: int) -> None:
-    assert library._store.images([1, 2, 3, LUNA]) == {record.id: record for record in IMAGES}
+def check_records(library: Library, store: Store, number: int) -> None:
+    assert store.images([1, 2, 3, LUNA]) == {record.id: record for record in IMAGES}
     assert [type(library.image(LUNA).nsfw), type(library.image(2).for_deletion)] == [bool, bool]
     assert library.images() == [IMAGES[0], IMAGES[3]]
     assert library.captions(1) == Captions(1, "a, b", "b", "a cät", "a, b, a cät", ("a", "b; c"))
@@ -109,23 +111,23 @@ def check_records(library: Library, number: int) -> None:
     assert library.status().counts == {
         "images": (4, SYNCED[number]), "captions": (2, SYNCED[number]), "clusters": (1, SYNCED[number])
     }  # fmt: skip
-    assert [library._store.generation(kind) for kind in ("images", "captions", "clusters")] == [1, 1, 1]
+    assert [store.generation(kind) for kind in ("images", "captions", "clusters")] == [1, 1, 1]
     for kind, ids in (("images", [1, 2, 3, LUNA]), ("captions", [1, LUNA]), ("clusters", [7])):
-        held, digests = library._store.digests(kind)
+        held, digests = store.digests(kind)
         assert held.tolist() == ids
         assert digests.tolist() == [i * 100 + 1 for i in ids]
 
 
-def check_vectors(library: Library, number: int) -> None:
-    layer = library._store.layer("visual")
+def check_vectors(library: Library, store: Store, number: int) -> None:
+    layer = store.layer("visual")
     assert layer.identity == IDENTITY
     assert layer.ids.tolist() == [-1, 2, LUNA, 1]
     assert layer.visible.tolist() == [False, False, True, True]
     assert np.array_equal(layer.vectors, np.array([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0.5, 1], [0, 0, 0, 1]]))
     assert np.array_equal(layer.norms[1:], np.sqrt(np.array([4, 1.25, 1], np.float32)))
     assert layer.generation == (1, 3 if number == 1 else 4)
-    assert library._store.digests("embeddings.visual")[1].tolist() == [i * 100 + 1 for i in (1, 2, 3, LUNA)]
-    visual, *others = library._store.layers()
+    assert store.digests("embeddings.visual")[1].tolist() == [i * 100 + 1 for i in (1, 2, 3, LUNA)]
+    visual, *others = store.layers()
     assert (visual.count, visual.unusable, visual.synced, visual.local) == (3, 1, SYNCED[number], False)
     assert visual.verdict == (None if number == 1 else VERDICT)
     assert [hit.id for hit in library.search(vector=[0, 0, 0, 1], engine="local", identity=IDENTITY)] == [1, LUNA]
@@ -133,11 +135,10 @@ def check_vectors(library: Library, number: int) -> None:
         assert others == []
     else:
         assert [(s.name, s.identity, s.count, s.local, s.synced) for s in others] == [("style", IDENTITY, 1, True, "")]
-        assert np.array_equal(library._store.layer("style").vectors, np.ones((1, 4)))
+        assert np.array_equal(store.layer("style").vectors, np.ones((1, 4)))
 
 
-def check_made(library: Library, number: int) -> None:
-    store = library._store
+def check_made(library: Library, store: Store, number: int) -> None:
     if number == 1:
         assert (library.outbox.entries(), library.batches.all(), store.files()) == ([], [], {})
         return
@@ -169,9 +170,9 @@ def check_made(library: Library, number: int) -> None:
     assert store.rows("SELECT workflow FROM batches") == [(WORKFLOW,)]
 
 
-def check_maps(library: Library, number: int) -> None:
+def check_maps(library: Library, store: Store, number: int) -> None:
     files = sorted(f.relative_to(library.settings.home).as_posix() for f in library.settings.home.glob("maps/**/*.png"))
-    weights = library._store.rows("SELECT path, stamp, sha256 FROM weights")
+    weights = store.rows("SELECT path, stamp, sha256 FROM weights")
     if number < 3:  # that of DT is not known by its content
         assert (library.status().maps, files, weights) == ((0, 0), [], [])
         return
@@ -271,8 +272,8 @@ def test_a_newer_format_is_refused_and_left_as_it_is(kept: Callable[[int], Path]
 
 def test_hidden_images_are_found_by_their_index(kept: Callable[[int], Path]) -> None:
     """The rule as the query language has it, and as the first migration made an index of it, are one."""
-    with opened(kept(1)) as library:
-        plan = library._store.rows(f"EXPLAIN QUERY PLAN SELECT id FROM images WHERE {HIDDEN}")
+    with closing(Store(kept(1))) as store:
+        plan = store.rows(f"EXPLAIN QUERY PLAN SELECT id FROM images WHERE {HIDDEN}")
         assert "hidden_images" in plan[0][-1]
-        assert library._store.rows(f"SELECT id FROM images WHERE {HIDDEN}") == [(2,), (3,)]
-        assert [record.id for record in library._store.visible("delete: true | false")] == [1, LUNA]
+        assert store.rows(f"SELECT id FROM images WHERE {HIDDEN}") == [(2,), (3,)]
+        assert [record.id for record in store.visible("delete: true | false")] == [1, LUNA]

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +27,11 @@ from luna_dt.errors import (
     StoreError,
     WeightsError,
 )
-from luna_dt.memory import Memory
+from luna_dt.memory import Memory, Residency
 from luna_dt.models import Encoders
 from luna_dt.pixels import read_pictures
 from luna_dt.records import Batch, Float32s
+from tests.conftest import beside, mirror
 
 COUNT = 120
 TINY_MODEL = "luna-tiny:drawings"
@@ -45,21 +47,26 @@ def encoders(tmp_path: Path) -> Encoders:
     return Encoders(Settings(home=tmp_path / "home", device="cpu"))
 
 
-def mirrored(home: Path, drawings: list[Drawing], layers: Mapping[str, tuple[Identity, Float32s]]) -> Library:
+def mirrored(
+    home: Path,
+    drawings: list[Drawing],
+    layers: Mapping[str, tuple[Identity, Float32s]],
+    residency: Residency | None = None,
+) -> Library:
     """A library of those drawings as images 1, 2 … with those layers, as a sync would leave it."""
-    library = Library(settings=Settings(home=home, dt="http://127.0.0.1:9", device="cpu"))
-    store = library._store
+    library = Library(settings=Settings(home=home, dt="http://127.0.0.1:9", device="cpu"), residency=residency)
     ids = np.arange(1, len(drawings) + 1, dtype=np.int64)
     digests = np.ones(len(ids), np.int64)
     records = [
         ImageRecord(i, str(d.path), d.scene.caption, NEGATIVE) for i, d in zip(ids.tolist(), drawings, strict=True)
     ]
-    store.put("images", Batch(ids, digests, records))
-    store.finish("images", "a test")
-    for layer, (identity, vectors) in layers.items():
-        store.prepare_layer(layer, identity)
-        store.put(f"embeddings.{layer}", Batch(ids, digests, vectors))
-        store.finish(f"embeddings.{layer}", "a test")
+    with beside(library) as store:
+        store.put("images", Batch(ids, digests, records))
+        store.finish("images", "a test")
+        for layer, (identity, vectors) in layers.items():
+            store.prepare_layer(layer, identity)
+            store.put(f"embeddings.{layer}", Batch(ids, digests, vectors))
+            store.finish(f"embeddings.{layer}", "a test")
     return library
 
 
@@ -194,15 +201,15 @@ def own_drawings(drawings: list[Drawing], folder: Path, count: int) -> list[Draw
 def test_a_layer_is_made_here_and_found_by_picture_id_and_text(
     tmp_path: Path, drawings: list[Drawing], encoders: Encoders
 ) -> None:
-    with mirrored(tmp_path / "home", drawings, {}) as library:
+    with mirrored(tmp_path / "home", drawings, {}) as library, beside(library) as store:
         seen: list[tuple[str, int, int]] = []
         done = library.embed("style", model=TINY_MODEL, progress=lambda *told: seen.append(told))
         assert (done.encoded, done.unchanged, done.read, done.skipped) == (COUNT, 0, COUNT, ())
         assert seen[0] == ("embed.style", 0, COUNT)
         assert ("embed.style", COUNT, COUNT) in seen
         expected = encoders.pictures(TINY_JOINT, pictures(drawings))
-        ids, found = library._store.layer("style").ids, library._store.layer("style").vectors
-        np.testing.assert_allclose(found[np.argsort(ids)], expected, atol=1e-5)
+        layer = store.layer("style")
+        np.testing.assert_allclose(layer.vectors[np.argsort(layer.ids)], expected, atol=1e-5)
         assert library.verify("style").passed
         assert library.search(drawings[4].path, layer="style", top_k=1)[0].id == 5
         by_text = library.search(text="a large red cat in the middle", layer="style", top_k=3)
@@ -224,17 +231,19 @@ def test_ten_thousand_pictures_embed_twice_and_the_second_time_none_is_read(tmp_
     with Library(settings=Settings(home=tmp_path / "home", dt="http://127.0.0.1:9", index="exact")) as library:
         ids = np.arange(1, count + 1)
         records = [ImageRecord(i + 1, str(path)) for i, path in enumerate(paths)]
-        library._store.put("images", Batch(ids, np.ones(count, np.int64), records))
+        mirror(library, "images", Batch(ids, np.ones(count, np.int64), records))
         first = library.embed("visual", model=TINY_MODEL)
         assert (first.encoded, first.read) == (count, count)
-        before = library._store.layer("visual").file.stat().st_size
+        (file,) = (tmp_path / "home" / "vectors").glob("visual-*.f32")
+        before = file.stat().st_size
         for path in paths:  # what would be read now is no picture any more
             seen = path.stat()
             path.write_bytes(b"\0" * seen.st_size)
             os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
         second = library.embed("visual")
         assert (second.encoded, second.read, second.unchanged, second.skipped) == (0, 0, count, ())
-        assert library._store.layer("visual").file.stat().st_size == before
+        assert list(file.parent.iterdir()) == [file]
+        assert file.stat().st_size == before
 
 
 def test_only_what_changed_is_made_again_and_broken_pictures_are_listed(
@@ -258,12 +267,11 @@ def test_only_what_changed_is_made_again_and_broken_pictures_are_listed(
         third = library.embed("visual")
         assert (third.encoded, third.read) == (2, 3)
         assert library.search(drawings[51].path, top_k=1)[0].id == 4
-        assert next(s for s in library._store.layers()).unusable == 0
+        assert library.status().layers[0].state.unusable == 0
 
 
 def test_prompts_are_embedded_too_and_their_images_with_them(tmp_path: Path, drawings: list[Drawing]) -> None:
-    with mirrored(tmp_path / "home", drawings, {}) as library:
-        store = library._store
+    with mirrored(tmp_path / "home", drawings, {}) as library, beside(library) as store:
         done = library.embed("semantic", model=TINY_MODEL, where='"cat"')
         cats = sum("cat" in d.scene.caption for d in drawings)
         assert (done.encoded, done.read) == (cats, 0)
@@ -317,17 +325,18 @@ def test_stopping_keeps_what_was_made(tmp_path: Path, drawings: list[Drawing]) -
     with mirrored(tmp_path / "home", drawings, {}) as library:
         with pytest.raises(Stopped):
             library.embed("visual", model=TINY_MODEL, progress=stop)
-        assert library._store.layers()[0].count == 50
+        assert library.status().layers[0].state.count == 50
         assert library.mirrors("embeddings.visual")
         assert library.embed("visual", model=TINY_MODEL).encoded == COUNT - 50
-        with library._store.sole_writer(), pytest.raises(StoreError, match="running"):
+        with beside(library) as store, store.sole_writer(), pytest.raises(StoreError, match="running"):
             library.embed("visual")
 
 
 def test_several_devices_share_the_work(tmp_path: Path, drawings: list[Drawing], encoders: Encoders) -> None:
     with mirrored(tmp_path / "home", drawings, {}) as library:
         assert library.embed("style", model=TINY_MODEL, devices=["cpu", "cpu:0"]).encoded == COUNT
-        layer = library._store.layer("style")
+        with beside(library) as store:
+            layer = store.layer("style")
         assert layer.ids.tolist() == list(range(1, COUNT + 1))
         np.testing.assert_allclose(layer.vectors, encoders.pictures(TINY_JOINT, pictures(drawings)), atol=1e-5)
 
@@ -340,11 +349,12 @@ def test_models_that_make_no_such_layer_are_refused(tmp_path: Path, drawings: li
 # -- memory -----------------------------------------------------------------------------------------
 
 
-def test_where_memory_runs_out_others_leave_and_the_batch_is_halved(
-    encoders: Encoders, drawings: list[Drawing]
-) -> None:
+def test_where_memory_runs_out_others_leave_and_the_batch_is_halved(tmp_path: Path, drawings: list[Drawing]) -> None:
+    modules: list[Any] = []
+    encoders = Encoders(Settings(home=tmp_path, device="cpu"), Memory(residency=modules.append))
     opened = pictures(drawings[:40])
     expected = encoders.pictures(TINY_IMAGE, opened)
+    module = modules[-1]
     encoders.texts(TINY_TEXT, ["another tower"])
     tower: Any = encoders.tower(TINY_IMAGE)
     other = encoders.tower(TINY_TEXT)
@@ -355,13 +365,13 @@ def test_where_memory_runs_out_others_leave_and_the_batch_is_halved(
         if len(given[0]) > most:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    hook = tower._tower.register_forward_pre_hook(too_many)
+    hook = module.register_forward_pre_hook(too_many)
     np.testing.assert_allclose(encoders.pictures(TINY_IMAGE, opened), expected, atol=1e-5)
     assert asked[:5] == [16, 16, 8, 4, 4]  # once more after the other left, then by halves, and so it stays
     assert tower.batch == 4
     assert encoders.tower(TINY_TEXT) is not other
     hook.remove()
-    tower._tower.register_forward_pre_hook(lambda module, given: too_many(module, given, most=0))
+    module.register_forward_pre_hook(lambda module, given: too_many(module, given, most=0))
     with pytest.raises(OutOfMemory, match="LUNA_DT_DEVICE=cpu"):
         encoders.pictures(TINY_IMAGE, opened)
 
@@ -370,14 +380,14 @@ def test_idle_towers_leave_and_come_back(tmp_path: Path, drawings: list[Drawing]
     memory = Memory(idle=0.2)
     encoders = Encoders(Settings(home=tmp_path, device="cpu"), memory)
     first = encoders.pictures(TINY_IMAGE, pictures(drawings[:1]))
+    tower = weakref.ref(encoders.tower(TINY_IMAGE))
     deadline = time.monotonic() + 30
-    while memory._kept:
+    while tower():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     np.testing.assert_array_equal(encoders.pictures(TINY_IMAGE, pictures(drawings[:1])), first)
-    assert memory._kept
-    memory.release()
-    assert not memory._kept
+    assert memory.release()
+    assert not memory.release()
 
 
 # -- weighted queries -------------------------------------------------------------------------------
@@ -386,8 +396,8 @@ def test_idle_towers_leave_and_come_back(tmp_path: Path, drawings: list[Drawing]
 def test_terms_are_summed_as_documented(tmp_path: Path, drawings: list[Drawing], encoders: Encoders) -> None:
     shown = encoders.pictures(TINY_JOINT, pictures(drawings))
     prompts = encoders.texts(TINY_TEXT, [d.scene.caption for d in drawings])
-    with mirrored(tmp_path / "home", drawings, {"visual": (TINY_JOINT, shown)}) as library:
-        store = library._store
+    visual = {"visual": (TINY_JOINT, shown)}
+    with mirrored(tmp_path / "home", drawings, visual) as library, beside(library) as store:
         store.prepare_layer("semantic", TINY_TEXT)  # the last twenty have no vector there
         some = Batch(np.arange(1, COUNT - 19), np.ones(COUNT - 20, np.int64), 3 * prompts[: COUNT - 20])
         store.put("embeddings.semantic", some)
@@ -453,15 +463,14 @@ def test_a_verdict_goes_with_the_vectors_it_judged(tmp_path: Path, drawings: lis
     with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, crop)}) as library:
         assert not library.verify("visual").passed
         right = encoders.pictures(TINY_IMAGE, pictures(drawings))
-        library._store.put("embeddings.visual", Batch(np.arange(1, COUNT + 1), np.full(COUNT, 2, np.int64), right))
-        assert library._store.verdict("visual") is None
+        mirror(library, "embeddings.visual", Batch(np.arange(1, COUNT + 1), np.full(COUNT, 2, np.int64), right))
+        assert library.status().layers[0].state.verdict is None
         assert library.search(drawings[3].path, top_k=1)[0].similarity > 0.999
 
 
 def test_an_own_layer_that_fails_is_made_anew(tmp_path: Path, drawings: list[Drawing]) -> None:
-    with mirrored(tmp_path / "home", drawings, {}) as library:
+    with mirrored(tmp_path / "home", drawings, {}) as library, beside(library) as store:
         library.embed("visual", model=TINY_MODEL)
-        store = library._store
         layer = store.layer("visual")
         digests = store.digests("embeddings.visual")[1]
         order = np.argsort(layer.ids)
@@ -498,9 +507,10 @@ def test_pictures_that_are_away_are_not_called_wrong(
 
 
 def test_an_encoder_that_gives_no_number_is_told_and_tried_again(tmp_path: Path, drawings: list[Drawing]) -> None:
-    with mirrored(tmp_path / "home", drawings, {}) as library:
-        tower: Any = library.encoders.tower(TINY_JOINT)
-        hook = tower._tower.register_forward_hook(lambda _, __, out: out * float("nan"))
+    modules: list[Any] = []
+    with mirrored(tmp_path / "home", drawings, {}, modules.append) as library:
+        library.encoders.pictures(TINY_JOINT, pictures(drawings[:1]))
+        hook = modules[0].register_forward_hook(lambda _, __, out: out * float("nan"))
         done = library.embed("visual", model=TINY_MODEL)
         assert (done.encoded, len(done.skipped)) == (0, COUNT)
         assert "no finite vector" in done.skipped[0][1]
@@ -509,7 +519,7 @@ def test_an_encoder_that_gives_no_number_is_told_and_tried_again(tmp_path: Path,
 
 
 def test_architectures_that_are_no_vit_are_refused(tmp_path: Path, encoders: Encoders) -> None:
-    folder = encoders._settings.models_folders[0]
+    folder = Settings(home=tmp_path / "home").models_folders[0]
     folder.mkdir(parents=True)
     (folder / "RN50-openai.safetensors").write_bytes(b"damaged, so not looked into")
     with pytest.raises(WeightsError, match="name a ViT"):

@@ -15,6 +15,7 @@ from luna_dt.generation import Generation
 from luna_dt.made.drawing import as_png, as_svg
 from luna_dt.made.lineage import as_text, tree, walk
 from luna_dt.records import Batch
+from tests.conftest import mirror
 
 
 @pytest.fixture
@@ -22,8 +23,7 @@ def told(library: Library, tmp_path: Path) -> Library:
     """Image 1, upscaled into image 2 (scanned), from that a variation that DT has not scanned, and one more of that."""
     paths = {1: "D:\\Bilder\\one.png", 2: "D:\\Bilder\\Two.PNG", 3: str(tmp_path / "three.png")}
     records = [ImageRecord(i, path, f"prompt {i} <&>") for i, path in paths.items()]
-    library._store.put("images", Batch(np.array([1, 2, 3]), np.ones(3, np.int64), records))
-    library._store.finish("images", "a test")
+    mirror(library, "images", Batch(np.array([1, 2, 3]), np.ones(3, np.int64), records))
     Image.new("RGB", (30, 20), "red").save(paths[3])
     library.record({"operation": "upscale", "source_image_id": 1, "output": "d:/bilder/two.png", "prompt": "sharp"})
     variation = library.record({"operation": "variation", "source_image_id": 2, "output": "E:\\new.png", "key": "v"})
@@ -49,8 +49,7 @@ def test_the_tree_is_the_same_from_wherever_it_is_asked(told: Library) -> None:
 
 def test_a_loop_in_what_was_recorded_ends(library: Library) -> None:
     records = [ImageRecord(1, "a"), ImageRecord(2, "b")]
-    library._store.put("images", Batch(np.array([1, 2]), np.ones(2, np.int64), records))
-    library._store.finish("images", "a test")
+    mirror(library, "images", Batch(np.array([1, 2]), np.ones(2, np.int64), records))
     library.record({"source_image_id": 1, "output": "b"})
     library.record({"source_image_id": 2, "output": "a"})
     assert "image 2" in as_text(library.lineage(1))
@@ -59,8 +58,7 @@ def test_a_loop_in_what_was_recorded_ends(library: Library) -> None:
 def test_two_records_of_one_picture_are_one_branch(library: Library) -> None:
     count = 40
     records = [ImageRecord(i, f"{i}.png") for i in range(1, count + 1)]
-    library._store.put("images", Batch(np.arange(1, count + 1), np.ones(count, np.int64), records))
-    library._store.finish("images", "a test")
+    mirror(library, "images", Batch(np.arange(1, count + 1), np.ones(count, np.int64), records))
     for i in range(1, count):
         for _ in range(2):
             library.record({"source_image_id": i, "output": f"{i + 1}.png"})

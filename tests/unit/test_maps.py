@@ -27,7 +27,7 @@ from luna_dt.maps.cache import MapCache, MapKey
 from luna_dt.preproc import Detectors, Made
 from luna_dt.records import StoredMap
 from luna_dt.store import Store
-from tests.conftest import Drawn, image_batch
+from tests.conftest import Drawn, image_batch, mirror
 from tests.unit.test_rest import Stranger
 
 AWAY = "http://127.0.0.1:9"
@@ -76,8 +76,7 @@ def of_dt(library: Library, folder: Path, image_id: int = 3) -> Path:
     if not file.exists():
         Image.fromarray(np.random.default_rng(7).integers(0, 256, (60, 80, 3), np.uint8)).save(file)
     if not library.mirrors("images"):
-        library._store.put("images", image_batch(np.array([image_id])))
-        library._store.finish("images", "a test")
+        mirror(library, "images", image_batch(np.array([image_id])))
     return file
 
 
@@ -598,8 +597,7 @@ def test_making_many_goes_on_where_it_was_stopped(tmp_path: Path, drawn: Drawn, 
 
 def test_a_broken_picture_holds_up_nothing(tmp_path: Path, mapped: dict[str, str]) -> None:
     with opened(tmp_path / "home", path_map=mapped) as library:
-        library._store.put("images", image_batch(np.arange(1, 4)))
-        library._store.finish("images", "a test")
+        mirror(library, "images", image_batch(np.arange(1, 4)))
         of_dt(library, tmp_path, 1)
         (tmp_path / "2.png").write_bytes(b"broken")
         done = library.make_maps("", ["canny"])

@@ -25,7 +25,7 @@ from luna_dt.demo import database, served
 from luna_dt.provenance import graph as graphs
 from luna_dt.provenance import parameters
 from luna_dt.records import Batch
-from tests.conftest import Drawn
+from tests.conftest import Drawn, mirror
 from tests.pack import ROOT, load_pack
 from tests.weights import figure
 
@@ -329,11 +329,10 @@ def test_cluster_labels_are_there_at_once(
     assert CLUSTERS.cluster_labels() == ["1: Luna (4)", "2: Snorri (4)", "3: unnamed (4)"]  # from the mirror
     SHARED.close_libraries()
     monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "other"))
-    monkeypatch.setattr(CLUSTERS, "_asked", -1e9)
+    monkeypatch.setattr(CLUSTERS, "ASK_EVERY", 0.0)
     assert CLUSTERS.cluster_labels() == [CLUSTERS.NO_CLUSTERS]  # nothing synced, DT away: never an error, never empty
     monkeypatch.setenv("DT_API_URL", server)
     SHARED.close_libraries()
-    monkeypatch.setattr(CLUSTERS, "_asked", -1e9)
     deadline = time.monotonic() + 20
     while CLUSTERS.cluster_labels() == [CLUSTERS.NO_CLUSTERS] and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -532,7 +531,7 @@ def test_a_windows_path_is_found_through_the_path_map(
         database.create_tables(connection, schema, {})
         values = {"id": 1, "path": r"D:\Bilder\Ünï\x.png", "file_name": "x.png", "root_folder_id": 1, "folder_id": 1}
         dates = {"created_date": "2026-01-01", "modified_date": "2026-01-01"}
-        database._insert(connection.cursor(), "image", {**values, **dates})
+        database.insert(connection.cursor(), "image", {**values, **dates})
     monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DT_API_URL", f"{postgres}&schema={schema}")
     monkeypatch.setenv("LUNA_DT_PATH_MAP", rf"D:\bilder={tmp_path / 'mnt'}")
@@ -551,7 +550,7 @@ def test_a_picture_on_dts_disk_alone_comes_through_its_server(
         for i, name in ((1, "x.png"), (2, "gone.png")):
             values = {"id": i, "path": rf"D:\Bilder\{name}", "file_name": name, "root_folder_id": 1, "folder_id": 1}
             dates = {"created_date": "2026-01-01", "modified_date": "2026-01-01"}
-            database._insert(connection.cursor(), "image", {**values, **dates})
+            database.insert(connection.cursor(), "image", {**values, **dates})
     monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("LUNA_DT_PATH_MAP", rf"D:\Bilder={tmp_path}")  # the server's, who alone sees the disk
     with served(f"{postgres}&schema={schema}") as url:
@@ -578,7 +577,7 @@ def test_is_changed_follows_the_record_and_the_layer_and_nothing_else(down: Path
         library.sync()  # nothing has changed, so nothing runs again
         assert prints() == before
         record = library.image(3)
-        library._store.put("images", Batch(np.array([3]), np.array([99]), [record]))
+        mirror(library, "images", Batch(np.array([3]), np.array([99]), [record]))
     after = prints()
     assert [a != b for a, b in zip(before, after, strict=True)] == [True, False, True, True]
 

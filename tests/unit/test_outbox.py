@@ -181,8 +181,8 @@ def test_what_dt_does_not_offer_to_store_is_kept_until_a_dt_does(outbox: Outbox,
     assert outbox.drop([kept[0].position], "too late") == 0
 
 
-def test_what_is_kept_is_among_what_was_made_until_it_is_dropped(library: Library, dt: DT) -> None:
-    library.outbox = Outbox(library._store, lambda: dt)  # type: ignore[arg-type, return-value]
+def test_what_is_kept_is_among_what_was_made_until_it_is_dropped(library: Library, store: Store, dt: DT) -> None:
+    library.outbox = Outbox(store, lambda: dt)  # type: ignore[arg-type, return-value]
     dt.answers = lambda _: NotOffered("none")
     position = library.record(made("a")).position
     wait_until(lambda: library.outbox.counts()["kept"] == 1)
@@ -257,7 +257,8 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, dt: DT) -> None:
     box = Outbox(store, lambda: dt)  # type: ignore[arg-type, return-value]
     dt.answers = lambda _: Unreachable("away")
     pages = store.rows("PRAGMA page_count")[0][0]
-    store._writer.execute(f"PRAGMA max_page_count = {pages + 4}")  # SQLite says 'database or disk is full'
+    with store.writing() as writer:
+        writer.execute(f"PRAGMA max_page_count = {pages + 4}")  # SQLite says 'database or disk is full'
     kept = 0
     with pytest.raises(StoreError, match="disk full"):  # noqa: PT012
         for i in range(10_000):
@@ -265,7 +266,8 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, dt: DT) -> None:
             kept += 1
     assert kept > 0
     assert [e.generation.key for e in box.entries()] == [str(i) for i in range(kept)]
-    store._writer.execute("PRAGMA max_page_count = 1000000")
+    with store.writing() as writer:
+        writer.execute("PRAGMA max_page_count = 1000000")
     box.put(made("there is room again"))
     box.close()
     store.close()

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -325,17 +326,20 @@ def test_libraries_in_one_process_do_not_disturb_each_other(weights: Path) -> No
 
 
 def test_one_detector_is_in_memory_at_a_time_and_leaves_when_told(weights: Path) -> None:
-    memory = Memory()
+    modules: list[Any] = []
+    memory = Memory(residency=lambda module: modules.append(weakref.ref(module)))
     detectors = Detectors("cpu", [weights], memory, sha256)
     first = pixels(detectors, "softedge", drawing(90, 70), resolution=SMALL)
-    (kept,) = memory._kept
     pixels(detectors, "scribble", drawing(90, 70), resolution=SMALL)
-    assert list(memory._kept) == [kept], "softedge and scribble are one network"
+    softedge, scribble = modules
+    assert softedge() is scribble() is not None, "softedge and scribble are one network"
     pixels(detectors, "lineart", drawing(90, 70), resolution=SMALL)
-    assert len(memory._kept) == 1
-    assert list(memory._kept) != [kept]
+    lineart = modules[-1]
+    assert softedge() is None
+    assert lineart() is not None
     assert memory.release()
-    assert not memory._kept
+    assert lineart() is None
+    assert not memory.release()
     np.testing.assert_array_equal(pixels(detectors, "softedge", drawing(90, 70), resolution=SMALL), first)
 
 
@@ -351,7 +355,7 @@ def test_where_memory_runs_out_others_leave_and_then_it_is_told(weights: Path, m
     import luna_dt.preproc.detectors as module
 
     memory = Memory()
-    memory.get("another model", object)
+    another = memory.get("another model", object)
     failures = [torch.OutOfMemoryError("CUDA out of memory")]
     load = module.load
 
@@ -368,7 +372,7 @@ def test_where_memory_runs_out_others_leave_and_then_it_is_told(weights: Path, m
     monkeypatch.setattr(module, "load", failing)
     detectors = Detectors("cpu", [weights], memory, sha256)
     found = pixels(detectors, "softedge", drawing(90, 70), resolution=SMALL)
-    assert "another model" not in memory._kept
+    assert memory.get("another model", object) is not another
     failures += [torch.OutOfMemoryError("CUDA out of memory")] * 2
     with pytest.raises(OutOfMemory, match=r"no memory to make a softedge map of .* lower resolution"):
         pixels(detectors, "softedge", drawing(90, 70), resolution=SMALL)
@@ -487,17 +491,17 @@ def test_a_damaged_download_is_got_again_once_it_is_deleted(hub: Hub, tmp_path: 
 def test_a_proxy_is_asked_in_the_hubs_place_unless_it_is_passed_by(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
-    from luna_dt.hub import _reach
+    from luna_dt.hub import reach
 
     port = hub.url.rpartition(":")[2]
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
     with pytest.raises(ConnectionError, match=r"hub\.invalid is not to be reached"):
-        _reach()
+        reach()
     monkeypatch.setenv("http_proxy", proxy.format(port=port))
-    _reach()
+    reach()
     monkeypatch.setenv("no_proxy", "hub.invalid")
     with pytest.raises(ConnectionError, match=r"hub\.invalid is not to be reached"):
-        _reach()
+        reach()
 
 
 def test_weights_with_a_known_hash_must_have_it(weights: Path, tmp_path: Path) -> None:

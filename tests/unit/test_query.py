@@ -10,6 +10,7 @@ import pytest
 from luna_dt import ImageRecord, Library
 from luna_dt.errors import BadQuery
 from luna_dt.records import Batch
+from tests.conftest import mirror
 
 TODAY = datetime.date.today().isoformat()
 RECORDS = [
@@ -68,8 +69,7 @@ CASES = [
 
 def fill_records(library: Library) -> None:
     ids = np.array([r.id for r in RECORDS], np.int64)
-    library._store.put("images", Batch(ids, ids, RECORDS))
-    library._store.finish("images", "a test")
+    mirror(library, "images", Batch(ids, ids, RECORDS))
 
 
 @pytest.mark.parametrize(("query", "expected"), CASES)

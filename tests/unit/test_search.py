@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,23 @@ from luna_dt.errors import (
     NoVector,
     UnknownImage,
 )
+from luna_dt.index.engines import choose
 from luna_dt.index.hnsw import HnswEngine
+from luna_dt.index.shelf import Shelf
 from luna_dt.records import Batch
-from luna_dt.search.searcher import TAIL
+from luna_dt.search.searcher import TAIL, Searcher
+from luna_dt.store import Store
 from tests.conftest import IDENTITY, fill, image_batch, unit_vectors
 
 needs_hnswlib = pytest.mark.skipif(not HnswEngine().installed(), reason="hnswlib is not installed")
+
+
+@pytest.fixture
+def searcher(store: Store) -> Iterator[Searcher]:
+    """The visual layer of ``library``, searched by the engine that is here."""
+    made = Searcher(store, Shelf(store.home), "visual", choose("auto"))
+    yield made
+    made.close()
 
 
 def truth(vectors: Any, query: Any, k: int = 10) -> list[int]:
@@ -59,14 +71,14 @@ def test_threshold_and_exclusion(library: Library) -> None:
     assert {hit.id for hit in near} == {int(i) + 1 for i in np.flatnonzero(vectors @ vectors[0] >= 0.5)}
 
 
-def test_what_dt_hides_is_not_found_until_it_is_shown_again(library: Library) -> None:
+def test_what_dt_hides_is_not_found_until_it_is_shown_again(library: Library, store: Store) -> None:
     vectors = unit_vectors(30)
     ids = fill(library, vectors)
     best = truth(vectors, vectors[0], 3)
-    library._store.put("images", image_batch(ids[[best[0] - 1]], for_deletion=True))
-    library._store.put("images", image_batch(ids[[best[1] - 1]], unavailable=True))
+    store.put("images", image_batch(ids[[best[0] - 1]], for_deletion=True))
+    store.put("images", image_batch(ids[[best[1] - 1]], unavailable=True))
     assert library.search(vector=vectors[0])[0].id == best[2]
-    library._store.put("images", image_batch(ids[[best[0] - 1]]))
+    store.put("images", image_batch(ids[[best[0] - 1]]))
     assert library.search(vector=vectors[0])[0].id == best[0]
 
 
@@ -86,10 +98,10 @@ def test_what_dt_hides_is_not_found_until_it_is_shown_again(library: Library) ->
     ],
 )
 def test_what_cannot_be_asked_is_told(
-    library: Library, arguments: dict[str, Any], error: type[Exception], told: str
+    library: Library, store: Store, arguments: dict[str, Any], error: type[Exception], told: str
 ) -> None:
     fill(library, unit_vectors(3))
-    library._store.put("images", image_batch(np.array([4], np.int64)))
+    store.put("images", image_batch(np.array([4], np.int64)))
     with pytest.raises(error, match=told):
         library.search(**arguments)
 
@@ -102,56 +114,55 @@ def test_another_identity_is_refused_naming_both(library: Library) -> None:
         library.search(vector=vectors[0], identity=replace(IDENTITY, output="projected"))
 
 
-def test_an_image_cannot_meet_a_layer_of_texts(library: Library) -> None:
-    library._store.prepare_layer("semantic", Identity("luna-tiny", "drawings", "text", "pooled", "", 16))
+def test_an_image_cannot_meet_a_layer_of_texts(library: Library, store: Store) -> None:
+    store.prepare_layer("semantic", Identity("luna-tiny", "drawings", "text", "pooled", "", 16))
     with pytest.raises(IdentityMismatch, match="made from texts"):
         library.search(np.zeros((8, 8, 3)), layer="semantic")
 
 
-def test_an_empty_layer_is_told(library: Library) -> None:
-    library._store.prepare_layer("visual", IDENTITY)
+def test_an_empty_layer_is_told(library: Library, store: Store) -> None:
+    store.prepare_layer("visual", IDENTITY)
     with pytest.raises(NotSearchable, match="no vectors yet"):
         library.search(vector=np.ones(16))
 
 
 @needs_hnswlib
-def test_answers_stay_right_while_the_store_grows_past_the_graph(library: Library) -> None:
+def test_answers_stay_right_while_the_store_grows_past_the_graph(library: Library, searcher: Searcher) -> None:
     vectors = unit_vectors(3 * TAIL)
     queries = unit_vectors(10, seed=5)
     fill(library, vectors[:TAIL])
-    library.nearest(queries[0])
-    searcher = library._searcher("visual")
+    searcher.nearest(queries[0], 10)
     searcher.wait()
     assert searcher.engine == "hnswlib"
     fill(library, vectors[TAIL : TAIL + 100], first_id=TAIL + 1)  # a tail too short to rebuild for
     for query in queries:
-        assert library.nearest(query, top_k=3)[0].tolist() == truth(vectors[: TAIL + 100], query, 3)
+        assert searcher.nearest(query, 3)[0].tolist() == truth(vectors[: TAIL + 100], query, 3)
     fill(library, vectors[TAIL + 100 :], first_id=TAIL + 101)
     for query in queries:  # while the graph is being extended
-        assert library.nearest(query, top_k=3)[0].tolist() == truth(vectors, query, 3)
+        assert searcher.nearest(query, 3)[0].tolist() == truth(vectors, query, 3)
     searcher.wait()
     assert library.status().layers[0].indexed == 3 * TAIL
     for query in queries:
-        assert library.nearest(query, top_k=3)[0].tolist() == truth(vectors, query, 3)
+        assert searcher.nearest(query, 3)[0].tolist() == truth(vectors, query, 3)
 
 
 @needs_hnswlib
-def test_hidden_and_dead_rows_do_not_crowd_out_the_rest(library: Library) -> None:
+def test_hidden_and_dead_rows_do_not_crowd_out_the_rest(library: Library, store: Store, searcher: Searcher) -> None:
     vectors = unit_vectors(1500)
     ids = fill(library, vectors)
     library.index()
     near = np.array(truth(vectors, vectors[0], 100)) - 1
-    library._store.put("images", image_batch(ids[near[:60]], for_deletion=True))
-    library._store.drop("images", ids[near[60:90]])
-    library.nearest(vectors[0])
-    library._searcher("visual").wait()
-    assert library._searcher("visual").engine == "hnswlib"
-    assert library.nearest(vectors[0], top_k=10)[0].tolist() == (near[90:100] + 1).tolist()
+    store.put("images", image_batch(ids[near[:60]], for_deletion=True))
+    store.drop("images", ids[near[60:90]])
+    searcher.nearest(vectors[0], 10)
+    searcher.wait()
+    assert searcher.engine == "hnswlib"
+    assert searcher.nearest(vectors[0], 10)[0].tolist() == (near[90:100] + 1).tolist()
 
 
 @needs_hnswlib
 def test_a_damaged_index_is_rebuilt_and_search_answers_meanwhile(
-    library: Library, caplog: pytest.LogCaptureFixture
+    library: Library, searcher: Searcher, caplog: pytest.LogCaptureFixture
 ) -> None:
     vectors = unit_vectors(500)
     fill(library, vectors)
@@ -161,18 +172,18 @@ def test_a_damaged_index_is_rebuilt_and_search_answers_meanwhile(
     data[1000:1100] = bytes(100)
     file.write_bytes(data)
     with caplog.at_level(logging.WARNING):
-        assert library.nearest(vectors[7], top_k=1)[0].tolist() == [8]
-        library._searcher("visual").wait()
+        assert searcher.nearest(vectors[7], 1)[0].tolist() == [8]
+        searcher.wait()
     assert "made anew" in caplog.text
-    assert library._searcher("visual").engine == "hnswlib"
-    assert library.nearest(vectors[7], top_k=1)[0].tolist() == [8]
+    assert searcher.engine == "hnswlib"
+    assert searcher.nearest(vectors[7], 1)[0].tolist() == [8]
 
 
 @needs_hnswlib
-def test_no_index_file_is_left_of_a_layer_that_is_gone(library: Library) -> None:
+def test_no_index_file_is_left_of_a_layer_that_is_gone(library: Library, store: Store) -> None:
     fill(library, unit_vectors(20))
     library.index()
-    library._store.remove_layer("visual")
+    store.remove_layer("visual")
     library.index()
     assert list((library.settings.home / "index").iterdir()) == []
 
@@ -196,14 +207,14 @@ def test_many_threads_one_library(library: Library) -> None:
     assert wrong == []
 
 
-def test_another_process_sees_what_was_synced(library: Library) -> None:
+def test_another_process_sees_what_was_synced(library: Library, store: Store) -> None:
     vectors = unit_vectors(20)
     fill(library, vectors[:10])
     with Library(library.settings.home) as other:
         assert len(other.search(vector=vectors[0], top_k=50)) == 10
         fill(library, vectors[10:], first_id=11)
         assert len(other.search(vector=vectors[0], top_k=50)) == 20
-        library._store.put("embeddings.visual", Batch(np.array([1]), np.array([5]), -vectors[:1]))
+        store.put("embeddings.visual", Batch(np.array([1]), np.array([5]), -vectors[:1]))
         assert other.search(vector=vectors[0], top_k=50)[-1].id == 1
 
 

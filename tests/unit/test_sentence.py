@@ -16,6 +16,7 @@ from luna_dt.errors import IdentityMismatch, WeightsError
 from luna_dt.identity import DT_IDENTITIES
 from luna_dt.models import Encoders
 from luna_dt.records import Batch, Float32s
+from tests.conftest import beside
 
 MINILM = Identity("sentence-transformers/all-MiniLM-L6-v2", "", "text", "pooled", "", 384)
 PROMPTS = [
@@ -41,10 +42,11 @@ def filled(settings: Settings, vectors: Float32s) -> Library:
     library = Library(settings=settings)
     ids = np.arange(1, len(PROMPTS) + 1)
     records = [ImageRecord(i + 1, f"{i}.png", prompt) for i, prompt in enumerate(PROMPTS)]
-    library._store.put("images", Batch(ids, ids, records))
-    library._store.prepare_layer("semantic", MINILM)
-    library._store.put("embeddings.semantic", Batch(ids, ids, vectors))
-    library._store.finish("embeddings.semantic", "a test")
+    with beside(library) as store:
+        store.put("images", Batch(ids, ids, records))
+        store.prepare_layer("semantic", MINILM)
+        store.put("embeddings.semantic", Batch(ids, ids, vectors))
+        store.finish("embeddings.semantic", "a test")
     return library
 
 

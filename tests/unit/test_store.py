@@ -26,22 +26,22 @@ from luna_dt.errors import (
 )
 from luna_dt.records import Batch, Captions, Cluster, ImageRecord, Member
 from luna_dt.store import COMPACT_ROWS, Store
-from tests.conftest import IDENTITY, fill, image_batch, unit_vectors
+from tests.conftest import IDENTITY, beside, fill, image_batch, unit_vectors
 
 
 def ids_of(*numbers: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.array(numbers, np.int64)
 
 
-def test_a_record_comes_back_whole(library: Library) -> None:
+def test_a_record_comes_back_whole(library: Library, store: Store) -> None:
     record = ImageRecord(
         2**40, r"D:\Ünï\x.png", "a, \"b\"\n'c'", "bad", 832, 1216, "pony", "ab12", "Euler a", "karras", 28, 6.5,
         2**62, 9, 7.25, True, True, False, False, True, "2026-01-02T03:04:05", "mine", "[]", ("cat", "red, hat"),
     )  # fmt: skip
-    library._store.put("images", Batch(ids_of(record.id), ids_of(-(2**63)), [record]))
-    library._store.put("captions", Batch(ids_of(record.id), ids_of(1), [Captions(record.id, tags=record.tags)]))
+    store.put("images", Batch(ids_of(record.id), ids_of(-(2**63)), [record]))
+    store.put("captions", Batch(ids_of(record.id), ids_of(1), [Captions(record.id, tags=record.tags)]))
     assert library.image(record.id) == record
-    assert library._store.digests("images")[1].tolist() == [-(2**63)]
+    assert store.digests("images")[1].tolist() == [-(2**63)]
 
 
 def test_unknown_things_are_told(library: Library) -> None:
@@ -57,8 +57,7 @@ def test_unknown_things_are_told(library: Library) -> None:
         library.search(image_id=1, layer="smell")
 
 
-def test_captions_and_clusters(library: Library) -> None:
-    store = library._store
+def test_captions_and_clusters(library: Library, store: Store) -> None:
     records = [ImageRecord(i, f"{i}.png", rating=rating) for i, rating in ((1, 10), (2, None), (3, 4))]
     store.put("images", Batch(ids_of(1, 2, 3), ids_of(1, 1, 1), records))
     store.put("captions", Batch(ids_of(1), ids_of(1), [Captions(1, "a, b", "b", "a cat", "a, b, a cat")]))
@@ -78,18 +77,17 @@ def test_captions_and_clusters(library: Library) -> None:
         library.cluster_images(7, sort="beauty")
 
 
-def test_diverse_images_are_each_the_farthest_from_those_before(library: Library) -> None:
+def test_diverse_images_are_each_the_farthest_from_those_before(library: Library, store: Store) -> None:
     directions = np.array([[1, 0], [1, 0.05], [1, -0.05], [0, 1], [-1, 0]], np.float32)
     fill(library, directions)
     members = tuple(Member(i, 1 - i / 10) for i in (1, 2, 3, 4, 5, 6))
-    library._store.put("images", image_batch(ids_of(6)))  # known, but without a vector
-    library._store.put("clusters", Batch(ids_of(7), ids_of(1), [Cluster(7, "Luna", 6, members)]))
+    store.put("images", image_batch(ids_of(6)))  # known, but without a vector
+    store.put("clusters", Batch(ids_of(7), ids_of(1), [Cluster(7, "Luna", 6, members)]))
     assert [c.image.id for c in library.cluster_images(7, sort="diverse", limit=3)] == [1, 5, 4]
     assert [c.image.id for c in library.cluster_images(7, sort="diverse")][-1] == 6
 
 
-def test_a_fingerprint_changes_with_what_it_speaks_of_and_with_nothing_else(library: Library) -> None:
-    store = library._store
+def test_a_fingerprint_changes_with_what_it_speaks_of_and_with_nothing_else(library: Library, store: Store) -> None:
     fill(library, unit_vectors(3))
 
     def prints() -> list[str]:
@@ -110,9 +108,8 @@ def test_a_fingerprint_changes_with_what_it_speaks_of_and_with_nothing_else(libr
     assert prints() == prints()
 
 
-def test_an_image_takes_everything_with_it(library: Library) -> None:
+def test_an_image_takes_everything_with_it(library: Library, store: Store) -> None:
     fill(library, unit_vectors(3))
-    store = library._store
     store.put("captions", Batch(ids_of(2), ids_of(1), [Captions(2, "a")]))
     store.put("clusters", Batch(ids_of(7), ids_of(1), [Cluster(7, "", 1, (Member(2, 0.5),))]))
     store.drop("images", ids_of(2))
@@ -129,8 +126,7 @@ def test_a_number_too_large_for_sqlite_is_told(library: Library) -> None:
         library.images("seed: 18446744073709551615")
 
 
-def test_what_is_half_synced_is_used_only_while_dt_is_away(library: Library) -> None:
-    store = library._store
+def test_what_is_half_synced_is_used_only_while_dt_is_away(library: Library, store: Store) -> None:
     store.put("images", image_batch(ids_of(1, 2)))
     store.prepare_layer("visual", IDENTITY)
     store.put("embeddings.visual", Batch(ids_of(1, 2), ids_of(1, 1), unit_vectors(2)))
@@ -145,21 +141,21 @@ def test_what_is_half_synced_is_used_only_while_dt_is_away(library: Library) -> 
             library.search(vector=unit_vectors(1)[0], engine="local")
 
 
-def test_only_plain_files_are_read(library: Library) -> None:
+def test_only_plain_files_are_read(library: Library, store: Store) -> None:
     paths = ["/dev/zero", str(library.settings.home)]
     records = [ImageRecord(i, path) for i, path in enumerate(paths, 1)]
-    library._store.put("images", Batch(ids_of(1, 2), ids_of(1, 1), records))
+    store.put("images", Batch(ids_of(1, 2), ids_of(1, 1), records))
     for i in (1, 2):
         with pytest.raises(PictureMissing, match="No such file"):
             library.file(i)
 
 
-def test_a_changed_vector_is_a_new_row_and_readers_keep_theirs(library: Library) -> None:
+def test_a_changed_vector_is_a_new_row_and_readers_keep_theirs(library: Library, store: Store) -> None:
     vectors = unit_vectors(3)
     fill(library, vectors)
-    before = library._store.layer("visual")
-    library._store.put("embeddings.visual", Batch(ids_of(2), ids_of(9), -vectors[1:2]))
-    after = library._store.layer("visual")
+    before = store.layer("visual")
+    store.put("embeddings.visual", Batch(ids_of(2), ids_of(9), -vectors[1:2]))
+    after = store.layer("visual")
     assert np.array_equal(before.vectors[1], vectors[1])
     assert after.rows == 4
     assert after.ids.tolist() == [1, -1, 3, 2]
@@ -167,40 +163,39 @@ def test_a_changed_vector_is_a_new_row_and_readers_keep_theirs(library: Library)
     assert after.generation != before.generation
 
 
-def test_bytes_that_no_transaction_named_are_written_over(library: Library) -> None:
+def test_bytes_that_no_transaction_named_are_written_over(library: Library, store: Store) -> None:
     """What a kill between writing rows and committing leaves behind."""
     vectors = unit_vectors(5)
     fill(library, vectors[:3])
-    file = library._store.layer("visual").file
+    file = store.layer("visual").file
     with file.open("ab") as out:
         out.write(b"\xff" * 100)
     fill(library, vectors[3:], first_id=4)
-    layer = library._store.layer("visual")
+    layer = store.layer("visual")
     assert layer.ids.tolist() == [1, 2, 3, 4, 5]
     assert np.array_equal(layer.vectors, vectors)
 
 
-def test_a_transaction_that_fails_leaves_nothing(library: Library) -> None:
+def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
     with pytest.raises(AttributeError):
-        library._store.put("images", Batch(ids_of(1, 2), ids_of(1, 1), [ImageRecord(1, "a"), object()]))  # type: ignore[arg-type]
-    assert library._store.find() == []
+        store.put("images", Batch(ids_of(1, 2), ids_of(1, 1), [ImageRecord(1, "a"), object()]))  # type: ignore[arg-type]
+    assert store.find() == []
 
 
-def test_unusable_vectors_are_remembered_but_not_kept(library: Library) -> None:
+def test_unusable_vectors_are_remembered_but_not_kept(library: Library, store: Store) -> None:
     vectors = unit_vectors(4)
     vectors[1], vectors[2, 3] = 0, np.nan
     fill(library, vectors)
     state = library.status().layers[0].state
     assert (state.count, state.unusable) == (2, 2)
-    assert library._store.digests("embeddings.visual")[0].tolist() == [1, 2, 3, 4]
+    assert store.digests("embeddings.visual")[0].tolist() == [1, 2, 3, 4]
     assert {hit.id for hit in library.search(vector=vectors[0])} == {1, 4}
 
 
-def test_dead_rows_are_cleared_away(library: Library) -> None:
+def test_dead_rows_are_cleared_away(library: Library, store: Store) -> None:
     rows = 2 * COMPACT_ROWS + 10
     vectors = unit_vectors(rows, dim=4)
     ids = fill(library, vectors)
-    store = library._store
     store.put("embeddings.visual", Batch(ids, np.full(rows, 2, np.int64), vectors[::-1].copy()))
     old = store.layer("visual")
     assert old.rows == 2 * rows
@@ -212,22 +207,22 @@ def test_dead_rows_are_cleared_away(library: Library) -> None:
     assert [file.name for file in new.file.parent.iterdir()] == [new.file.name]
 
 
-def test_another_identity_starts_the_layer_anew(library: Library) -> None:
+def test_another_identity_starts_the_layer_anew(library: Library, store: Store) -> None:
     fill(library, unit_vectors(3))
     other = Identity("other", "", "image", "projected", "crop", 16)
-    library._store.prepare_layer("visual", other)
-    assert library._store.layer_identity("visual") == other
-    assert len(library._store.digests("embeddings.visual")[0]) == 0
+    store.prepare_layer("visual", other)
+    assert store.layer_identity("visual") == other
+    assert len(store.digests("embeddings.visual")[0]) == 0
 
 
-def test_a_lost_vectors_file_is_told_and_fetched_anew(library: Library) -> None:
+def test_a_lost_vectors_file_is_told_and_fetched_anew(library: Library, store: Store) -> None:
     fill(library, unit_vectors(3))
-    file = library._store.layer("visual").file
+    file = store.layer("visual").file
     file.write_bytes(file.read_bytes()[:20])
     with pytest.raises(StoreError, match=r"visual-.*missing or shorter"):
-        library._store.layer("visual")
-    library._store.prepare_layer("visual", IDENTITY)
-    assert library._store.layer("visual").rows == 0
+        store.layer("visual")
+    store.prepare_layer("visual", IDENTITY)
+    assert store.layer("visual").rows == 0
 
 
 def test_a_newer_library_is_not_touched(tmp_path: Path) -> None:
@@ -250,10 +245,10 @@ def test_a_library_of_the_first_format_goes_on(tmp_path: Path) -> None:
         )
     connection.close()
     for _ in range(2):
-        with Library(tmp_path, dt="http://127.0.0.1:9") as library:
+        with Library(tmp_path, dt="http://127.0.0.1:9") as library, beside(library) as store:
             assert [hit.id for hit in library.search(vector=unit_vectors(5)[3], top_k=1)] == [4]
             assert not library.status().layers[0].state.local
-            assert library._store.files() == {}
+            assert store.files() == {}
 
 
 def test_programs_may_open_a_new_home_at_once(tmp_path: Path) -> None:
@@ -278,37 +273,32 @@ def test_a_file_that_is_no_library_is_told(tmp_path: Path) -> None:
         Store(tmp_path)
 
 
-def test_only_one_may_sync(library: Library) -> None:
-    with (
-        library._store.sole_writer(),
-        Library(library.settings.home) as other,
-        pytest.raises(StoreError, match="another sync"),
-        other._store.sole_writer(),
-    ):
-        pass
+def test_only_one_may_sync(library: Library, store: Store) -> None:
+    with store.sole_writer(), pytest.raises(StoreError, match="another sync"):
+        library.sync()
 
 
-def test_names_with_markup_and_case(library: Library) -> None:
-    library._store.put("images", image_batch(ids_of(1), negative_prompt="ÄRGER 100%"))
-    library._store.finish("images", "a test")
+def test_names_with_markup_and_case(library: Library, store: Store) -> None:
+    store.put("images", image_batch(ids_of(1), negative_prompt="ÄRGER 100%"))
+    store.finish("images", "a test")
     assert [i.id for i in library.images("negative: ärger 100%")] == [1]
     assert library.images("negative: 100_") == []
 
 
 def test_a_file_of_weights_is_read_again_only_when_it_has_changed(
-    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = tmp_path / "a.pth"
     weights.write_bytes(b"one")
-    first = library._store.sha256(weights)
+    first = store.sha256(weights)
     assert first == hashlib.sha256(b"one").hexdigest()
     with monkeypatch.context() as unread:
         unread.setattr("luna_dt.files.sha256", None)
-        assert library._store.sha256(weights) == first
+        assert store.sha256(weights) == first
     weights.write_bytes(b"three")
-    assert library._store.sha256(weights) == hashlib.sha256(b"three").hexdigest()
+    assert store.sha256(weights) == hashlib.sha256(b"three").hexdigest()
 
 
-def test_a_file_that_cannot_be_read_is_named(library: Library, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(store: Store, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"gone\.pth cannot be read"):
-        library._store.sha256(tmp_path / "gone.pth")
+        store.sha256(tmp_path / "gone.pth")
