@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psycopg
 import pytest
-from huggingface_hub import constants
 
 from luna_dt import Library, Settings
 from luna_dt.demo import database, served
@@ -20,10 +20,39 @@ from luna_dt.identity import Identity
 from luna_dt.models import Encoders
 from luna_dt.pixels import read_pictures
 from luna_dt.records import Batch, Float32s, ImageRecord, Int64s
-from tests.weights import write as write_weights
+
+#: What a test needs, by the fixtures it asks for and the names in its body; the rest is said by ``pytestmark``.
+NEEDS = {
+    "postgres": ("postgres", "processes"),
+    "weights": ("models",),
+    "subprocess": ("processes",),
+    "served": ("processes",),
+}
+#: Modules that import torch or what stands on it; where there is no torch (a light environment) they are left out.
+if importlib.util.find_spec("torch") is None:
+    collect_ignore = [f"unit/test_{name}.py" for name in ("clip", "layers", "nodes", "pixels", "preproc", "sentence")]
 
 IDENTITY = Identity("test", "", "image", "pooled", "squash", 16)
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function):
+            for name in NEEDS.keys() & {*item.fixturenames, *item.function.__code__.co_names}:
+                for mark in NEEDS[name]:
+                    item.add_marker(mark)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_unmarked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that starts a process, be it through a fixture, fails unless it is marked: `make quick` starts none."""
+    if not any(map(request.node.get_closest_marker, ("processes", "comfyui"))):
+
+        def refuse(_: object, command: object, *__: object, **___: object) -> None:
+            pytest.fail(f"{request.node.name} starts {command} but is not marked with pytest.mark.processes")
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +80,8 @@ class Drawn:
 
 @pytest.fixture(scope="session")
 def drawn(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    import psycopg
+
     drawings = database.draw_library(tmp_path_factory.mktemp("pictures") / "Bilder Ünï", 100, seed=11)
     encoders = Encoders(Settings(home=tmp_path_factory.mktemp("nowhere")))
     prompts = encoders.texts(database.TINY_TEXT, [d.scene.caption for d in drawings])
@@ -72,16 +103,18 @@ def server(drawn: Drawn) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def weights() -> Iterator[Path]:
     """A folder with weights for every type of map (weights.py); gone after the session, since it is large."""
+    from tests.weights import write
+
     with tempfile.TemporaryDirectory(prefix="luna-dt-weights-", ignore_cleanup_errors=True) as folder:
-        write_weights(Path(folder))
+        write(Path(folder))
         yield Path(folder)
 
 
 @pytest.fixture
 def empty_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Hugging Face cache with nothing in it, here and in processes that are started, and no network to fill it."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path / "hub"

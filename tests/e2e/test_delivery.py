@@ -24,6 +24,8 @@ from luna_dt.dt.postgres import PostgresCatalog
 from luna_dt.made.outbox import Outbox
 from tests.conftest import Drawn
 
+pytestmark = pytest.mark.processes
+
 #: How often each side is killed; 100 shows what the issue asks, in some minutes.
 KILLS = int(os.environ.get("LUNA_DT_KILLS", "4"))
 RECORDS = 1000

@@ -22,6 +22,8 @@ from luna_dt.identity import Identity
 from luna_dt.records import Int64s
 from tests.conftest import unit_vectors
 
+pytestmark = pytest.mark.processes
+
 ROWS, DIM, KILLS = 20_000, 64, 20
 VECTOR = f"(SELECT array_agg(random() - 0.5) FROM generate_series(1, {DIM} + 0 * id))::vector"
 

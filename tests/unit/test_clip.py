@@ -62,6 +62,7 @@ def cosines(a: Float32s, b: torch.Tensor) -> Any:
     return (a * other).sum(axis=1)
 
 
+@pytest.mark.models
 def test_dts_visual_layer_is_transformers_pooled_output_of_vit_h(settings: Settings) -> None:
     """The real architecture at full size, with random weights under transformers' names."""
     config = CLIPVisionConfig(
@@ -184,6 +185,7 @@ def two_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_clip, "get_model_config", shortened)
 
 
+@pytest.mark.models
 @pytest.mark.usefixtures("two_layers")
 @pytest.mark.parametrize("model", VISION)
 def test_every_image_tower_is_transformers_own(settings: Settings, model: str) -> None:
@@ -208,6 +210,7 @@ def test_every_image_tower_is_transformers_own(settings: Settings, model: str) -
         encoders.texts(projected, ["a cat"])
 
 
+@pytest.mark.models
 @pytest.mark.usefixtures("two_layers")
 @pytest.mark.parametrize("model", TEXT)
 def test_every_text_tower_is_transformers_own(settings: Settings, model: str) -> None:
@@ -249,6 +252,7 @@ print((memory("VmHWM") - before) / sum(p.nbytes for p in tower._tower.parameters
 """
 
 
+@pytest.mark.models
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("variant", ["", "half"])
 def test_loading_takes_little_more_memory_than_the_tower(settings: Settings, variant: str) -> None:

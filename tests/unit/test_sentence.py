@@ -17,6 +17,8 @@ from luna_dt.identity import DT_IDENTITIES
 from luna_dt.models import Encoders
 from luna_dt.records import Batch, Float32s
 
+pytestmark = pytest.mark.models
+
 MINILM = Identity("sentence-transformers/all-MiniLM-L6-v2", "", "text", "pooled", "", 384)
 PROMPTS = [
     "portrait of a red-haired woman, candlelight, oil painting",
