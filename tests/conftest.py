@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from luna_dt.records import Batch, Float32s, ImageRecord, Int64s
 #: What a test needs, by the fixtures it asks for and the names in its body; the rest is said by ``pytestmark``.
 NEEDS = {
     "postgres": ("postgres", "processes"),
+    "either": ("postgres", "processes"),  # test_nodes.py's, which asks for the server only when it runs
     "weights": ("models",),
     "subprocess": ("processes",),
     "served": ("processes",),
@@ -37,23 +39,35 @@ IDENTITY = Identity("test", "", "image", "pooled", "squash", 16)
 _numbers = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function):
             for name in NEEDS.keys() & {*item.fixturenames, *item.function.__code__.co_names}:
                 for mark in NEEDS[name]:
                     item.add_marker(mark)
+            # side by side (pytest-xdist): what shares something that is slow to make runs in one worker
+            group = "weights" if "weights" in item.fixturenames else item.path.name
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
 def _no_process_unmarked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that starts a process, be it through a fixture, fails unless it is marked: `make quick` starts none."""
-    if not any(map(request.node.get_closest_marker, ("processes", "comfyui"))):
+    """A test that starts Python or a database without being marked fails, since `make quick` starts none.
 
-        def refuse(_: object, command: object, *__: object, **___: object) -> None:
-            pytest.fail(f"{request.node.name} starts {command} but is not marked with pytest.mark.processes")
+    Other programs are let be: libraries ask ldconfig and its like for where they are.
+    """
+    if any(map(request.node.get_closest_marker, ("processes", "comfyui"))):
+        return
+    start = subprocess.Popen.__init__
 
-        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    def marked(self: Any, args: Any, *rest: Any, **named: Any) -> None:
+        program = Path(os.fsdecode(args if isinstance(args, (str, bytes, os.PathLike)) else args[0])).name
+        if program.startswith(("python", "initdb", "pg_ctl", "postgres", "luna-dt")):
+            pytest.fail(f"{request.node.name} starts {program} and is not marked with pytest.mark.processes")
+        start(self, args, *rest, **named)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", marked)
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,9 @@ def test_no_file_is_long() -> None:
 
 
 def test_no_class_is_long() -> None:
-    classes = ((path, each) for path, tree in TREES.items() for each in ast.walk(tree) if isinstance(each, ast.ClassDef))
+    classes = (
+        (path, each) for path, tree in TREES.items() for each in ast.walk(tree) if isinstance(each, ast.ClassDef)
+    )
     lines = {f"{path} {each.name}": (each.end_lineno or 0) - each.lineno + 1 for path, each in classes}
     assert {name: count for name, count in lines.items() if count > 300} == {}
 
