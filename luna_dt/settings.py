@@ -29,7 +29,6 @@ import platformdirs
 from .errors import SettingsError
 
 DEFAULT_DT = "http://localhost:5000"
-INDEXES = ("auto", "exact", "hnswlib", "scan")
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,6 @@ class Settings:
                 values["maps_gb"] = float(values["maps_gb"])
                 if not values["maps_gb"] >= 0:
                     raise ValueError("maps_gb must be 0 or more")
-            if values.get("index", "auto") not in INDEXES:
-                raise ValueError(f"index is one of {', '.join(INDEXES)}, not '{values['index']}'")
             if "allowed" in values:
                 given = values["allowed"]
                 addresses = given.split(";") if isinstance(given, str) else list(given)

@@ -65,6 +65,8 @@ def status_of(store: Store, dt: str, shelf: Shelf, choice: Choice, maps: MapCach
     for state in store.layers():
         saved = shelf.saved(state.file)
         coverage = state.count / total if total else 0.0
+        if saved.engine not in {engine.name for engine in choice.for_layer(state.bytes)}:
+            saved = Saved(refused=saved.refused)
         layers.append(LayerStatus(state, coverage, saved.engine, saved.rows, saved.proof, _reason(choice, saved)))
     kept = maps.size()
     size = kept[1]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
-from huggingface_hub import constants
 
 from luna_dt import Library, Settings
 from luna_dt.demo import database, served
@@ -22,10 +23,53 @@ from luna_dt.models import Encoders
 from luna_dt.pixels import read_pictures
 from luna_dt.records import Batch, Float32s, ImageRecord, Int64s
 from luna_dt.store import Store
-from tests.weights import write as write_weights
+
+#: What a test needs, by the fixtures it asks for and the names in its body; the rest is said by ``pytestmark``.
+NEEDS = {
+    "postgres": ("postgres", "processes"),
+    "either": ("postgres", "processes"),  # test_nodes.py's, which asks for the server only when it runs
+    "weights": ("models",),
+    "subprocess": ("processes",),
+    "served": ("processes",),
+}
+#: Modules that import torch or what stands on it; where there is no torch (a light environment) they are left out.
+if importlib.util.find_spec("torch") is None:
+    heavy = ("clip", "layers", "nodes", "pixels", "preproc", "sentence")
+    collect_ignore = ["comfyui", "e2e", *(f"unit/test_{name}.py" for name in heavy)]
 
 IDENTITY = Identity("test", "", "image", "pooled", "squash", 16)
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function):
+            for name in NEEDS.keys() & {*item.fixturenames, *item.function.__code__.co_names}:
+                for mark in NEEDS[name]:
+                    item.add_marker(mark)
+            # side by side (pytest-xdist): what shares something that is slow to make runs in one worker
+            group = "weights" if "weights" in item.fixturenames else item.path.name
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def _no_process_unmarked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that starts Python or a database without being marked fails, since `make quick` starts none.
+
+    Other programs are let be: libraries ask ldconfig and its like for where they are.
+    """
+    if any(map(request.node.get_closest_marker, ("processes", "comfyui"))):
+        return
+    start = subprocess.Popen.__init__
+
+    def marked(self: Any, args: Any, *rest: Any, **named: Any) -> None:
+        program = Path(os.fsdecode(args if isinstance(args, (str, bytes, os.PathLike)) else args[0])).name
+        if program.startswith(("python", "initdb", "pg_ctl", "postgres", "luna-dt")):
+            pytest.fail(f"{request.node.name} starts {program} and is not marked with pytest.mark.processes")
+        start(self, args, *rest, **named)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", marked)
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +97,8 @@ class Drawn:
 
 @pytest.fixture(scope="session")
 def drawn(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    import psycopg
+
     drawings = database.draw_library(tmp_path_factory.mktemp("pictures") / "Bilder Ünï", 100, seed=11)
     encoders = Encoders(Settings(home=tmp_path_factory.mktemp("nowhere")))
     prompts = encoders.texts(database.TINY_TEXT, [d.scene.caption for d in drawings])
@@ -74,16 +120,18 @@ def server(drawn: Drawn) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def weights() -> Iterator[Path]:
     """A folder with weights for every type of map (weights.py); gone after the session, since it is large."""
+    from tests.weights import write
+
     with tempfile.TemporaryDirectory(prefix="luna-dt-weights-", ignore_cleanup_errors=True) as folder:
-        write_weights(Path(folder))
+        write(Path(folder))
         yield Path(folder)
 
 
 @pytest.fixture
 def empty_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Hugging Face cache with nothing in it, here and in processes that are started, and no network to fill it."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path / "hub"

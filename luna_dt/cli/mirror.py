@@ -63,6 +63,8 @@ def status(settings: Settings, as_json: bool) -> None:
         table.add_row(s.name, f"{s.count:,}{broken}", f"{layer.coverage:.1%}", index, room, last, verified)
     out.print(table)
     for layer in found.layers:
-        out.print(f"{layer.state.name} is made by {plain(str(layer.state.identity))}; searched by {plain(layer.reason)}")
+        out.print(
+            f"{layer.state.name} is made by {plain(str(layer.state.identity))}; searched by {plain(layer.reason)}"
+        )
         if layer.state.verdict and not layer.state.verdict.passed:
             out.print(f"  but it {plain(str(layer.state.verdict))}")

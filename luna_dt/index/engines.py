@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from ..errors import SettingsError
 from .base import Engine
 from .hnsw import HnswEngine
 from .scan import ScanEngine
@@ -34,19 +35,28 @@ class Choice:
         return tuple(each for each in self.engines if each.mapped or size <= GRAPH_BYTES or len(self.engines) == 1)
 
 
+GRAPH, SCAN = HnswEngine(), ScanEngine()
+ENGINES: dict[str, tuple[Engine, ...]] = {"auto": (GRAPH, SCAN), GRAPH.name: (GRAPH,), SCAN.name: (SCAN,), "exact": ()}
+EXTRAS = {GRAPH.name: "hnswlib", SCAN.name: "scan"}  # what pip calls them
+
+
+def checked(index: str) -> str:
+    """A setting ``index`` as it is; raises SettingsError for one that is none."""
+    if index not in ENGINES:
+        raise SettingsError(f"the setting index is one of {', '.join(ENGINES)}, not '{index}'")
+    return index
+
+
 def choose(index: str) -> Choice:
-    """The engines for a library whose setting ``index`` is auto, exact or an engine's name; warns of what is missing."""
-    if index == "exact":
+    """The engines for a library with that setting: auto, exact or an engine's name; warns of what is missing."""
+    wanted = ENGINES[checked(index)]
+    if not wanted:
         return Choice((), "every vector is compared, as the setting index says")
-    graph, scan = HnswEngine(), ScanEngine()
-    wanted: dict[str, tuple[Engine, ...]] = {"auto": (graph, scan), graph.name: (graph,), scan.name: (scan,)}
-    here = tuple(engine for engine in wanted[index] if engine.installed())
+    here = tuple(engine for engine in wanted if engine.installed())
     if here:
         names = " or ".join(engine.name for engine in here)
-        return Choice(here, f"{names}, as the setting index says" if index != "auto" else names, index == "auto")
-    missing = " and ".join(engine.name for engine in wanted[index])
-    extras = {graph.name: "hnswlib", scan.name: "scan"}
-    extra = extras[wanted[index][-1].name]
+        return Choice(here, names if index == "auto" else f"{names}, as the setting index says", index == "auto")
+    missing, extra = " and ".join(engine.name for engine in wanted), EXTRAS[wanted[-1].name]
     log.warning(
         '%s cannot be used here: searches compare every vector, exactly (pip install "luna_dt[%s]")', missing, extra
     )

@@ -66,6 +66,12 @@ class Shelf:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return Saved()
 
+    def is_up(self, engines: Sequence[Engine], vectors_file: str, rows: int) -> bool:
+        """Whether an index of one of those engines covers all rows, or none of them is right."""
+        saved, names = self.saved(vectors_file), {engine.name for engine in engines}
+        refused = {name for name, _ in saved.refused}
+        return saved.rows == rows and (saved.engine in names or (saved.engine == "exact" and names <= refused))
+
     def catch_up(
         self,
         engines: Sequence[Engine],
@@ -95,8 +101,10 @@ class Shelf:
                 log.warning("the index of %s is made anew: %s", vectors_file, error)
         if index and index.rows == len(vectors):
             return index
-        points = (index.points if index else Points.none()).with_rows(vectors, stop)
         tried = [by_name[saved.engine]] if index else [each for each in engines if each.name not in refused]
+        if not tried:
+            return None
+        points = (index.points if index else Points.none()).with_rows(vectors, stop)
         for engine in tried:
             if points is None:
                 return None

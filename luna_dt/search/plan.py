@@ -14,7 +14,7 @@ import numpy as np
 from ..dt.catalog import Catalog
 from ..errors import BadInput, NotOffered, NotSearchable, Unreachable
 from ..identity import Identity
-from ..index.engines import Choice, choose
+from ..index.engines import Choice, checked, choose
 from ..index.shelf import Shelf
 from ..mirror.lookups import Lookups
 from ..models import Encoders
@@ -34,7 +34,7 @@ class Search:
     def __init__(
         self, store: Store, lookups: Lookups, encoders: Encoders, catalog: Callable[[], Catalog], index: str
     ) -> None:
-        self._store, self._lookups, self._catalog, self._setting = store, lookups, catalog, index
+        self._store, self._lookups, self._catalog, self._setting = store, lookups, catalog, checked(index)
         self.references = References(store, encoders, catalog)
         self.shelf = Shelf(store.home)
         self._searchers: dict[str, Searcher] = {}
@@ -126,7 +126,8 @@ class Search:
         states = self._store.layers()
         self.shelf.remove_others({state.file for state in states})
         for state in states:
-            if self.shelf.saved(state.file).rows == state.rows:
+            engines = self.choice.for_layer(state.bytes)
+            if self.shelf.is_up(engines, state.file, state.rows):
                 continue
 
             def tell(rows: int, kind: str = f"index.{state.name}", total: int = state.rows) -> None:
@@ -134,7 +135,6 @@ class Search:
 
             with self.shelf.lock():
                 layer = self._store.layer(state.name)
-                engines = self.choice.for_layer(layer.vectors.nbytes)
                 self.shelf.catch_up(engines, layer.vectors, layer.file.name, layer.identity, progress=tell)
 
     def wait(self) -> None:

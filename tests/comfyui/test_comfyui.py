@@ -37,9 +37,12 @@ HERE = Path(__file__).parent
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 PREFIX = "luna_dt_test"
 
-pytestmark = pytest.mark.skipif(
-    not {"COMFYUI_PATH", "COMFYUI_PYTHON"} <= set(os.environ), reason="COMFYUI_PATH and COMFYUI_PYTHON are not set"
-)
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(
+        not {"COMFYUI_PATH", "COMFYUI_PYTHON"} <= set(os.environ), reason="COMFYUI_PATH and COMFYUI_PYTHON are not set"
+    ),
+]
 
 
 class ComfyUI:

@@ -20,6 +20,8 @@ from luna_dt import Library
 from tests.conftest import Drawn
 from tests.weights import figure
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 

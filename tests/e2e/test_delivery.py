@@ -25,6 +25,8 @@ from tests.conftest import Drawn
 from tests.loopback import Handler as LoopbackHandler
 from tests.loopback import Loopback
 
+pytestmark = pytest.mark.processes
+
 #: How often each side is killed; 100 shows what the issue asks, in some minutes.
 KILLS = int(os.environ.get("LUNA_DT_KILLS", "4"))
 RECORDS = 1000

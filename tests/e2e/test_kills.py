@@ -24,6 +24,8 @@ from luna_dt.records import Int64s
 from luna_dt.store import Store
 from tests.conftest import beside, unit_vectors
 
+pytestmark = pytest.mark.processes
+
 ROWS, DIM, KILLS = 20_000, 64, 20
 VECTOR = f"(SELECT array_agg(random() - 0.5) FROM generate_series(1, {DIM} + 0 * id))::vector"
 

@@ -24,6 +24,8 @@ from PIL import Image
 from luna_dt.demo import database, served
 from tests.conftest import Drawn
 
+pytestmark = pytest.mark.processes
+
 
 def encoded(picture: Image.Image, form: str = "PNG") -> str:
     out = io.BytesIO()

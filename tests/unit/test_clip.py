@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,29 +61,6 @@ def squashed(side: int) -> torch.Tensor:
 def cosines(a: Float32s, b: torch.Tensor) -> Any:
     other = torch.nn.functional.normalize(b, dim=-1).numpy()
     return (a * other).sum(axis=1)
-
-
-def test_dts_visual_layer_is_transformers_pooled_output_of_vit_h(settings: Settings) -> None:
-    """The real architecture at full size, with random weights under transformers' names."""
-    config = CLIPVisionConfig(
-        hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16,
-        image_size=224, patch_size=14, hidden_act="gelu", projection_dim=1024,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    reference = CLIPVisionModel(config).eval()
-    settings.models_folders[0].mkdir()
-    file = settings.models_folders[0] / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
-    reference.save_pretrained(settings.home / "whole")
-    shutil.move(settings.home / "whole" / "model.safetensors", file)
-    with torch.inference_mode():
-        expected = reference(pixel_values=squashed(224)).pooler_output
-    del reference
-    found = Encoders(settings).pictures(VISUAL, pictures())
-    assert found.shape == (2, 1280)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    assert (cosines(found, expected) > 1 - 1e-4).all()
-    assert found[0] @ found[1] < 1 - 1e-4  # the pictures do differ there, so the line above means something
-    file.unlink()
 
 
 @pytest.mark.parametrize(
@@ -184,6 +162,32 @@ def two_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_clip, "get_model_config", shortened)
 
 
+@pytest.mark.models
+@pytest.mark.usefixtures("two_layers")
+def test_dts_visual_layer_is_transformers_pooled_output_of_vit_h(settings: Settings) -> None:
+    """The real architecture at full width and two layers deep, with random weights under transformers' names."""
+    config = CLIPVisionConfig(
+        hidden_size=1280, intermediate_size=5120, num_hidden_layers=2, num_attention_heads=16,
+        image_size=224, patch_size=14, hidden_act="gelu", projection_dim=1024,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    reference = CLIPVisionModel(config).eval()
+    settings.models_folders[0].mkdir()
+    file = settings.models_folders[0] / "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
+    reference.save_pretrained(settings.home / "whole")
+    shutil.move(settings.home / "whole" / "model.safetensors", file)
+    with torch.inference_mode():
+        expected = reference(pixel_values=squashed(224)).pooler_output
+    del reference
+    found = Encoders(settings).pictures(VISUAL, pictures())
+    assert found.shape == (2, 1280)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert (cosines(found, expected) > 1 - 1e-4).all()
+    assert found[0] @ found[1] < 1 - 1e-4  # the pictures do differ there, so the line above means something
+    file.unlink()
+
+
+@pytest.mark.models
 @pytest.mark.usefixtures("two_layers")
 @pytest.mark.parametrize("model", VISION)
 def test_every_image_tower_is_transformers_own(settings: Settings, model: str) -> None:
@@ -208,6 +212,7 @@ def test_every_image_tower_is_transformers_own(settings: Settings, model: str) -
         encoders.texts(projected, ["a cat"])
 
 
+@pytest.mark.models
 @pytest.mark.usefixtures("two_layers")
 @pytest.mark.parametrize("model", TEXT)
 def test_every_text_tower_is_transformers_own(settings: Settings, model: str) -> None:
@@ -235,6 +240,24 @@ def test_every_text_tower_is_transformers_own(settings: Settings, model: str) ->
     assert (cosines(encoders.texts(own, texts), pooled) > 1 - 1e-5).all()
 
 
+@pytest.fixture(scope="module")
+def whole_vit_l(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, torch.Tensor]]:
+    """A home with a ViT-L at full size under transformers' names, and what it makes of the pictures."""
+    torch.manual_seed(4)
+    reference = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
+                         image_size=224, patch_size=14, projection_dim=768)
+    ).eval()  # fmt: skip
+    home = tmp_path_factory.mktemp("whole")
+    file = home / "models" / FILES["ViT-L-14:openai"]
+    file.parent.mkdir()
+    save_file(reference.state_dict(), file)
+    with torch.inference_mode():
+        expected = reference(pixel_values=squashed(224)).image_embeds
+    yield home, expected
+    file.unlink()
+
+
 LOADS = """
 import re, sys
 from pathlib import Path
@@ -245,6 +268,7 @@ from luna_dt.memory import Memory
 from luna_dt.models import Encoders
 identity = Identity("ViT-L-14", "openai", "image", "projected", "squash", 768, variant=sys.argv[2])
 def memory(field): return 1024 * int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+encoders = Encoders(Settings(home=Path(sys.argv[1]), device="cpu"))
 before = memory("VmRSS")
 modules = []
 encoders = Encoders(Settings(home=Path(sys.argv[1]), device="cpu"), Memory(residency=modules.append))
@@ -252,26 +276,29 @@ tower = encoders.tower(identity)
 took = memory("VmHWM") - before
 encoders.pictures(identity, [Image.new("RGB", (8, 8))])
 print(took / sum(p.nbytes for p in modules[0].parameters()))
+if not identity.variant:
+    import numpy
+    from tests.unit.test_clip import pictures
+    numpy.save(sys.argv[3], encoders.pictures(identity, pictures()))
 """
 
 
+@pytest.mark.models
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("variant", ["", "half"])
-def test_loading_takes_little_more_memory_than_the_tower(settings: Settings, variant: str) -> None:
-    """From a file in transformers' names, as it is and converted to half precision; a whole ViT-L."""
-    reference = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
-                         image_size=224, patch_size=14, projection_dim=768)
-    )  # fmt: skip
-    settings.models_folders[0].mkdir()
-    file = settings.models_folders[0] / FILES["ViT-L-14:openai"]
-    save_file(reference.state_dict(), file)
-    del reference
+def test_loading_takes_little_more_memory_than_the_tower(
+    whole_vit_l: tuple[Path, torch.Tensor], tmp_path: Path, variant: str
+) -> None:
+    """From a file in transformers' names, as it is and converted to half precision; a whole ViT-L, also in depth."""
+    home, expected = whole_vit_l
+    vectors = tmp_path / "vectors.npy"
     found = subprocess.run(
-        [sys.executable, "-c", LOADS, str(settings.home), variant], capture_output=True, text=True, check=True
-    )
-    file.unlink()
+        [sys.executable, "-c", LOADS, str(home), variant, str(vectors)],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True,
+    )  # fmt: skip
     assert float(found.stdout) <= 1.3, found.stdout
+    if not variant:
+        assert (cosines(np.load(vectors), expected) > 1 - 1e-4).all()
 
 
 def test_squash_and_crop_differ_only_where_the_picture_is_no_square(settings: Settings) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
@@ -29,6 +31,7 @@ from luna_dt.errors import (
 )
 from luna_dt.memory import Memory, Residency
 from luna_dt.models import Encoders
+from luna_dt.models.clip import ImageTower
 from luna_dt.pixels import read_pictures
 from luna_dt.records import Batch, Float32s
 from tests.conftest import beside, mirror
@@ -40,6 +43,23 @@ TINY_MODEL = "luna-tiny:drawings"
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> list[Drawing]:
     return draw_library(tmp_path_factory.mktemp("pictures") / "Bilder Ünï", COUNT, seed=3)
+
+
+Encode = Callable[[Identity], Float32s]
+
+
+@pytest.fixture(scope="module")
+def shown(drawings: list[Drawing], tmp_path_factory: pytest.TempPathFactory) -> Encode:
+    """The drawings' vectors of an identity; each is made once for all tests, which is most of their time."""
+    encoders = Encoders(Settings(home=tmp_path_factory.mktemp("shown"), device="cpu"))
+    return functools.cache(lambda identity: encoders.pictures(identity, pictures(drawings)))
+
+
+@pytest.fixture(scope="module")
+def captions(drawings: list[Drawing], tmp_path_factory: pytest.TempPathFactory) -> Encode:
+    """The same of their captions."""
+    encoders = Encoders(Settings(home=tmp_path_factory.mktemp("captions"), device="cpu"))
+    return functools.cache(lambda identity: encoders.texts(identity, [d.scene.caption for d in drawings]))
 
 
 @pytest.fixture
@@ -94,10 +114,10 @@ def shifted(vectors: Float32s, first: int, last: int, by: int) -> Float32s:
     ],
 )
 def test_vectors_made_in_another_known_way_are_named(
-    tmp_path: Path, drawings: list[Drawing], encoders: Encoders, changes: Any, says: str, caplog: Any
+    tmp_path: Path, drawings: list[Drawing], shown: Encode, changes: Any, says: str, caplog: Any
 ) -> None:
     truth = replace(TINY_IMAGE, **changes)
-    vectors = encoders.pictures(truth, pictures(drawings))
+    vectors = shown(truth)
     with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, vectors)}) as library:
         verdict = library.verify("visual")
         assert (verdict.result, verdict.fits, verdict.passed) == ("other", truth, False)
@@ -113,9 +133,11 @@ def test_vectors_made_in_another_known_way_are_named(
         assert "luna-dt embed --layer visual" in caplog.text
 
 
-def test_half_precision_and_equal_layers_pass(tmp_path: Path, drawings: list[Drawing], encoders: Encoders) -> None:
-    half = encoders.pictures(replace(TINY_IMAGE, variant="half"), pictures(drawings))
-    prompts = encoders.texts(TINY_TEXT, [d.scene.caption for d in drawings])
+def test_half_precision_and_equal_layers_pass(
+    tmp_path: Path, drawings: list[Drawing], shown: Encode, captions: Encode
+) -> None:
+    half = shown(replace(TINY_IMAGE, variant="half"))
+    prompts = captions(TINY_TEXT)
     layers = {"visual": (TINY_IMAGE, half), "semantic": (TINY_TEXT, prompts * 7)}  # length does not matter
     with mirrored(tmp_path / "home", drawings, layers) as library:
         for layer in layers:
@@ -129,9 +151,9 @@ def test_half_precision_and_equal_layers_pass(tmp_path: Path, drawings: list[Dra
 
 @pytest.mark.parametrize(("first", "last", "by"), [(40, 70, 1), (0, 20, 3), (90, 119, -2)])
 def test_rows_at_the_wrong_place_are_located(
-    tmp_path: Path, drawings: list[Drawing], encoders: Encoders, first: int, last: int, by: int
+    tmp_path: Path, drawings: list[Drawing], shown: Encode, first: int, last: int, by: int
 ) -> None:
-    right = encoders.pictures(TINY_IMAGE, pictures(drawings))
+    right = shown(TINY_IMAGE)
     with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, shifted(right, first, last, by))}) as library:
         verdict = library.verify("visual", sample=16)
         assert verdict.result == "rows"
@@ -143,9 +165,9 @@ def test_rows_at_the_wrong_place_are_located(
 
 
 def test_shifted_prompts_are_located_although_some_are_equal(
-    tmp_path: Path, drawings: list[Drawing], encoders: Encoders
+    tmp_path: Path, drawings: list[Drawing], captions: Encode
 ) -> None:
-    right = encoders.texts(TINY_TEXT, [d.scene.caption for d in drawings])
+    right = captions(TINY_TEXT)
     wrong = shifted(right, 32, 63, 1)
     planted = {i + 1 for i in range(COUNT) if wrong[i] @ right[i] < 0.99}
     with mirrored(tmp_path / "home", drawings, {"semantic": (TINY_TEXT, wrong)}) as library:
@@ -155,9 +177,9 @@ def test_shifted_prompts_are_located_although_some_are_equal(
         assert verdict.shift == 1
 
 
-def test_a_layer_shifted_from_end_to_end_is_known(tmp_path: Path, drawings: list[Drawing], encoders: Encoders) -> None:
+def test_a_layer_shifted_from_end_to_end_is_known(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
     crop = replace(TINY_IMAGE, pixels="crop")
-    vectors = np.roll(encoders.pictures(crop, pictures(drawings)), 1, axis=0)
+    vectors = np.roll(shown(crop), 1, axis=0)
     with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, vectors)}) as library:
         verdict = library.verify("visual")
         assert (verdict.result, verdict.fits, verdict.shift) == ("rows", crop, -1)
@@ -173,9 +195,9 @@ def test_vectors_that_nothing_known_makes_are_told(tmp_path: Path, drawings: lis
         assert library.search(drawings[0].path, top_k=3)  # searched all the same
 
 
-def test_a_layer_that_cannot_be_checked_says_why(tmp_path: Path, drawings: list[Drawing], encoders: Encoders) -> None:
+def test_a_layer_that_cannot_be_checked_says_why(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
     away = [replace(d, path=tmp_path / "gone.png") for d in drawings]
-    vectors = encoders.pictures(TINY_IMAGE, pictures(drawings))
+    vectors = shown(TINY_IMAGE)
     with mirrored(tmp_path / "home", away, {"visual": (TINY_IMAGE, vectors)}) as library:
         with pytest.raises(NotSearchable, match=r"cannot be verified.*gone\.png"):
             library.verify("visual")
@@ -199,7 +221,7 @@ def own_drawings(drawings: list[Drawing], folder: Path, count: int) -> list[Draw
 
 
 def test_a_layer_is_made_here_and_found_by_picture_id_and_text(
-    tmp_path: Path, drawings: list[Drawing], encoders: Encoders
+    tmp_path: Path, drawings: list[Drawing], shown: Encode
 ) -> None:
     with mirrored(tmp_path / "home", drawings, {}) as library, beside(library) as store:
         seen: list[tuple[str, int, int]] = []
@@ -207,7 +229,7 @@ def test_a_layer_is_made_here_and_found_by_picture_id_and_text(
         assert (done.encoded, done.unchanged, done.read, done.skipped) == (COUNT, 0, COUNT, ())
         assert seen[0] == ("embed.style", 0, COUNT)
         assert ("embed.style", COUNT, COUNT) in seen
-        expected = encoders.pictures(TINY_JOINT, pictures(drawings))
+        expected = shown(TINY_JOINT)
         layer = store.layer("style")
         np.testing.assert_allclose(layer.vectors[np.argsort(layer.ids)], expected, atol=1e-5)
         assert library.verify("style").passed
@@ -218,7 +240,17 @@ def test_a_layer_is_made_here_and_found_by_picture_id_and_text(
         assert (again.encoded, again.unchanged, again.read) == (0, COUNT, 0)
 
 
-def test_ten_thousand_pictures_embed_twice_and_the_second_time_none_is_read(tmp_path: Path) -> None:
+def test_ten_thousand_pictures_embed_twice_and_the_second_time_none_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With their first pixels for vectors: it is not the encoder that is looked at, which would take minutes."""
+
+    def first_pixels(_: ImageTower, prepared: Sequence[npt.NDArray[np.uint8]], identity: Identity) -> Float32s:
+        vectors = np.stack([each.ravel()[: identity.dim] for each in prepared]).astype(np.float32)
+        units: Float32s = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return units
+
+    monkeypatch.setattr(ImageTower, "vectors", first_pixels)
     rng = np.random.default_rng(0)
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -287,9 +319,9 @@ def test_prompts_are_embedded_too_and_their_images_with_them(tmp_path: Path, dra
 
 
 def test_vectors_are_not_given_up_unasked_and_sync_leaves_own_layers(
-    tmp_path: Path, drawings: list[Drawing], encoders: Encoders, server: str
+    tmp_path: Path, drawings: list[Drawing], shown: Encode, server: str
 ) -> None:
-    vectors = encoders.pictures(TINY_IMAGE, pictures(drawings))
+    vectors = shown(TINY_IMAGE)
     with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, vectors)}) as library:
         with pytest.raises(BadInput, match=r"holds 120 vectors from DT.*--replace"):
             library.embed("visual", model=TINY_MODEL)
@@ -307,8 +339,8 @@ def test_vectors_are_not_given_up_unasked_and_sync_leaves_own_layers(
         assert library.identity("visual") == TINY_IMAGE
 
 
-def test_a_failed_layer_is_replaced_without_asking(tmp_path: Path, drawings: list[Drawing], encoders: Encoders) -> None:
-    crop = encoders.pictures(replace(TINY_IMAGE, pixels="crop"), pictures(drawings))
+def test_a_failed_layer_is_replaced_without_asking(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
+    crop = shown(replace(TINY_IMAGE, pixels="crop"))
     with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, crop)}) as library:
         library.verify("visual")
         assert library.embed("visual", model=TINY_MODEL).encoded == COUNT
@@ -332,13 +364,13 @@ def test_stopping_keeps_what_was_made(tmp_path: Path, drawings: list[Drawing]) -
             library.embed("visual")
 
 
-def test_several_devices_share_the_work(tmp_path: Path, drawings: list[Drawing], encoders: Encoders) -> None:
+def test_several_devices_share_the_work(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
     with mirrored(tmp_path / "home", drawings, {}) as library:
         assert library.embed("style", model=TINY_MODEL, devices=["cpu", "cpu:0"]).encoded == COUNT
         with beside(library) as store:
             layer = store.layer("style")
         assert layer.ids.tolist() == list(range(1, COUNT + 1))
-        np.testing.assert_allclose(layer.vectors, encoders.pictures(TINY_JOINT, pictures(drawings)), atol=1e-5)
+        np.testing.assert_allclose(layer.vectors, shown(TINY_JOINT), atol=1e-5)
 
 
 def test_models_that_make_no_such_layer_are_refused(tmp_path: Path, drawings: list[Drawing]) -> None:
@@ -377,7 +409,7 @@ def test_where_memory_runs_out_others_leave_and_the_batch_is_halved(tmp_path: Pa
 
 
 def test_idle_towers_leave_and_come_back(tmp_path: Path, drawings: list[Drawing]) -> None:
-    memory = Memory(idle=0.2)
+    memory = Memory(idle=1.0)
     encoders = Encoders(Settings(home=tmp_path, device="cpu"), memory)
     first = encoders.pictures(TINY_IMAGE, pictures(drawings[:1]))
     tower = weakref.ref(encoders.tower(TINY_IMAGE))
@@ -393,11 +425,12 @@ def test_idle_towers_leave_and_come_back(tmp_path: Path, drawings: list[Drawing]
 # -- weighted queries -------------------------------------------------------------------------------
 
 
-def test_terms_are_summed_as_documented(tmp_path: Path, drawings: list[Drawing], encoders: Encoders) -> None:
-    shown = encoders.pictures(TINY_JOINT, pictures(drawings))
-    prompts = encoders.texts(TINY_TEXT, [d.scene.caption for d in drawings])
-    visual = {"visual": (TINY_JOINT, shown)}
-    with mirrored(tmp_path / "home", drawings, visual) as library, beside(library) as store:
+def test_terms_are_summed_as_documented(
+    tmp_path: Path, drawings: list[Drawing], encoders: Encoders, shown: Encode, captions: Encode
+) -> None:
+    joint = shown(TINY_JOINT)
+    prompts = captions(TINY_TEXT)
+    with mirrored(tmp_path / "home", drawings, {"visual": (TINY_JOINT, joint)}) as library, beside(library) as store:
         store.prepare_layer("semantic", TINY_TEXT)  # the last twenty have no vector there
         some = Batch(np.arange(1, COUNT - 19), np.ones(COUNT - 20, np.int64), 3 * prompts[: COUNT - 20])
         store.put("embeddings.semantic", some)
@@ -410,7 +443,7 @@ def test_terms_are_summed_as_documented(tmp_path: Path, drawings: list[Drawing],
             Term(vector=5 * prompts[30], layer="semantic", weight=0.4),
         ]
         for count in (2, 4):
-            total = shown @ shown[3] + 0.5 * (shown @ text)
+            total = joint @ joint[3] + 0.5 * (joint @ text)
             if count == 4:
                 total += -0.7 * (semantic @ prompts[8]) + 0.4 * (semantic @ prompts[30])
                 total[8] = -9  # it is a reference
@@ -432,10 +465,10 @@ def test_terms_are_summed_as_documented(tmp_path: Path, drawings: list[Drawing],
 
 
 def test_a_picture_is_compared_with_prompts_only_through_their_joint_space(
-    tmp_path: Path, drawings: list[Drawing], encoders: Encoders
+    tmp_path: Path, drawings: list[Drawing], captions: Encode
 ) -> None:
-    prompts = encoders.texts(TINY_TEXT, [d.scene.caption for d in drawings])
-    pooled = encoders.texts(replace(TINY_TEXT, output="pooled"), [d.scene.caption for d in drawings])
+    prompts = captions(TINY_TEXT)
+    pooled = captions(replace(TINY_TEXT, output="pooled"))
     layers = {"composition": (TINY_TEXT, prompts), "style": (replace(TINY_TEXT, output="pooled"), pooled)}
     with mirrored(tmp_path / "home", drawings, layers) as library:
         hits = library.search(drawings[0].path, layer="composition", top_k=5)
@@ -447,10 +480,8 @@ def test_a_picture_is_compared_with_prompts_only_through_their_joint_space(
 # -- what a review found ----------------------------------------------------------------------------
 
 
-def test_a_query_that_cannot_be_read_costs_no_layer(
-    tmp_path: Path, drawings: list[Drawing], encoders: Encoders
-) -> None:
-    vectors = encoders.pictures(TINY_IMAGE, pictures(drawings))
+def test_a_query_that_cannot_be_read_costs_no_layer(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
+    vectors = shown(TINY_IMAGE)
     with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, vectors)}) as library:
         with pytest.raises(BadQuery):
             library.embed("visual", where="rating:>>>(", model=TINY_MODEL, replace=True)
@@ -458,11 +489,11 @@ def test_a_query_that_cannot_be_read_costs_no_layer(
         assert library.identity("visual") == TINY_IMAGE
 
 
-def test_a_verdict_goes_with_the_vectors_it_judged(tmp_path: Path, drawings: list[Drawing], encoders: Encoders) -> None:
-    crop = encoders.pictures(replace(TINY_IMAGE, pixels="crop"), pictures(drawings))
+def test_a_verdict_goes_with_the_vectors_it_judged(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
+    crop = shown(replace(TINY_IMAGE, pixels="crop"))
     with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, crop)}) as library:
         assert not library.verify("visual").passed
-        right = encoders.pictures(TINY_IMAGE, pictures(drawings))
+        right = shown(TINY_IMAGE)
         mirror(library, "embeddings.visual", Batch(np.arange(1, COUNT + 1), np.full(COUNT, 2, np.int64), right))
         assert library.status().layers[0].state.verdict is None
         assert library.search(drawings[3].path, top_k=1)[0].similarity > 0.999
@@ -493,11 +524,9 @@ def test_an_odd_picture_stops_nothing(tmp_path: Path, drawings: list[Drawing]) -
         assert done.encoded >= 5
 
 
-def test_pictures_that_are_away_are_not_called_wrong(
-    tmp_path: Path, drawings: list[Drawing], encoders: Encoders
-) -> None:
+def test_pictures_that_are_away_are_not_called_wrong(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
     unknown = replace(TINY_IMAGE, architecture="unknown", weights="")
-    vectors = encoders.pictures(TINY_IMAGE, pictures(drawings))
+    vectors = shown(TINY_IMAGE)
     away = [replace(d, path=tmp_path / "gone.png") for d in drawings]
     with (
         mirrored(tmp_path / "home", away, {"visual": (unknown, vectors)}) as library,

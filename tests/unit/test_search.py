@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,10 +21,14 @@ from luna_dt.errors import (
     MissingExtra,
     NotSearchable,
     NoVector,
+    SettingsError,
     UnknownImage,
 )
 from luna_dt.index.engines import choose
 from luna_dt.index.hnsw import HnswEngine
+from luna_dt.index.points import Points
+from luna_dt.index.proof import Proof
+from luna_dt.index.scan import ScanEngine
 from luna_dt.index.shelf import Shelf
 from luna_dt.records import Batch
 from luna_dt.search.searcher import TAIL, Searcher
@@ -227,11 +232,101 @@ def test_the_exact_engine_when_asked_for_or_without_hnswlib(
         library.index()
         assert library.search(vector=vectors[0])[0].id == 1
         assert not (tmp_path / "index").exists()
-    monkeypatch.setitem(__import__("sys").modules, "hnswlib", None)
+    for name in ("hnswlib", "numkong"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
     with Library(tmp_path) as library, caplog.at_level(logging.WARNING):
         assert library.search(vector=vectors[0])[0].id == 1
         assert library.search(vector=vectors[1])[0].id == 2
         assert library.status().layers[0].engine == "exact"
-    assert caplog.text.count("hnswlib is not installed") == 1
-    with pytest.raises(MissingExtra, match=r'pip install "luna_dt\[hnswlib\]"'):
-        HnswEngine().build(vectors)
+    assert caplog.text.count("hnswlib and scan cannot be used here") == 1
+    for engine in (HnswEngine(), ScanEngine()):
+        points = Points.none().with_rows(vectors)
+        assert points is not None
+        with pytest.raises(MissingExtra, match='pip install "luna_dt'):
+            engine.build(vectors, points, None, lambda: False, lambda _: None)
+
+
+def test_an_engine_that_is_none_is_told_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="auto, hnswlib, scan, exact, not 'magic'"):
+        Library(settings=Settings(home=tmp_path, index="magic"))
+
+
+@pytest.mark.parametrize("index", ["auto", "hnswlib", "scan", "exact"])
+@pytest.mark.parametrize("spread", [0, 0.05, 0.4])
+def test_a_library_of_repeats_is_searched_rightly_whatever_engine(tmp_path: Path, index: str, spread: float) -> None:
+    """As prompts are: a batch of a hundred shares one, half of all share a negative one, variations differ a little."""
+    rng = np.random.default_rng(2)
+    groups = unit_vectors(120, 48, seed=2)
+    of = np.concatenate([np.zeros(2500, int), np.repeat(np.arange(1, 26), 60), rng.integers(26, 120, 1000)])
+    vectors = groups[of] + spread * unit_vectors(5000, 48, seed=3)
+    vectors = np.ascontiguousarray(vectors[rng.permutation(5000)])
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    with Library(settings=Settings(home=tmp_path, index=index), dt="http://127.0.0.1:9") as library:
+        fill(library, vectors)
+        library.index()
+        wrong = 0
+        for group in range(0, 120, 3):
+            query = groups[group] + 0.2 * unit_vectors(1, 48, seed=group)[0]
+            best = np.sort(units @ query / np.linalg.norm(query))[::-1][:10]
+            found = library.nearest(query, top_k=10)[1]
+            library.wait()
+            wrong += bool(found[0] < best[0] - 1e-5) + bool(found[9] < best[9] - 1e-5)
+        layer = library.status().layers[0]
+        assert wrong == 0 or (layer.engine, index) == ("hnswlib", "hnswlib")
+        assert wrong <= 4
+        if layer.proof:
+            assert layer.proof.enough()
+            assert layer.indexed == 5000
+        else:
+            assert layer.engine == "exact"
+
+
+@needs_hnswlib
+def test_an_engine_that_is_not_right_is_left_for_one_that_is_and_status_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A narrow search of few rows, in place of the usual one of very many among which a graph loses its way."""
+    monkeypatch.setattr("luna_dt.index.hnsw.EF", 10)
+    monkeypatch.setattr("luna_dt.index.hnsw.EF_WIDE", 10)
+    rng = np.random.default_rng(5)
+    prompts = np.minimum(rng.zipf(1.2, 6000), 1000) - 1
+    vectors = unit_vectors(1000, 64, seed=5)[prompts] + 0.02 * unit_vectors(6000, 64, seed=6)
+    with Library(settings=Settings(home=tmp_path), dt="http://127.0.0.1:9") as library:
+        fill(library, vectors)
+        with caplog.at_level(logging.WARNING):
+            library.index()
+        layer = library.status().layers[0]
+        assert layer.engine == "scan"
+        assert layer.proof == Proof(1.0, 1.0, 1024)
+        assert "hnswlib is not used" in layer.reason
+        assert "finds too little" in caplog.text
+        caplog.clear()
+        fill(library, unit_vectors(TAIL + 1, 64, seed=7), first_id=6001)
+        library.index()  # the graph is not tried again for a few rows
+        assert library.status().layers[0].indexed == 6001 + TAIL
+        assert "finds too little" not in caplog.text
+    with Library(settings=Settings(home=tmp_path, index="hnswlib"), dt="http://127.0.0.1:9") as library:
+        library.index()  # none is right of those that are allowed
+        assert library.status().layers[0].engine == "exact"
+        assert library.nearest(vectors[0], top_k=1)[0].tolist() == [1]
+
+
+@pytest.mark.parametrize("index", ["hnswlib", "scan"])
+def test_an_older_copy_of_the_store_beside_newer_vectors_answers_rightly(tmp_path: Path, index: str) -> None:
+    """library.db is put back from a copy; other rows are then written where the index has seen those of before."""
+    settings = Settings(home=tmp_path / "home", index=index)
+    vectors = unit_vectors(3000, 32)
+    with Library(settings=settings, dt="http://127.0.0.1:9") as library:
+        fill(library, vectors[:1500])
+    shutil.copy(tmp_path / "home" / "library.db", tmp_path / "copy.db")
+    with Library(settings=settings, dt="http://127.0.0.1:9") as library:
+        fill(library, vectors[1500:], first_id=1501)
+        library.index()
+    shutil.copy(tmp_path / "copy.db", tmp_path / "home" / "library.db")
+    with Library(settings=settings, dt="http://127.0.0.1:9") as library:
+        fill(library, -vectors[1500:], first_id=1501)
+        now = np.concatenate([vectors[:1500], -vectors[1500:]])
+        for row in (0, 1499, 1500, 2999):
+            assert library.nearest(now[row], top_k=1)[0].tolist() == [row + 1]
+            library.wait()
+            assert library.nearest(now[row], top_k=1)[0].tolist() == [row + 1]

@@ -18,6 +18,8 @@ from luna_dt.models import Encoders
 from luna_dt.records import Batch, Float32s
 from tests.conftest import beside
 
+pytestmark = pytest.mark.models
+
 MINILM = Identity("sentence-transformers/all-MiniLM-L6-v2", "", "text", "pooled", "", 384)
 PROMPTS = [
     "portrait of a red-haired woman, candlelight, oil painting",

@@ -39,7 +39,6 @@ def test_path_map_in_the_environment(tmp_path: Path) -> None:
         ("colour = 'red'", "unknown settings: colour"),
         ("timeout = 'soon'", "could not convert"),
         ("timeout = -1", "above 0"),
-        ("index = 'magic'", "auto or exact"),
     ],
 )
 def test_a_bad_file_is_told(tmp_path: Path, text: str, told: str) -> None:
