@@ -15,7 +15,8 @@ from .database import Database
 IDS = {"images": "id", "captions": "image_id", "clusters": "id"}  # what a row of each kind is known by
 VISIBLE_PAGE = 1000  # records taken in one go
 _IMAGE_COLUMNS = [f.name for f in fields(ImageRecord) if f.name != "tags"]  # tags are synced with the captions
-_FLAGS = ("favorite", "nsfw", "for_deletion", "unavailable", "no_metadata")  # which SQLite keeps as numbers
+#: Where the flags are among them, which SQLite gives as numbers.
+_FLAGS = [_IMAGE_COLUMNS.index(flag) for flag in ("favorite", "nsfw", "for_deletion", "unavailable", "no_metadata")]
 _COLUMNS = query.Columns(
     {name: name for name in _IMAGE_COLUMNS}
     | {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
@@ -147,10 +148,11 @@ def _insert(db: sqlite3.Connection, table: str, columns: Sequence[str], rows: It
 
 
 def _image(row: Sequence[Any]) -> ImageRecord:
-    *values, tags = row
-    record = dict(zip(_IMAGE_COLUMNS, values, strict=True))
-    record.update((flag, bool(record[flag])) for flag in _FLAGS)
-    return ImageRecord(**record, tags=_split(tags))
+    values = list(row)
+    for i in _FLAGS:
+        values[i] = bool(values[i])
+    values[-1] = _split(values[-1])
+    return ImageRecord(*values)
 
 
 def _image_row(record: ImageRecord, digest: int) -> list[object]:
