@@ -5,6 +5,7 @@ from .dt.catalog import Catalog, Health
 from .errors import LunaError
 from .generation import Generation
 from .identity import Identity, Verdict
+from .index.proof import Proof
 from .layers.embed import Embedded
 from .library import Library
 from .made.batch import Batches
@@ -50,6 +51,7 @@ __all__ = [
     "Outbox",
     "PictureLike",
     "Progress",
+    "Proof",
     "ServedMaps",
     "Settings",
     "Status",

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-BLOCK = 4 << 20  # bytes read between two looks at whether to stop
+BYTES_AT_ONCE = 4 << 20  # bytes read between two looks at whether to stop
 
 
 def sha256(file: Path, stop: Callable[[], bool] = lambda: False) -> str:
     """The SHA-256 of a file's content, in hexadecimal; raises OSError, InterruptedError when ``stop`` says so."""
     digest = hashlib.sha256()
     with file.open("rb") as data:
-        while block := data.read(BLOCK):
+        while block := data.read(BYTES_AT_ONCE):
             if stop():
                 raise InterruptedError
             digest.update(block)
@@ -27,7 +27,7 @@ def sha256(file: Path, stop: Callable[[], bool] = lambda: False) -> str:
 def sha256_of(rows: npt.NDArray[Any], stop: Callable[[], bool] = lambda: False) -> str:
     """The SHA-256 of an array's bytes, row by row; raises InterruptedError when ``stop`` says so."""
     digest = hashlib.sha256()
-    step = max(1, BLOCK // max(1, rows[:1].nbytes))
+    step = max(1, BYTES_AT_ONCE // max(1, rows[:1].nbytes))
     for at in range(0, len(rows), step):
         if stop():
             raise InterruptedError

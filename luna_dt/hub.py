@@ -13,7 +13,7 @@ from .errors import MissingExtra, WeightsError
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT = 0.8  # seconds for the hub, or the proxy before it, to take a connection; its own client tries for 23
+HUB_TIMEOUT = 0.8  # seconds for the hub, or the proxy before it, to take a connection; its own client tries for 23
 
 
 def cached(repository: str, file: str) -> Path | None:
@@ -110,6 +110,6 @@ def reach() -> None:
             failed[:] = [str(error)]
 
     # in a thread, for a name that cannot be looked up is waited for at length
-    threads.start("hub", attempt, lambda: None, network=True).join(CONNECT_TIMEOUT)
+    threads.start("hub", attempt, lambda: None, network=True).join(HUB_TIMEOUT)
     if failed:
         raise ConnectionError(f"{host} is not to be reached: {failed[0]}")

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ..records import Float32s, Int64s, checked_vectors
 
-BLOCK = 16_384  # rows compared at a time; bounds what is touched at once, not what is found
+COMPARED_AT_ONCE = 16_384  # rows compared at a time; bounds what is touched at once, not what is found
 
 
 class Exact:
@@ -21,8 +21,8 @@ class Exact:
         """float32[rows - start]: of every row from ``start`` on, -inf where it does not count; raises BadVector."""
         vector = checked_vectors(vector, self._vectors.shape[1])
         scores = np.empty(self.rows - start, np.float32)
-        for at in range(start, self.rows, BLOCK):
-            block = self._vectors[at : at + BLOCK]
+        for at in range(start, self.rows, COMPARED_AT_ONCE):
+            block = self._vectors[at : at + COMPARED_AT_ONCE]
             np.matmul(block, vector, out=scores[at - start : at - start + len(block)])
         scores /= self._norms[start:] * np.linalg.norm(vector)
         scores[~self._live[start:]] = -np.inf

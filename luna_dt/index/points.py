@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..errors import IndexDamaged
 from ..records import Float32s, Int64s
 
-BLOCK = 4096  # rows read at a time
+READ_AT_ONCE = 4096  # rows read at a time
 
 Int32s = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
@@ -45,10 +45,10 @@ class Points:
         """The points of all rows of ``vectors``, whose first are those known; None when ``stop`` said so."""
         start = self.rows
         keys = np.empty(len(vectors) - start, np.uint64)
-        for at in range(start, len(vectors), BLOCK):
+        for at in range(start, len(vectors), READ_AT_ONCE):
             if stop():
                 return None
-            for i, row in enumerate(np.ascontiguousarray(vectors[at : at + BLOCK]), at - start):
+            for i, row in enumerate(np.ascontiguousarray(vectors[at : at + READ_AT_ONCE]), at - start):
                 keys[i] = int.from_bytes(hashlib.blake2b(row, digest_size=8).digest(), "little")
         known = len(self._keys)
         every, first, of = np.unique(np.concatenate([self._keys, keys]), return_index=True, return_inverse=True)
@@ -95,16 +95,16 @@ class Points:
 
     def units(self, vectors: Float32s, points: npt.NDArray[np.integer]) -> Iterator[tuple[int, Float32s]]:
         """Blocks of those points' unit vectors, each with the place of its first."""
-        for at in range(0, len(points), BLOCK):
-            block = vectors[self.first[points[at : at + BLOCK]]]
+        for at in range(0, len(points), READ_AT_ONCE):
+            block = vectors[self.first[points[at : at + READ_AT_ONCE]]]
             yield at, block / np.linalg.norm(block, axis=1, keepdims=True)
 
     def cosines(self, vectors: Float32s, points: npt.NDArray[np.integer], unit: Float32s) -> Float32s:
         """float32[n]: exactly, from the rows themselves."""
         found = np.empty(len(points), np.float32)
-        for at in range(0, len(points), BLOCK):
-            rows = vectors[self.first[points[at : at + BLOCK]]]
-            found[at : at + BLOCK] = rows @ unit / np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        for at in range(0, len(points), READ_AT_ONCE):
+            rows = vectors[self.first[points[at : at + READ_AT_ONCE]]]
+            found[at : at + READ_AT_ONCE] = rows @ unit / np.sqrt(np.einsum("ij,ij->i", rows, rows))
         return found
 
     def write(self, file: Path) -> int:

@@ -20,7 +20,7 @@ Pixels = npt.NDArray[np.uint8]
 
 MULTIPLE = 64
 #: Limits of the working picture: how long a side may be enlarged to, in resolutions, and how many pixels there may be.
-MAX_ASPECT, MAX_PIXELS = 4, 1 << 24
+MAX_ASPECT, MAX_WORKED = 4, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Frame:
         short, long = sorted((height, width))
         wanted = short if resolution == "source" else resolution
         padded = max(short, long / MAX_ASPECT) * long
-        scale = min(wanted / short, max(1.0, MAX_ASPECT * wanted / long), (MAX_PIXELS / padded) ** 0.5)
+        scale = min(wanted / short, max(1.0, MAX_ASPECT * wanted / long), (MAX_WORKED / padded) ** 0.5)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         fitted: Any = picture
         if size != (width, height):

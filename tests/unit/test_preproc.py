@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import logging
@@ -56,6 +57,7 @@ def detectors(weights: Path) -> Detectors:
     return detectors_in(weights)
 
 
+@functools.lru_cache(maxsize=32)
 def drawing(width: int, height: int, seed: int = 5) -> Image.Image:
     drawn = draw(random_scene(random.Random(seed)), (max(width, 64), max(height, 64)))
     return drawn.convert("RGB").crop((0, 0, width, height))
@@ -470,6 +472,7 @@ class _Code:
         return Path.touch, (self._file,)
 
 
+@pytest.mark.models
 def test_zoe_does_not_go_on_with_tensors_that_are_missing(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "ZoeD_M12_N.pt")
     (tmp_path / "SHA256SUMS").write_text(f"{sha256(tmp_path / 'ZoeD_M12_N.pt')}  ZoeD_M12_N.pt\n", encoding="utf-8")
