@@ -12,6 +12,7 @@ USERS = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for folder in ("tests", "bench", "tools")
     for path in sorted((ROOT / folder).rglob("*.py"))
+    if path != Path(__file__)  # whose examples are what it looks for
 }
 #: Public in spite of their names, as Python's own documentation has them.
 DOCUMENTED = {"_replace", "_current_frames", "_exit"}
@@ -46,10 +47,8 @@ def test_nothing_private_is_reached_into() -> None:
 
 
 def test_no_library_is_opened_up() -> None:
-    """The same by the text alone, so that no string, comment or f-string is left out."""
-    own = Path(__file__).relative_to(ROOT).as_posix()
-    opened = re.compile(r"\blibrary\._")
-    assert [path for path, source in USERS.items() if path != own and opened.search(source)] == []
+    """By the text alone, so that no string or comment is left out."""
+    assert [path for path, source in USERS.items() if re.search(r"\blibrary\._", source)] == []
 
 
 def test_what_reaches_is_seen() -> None:
