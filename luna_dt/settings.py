@@ -71,7 +71,7 @@ class Settings:
         place = home or env.get("LUNA_DT_HOME") or platformdirs.user_data_path("luna_dt", appauthor=False)
         settings = cls(home=Path(place).expanduser().absolute())
         settings = settings.replace(**_from_file(settings.home / "settings.toml"))
-        given = {name: env[key] for name, key in _ENVIRONMENT.items() if env.get(key)}
+        given = {name: env[key] for name, key in ENVIRONMENT.items() if env.get(key)}
         if "path_map" in given:
             pairs = (pair.partition("=") for pair in given["path_map"].split(";") if pair.strip())
             return settings.replace(**{**given, "path_map": {a.strip(): b.strip() for a, _, b in pairs}})
@@ -115,7 +115,7 @@ def without_secrets(address: str) -> str:
     return re.sub(r"(password=)[^&\s]*", r"\1***", head + at + host)
 
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "dt": "DT_API_URL",
     "allowed": "LUNA_DT_ALLOWED",
     "token": "DT_API_TOKEN",
@@ -139,7 +139,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from error
-    unknown = sorted(set(values) - set(_ENVIRONMENT))
+    unknown = sorted(set(values) - set(ENVIRONMENT))
     if unknown:
-        raise SettingsError(f"{path} names unknown settings: {', '.join(unknown)}; known: {', '.join(_ENVIRONMENT)}")
+        raise SettingsError(f"{path} names unknown settings: {', '.join(unknown)}; known: {', '.join(ENVIRONMENT)}")
     return values

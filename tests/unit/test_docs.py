@@ -10,7 +10,7 @@ import click
 import pytest
 
 from luna_dt.cli import main
-from luna_dt.settings import _ENVIRONMENT, Settings
+from luna_dt.settings import ENVIRONMENT, Settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
@@ -45,6 +45,6 @@ def test_no_command_is_listed_that_is_none() -> None:
 
 
 def test_every_setting_is_in_the_documents() -> None:
-    for name, variable in {**_ENVIRONMENT, "home": "LUNA_DT_HOME"}.items():
+    for name, variable in {**ENVIRONMENT, "home": "LUNA_DT_HOME"}.items():
         assert f"`{variable}" in DOCUMENTS, f"{variable} is not in the documents"
         assert name in Settings.__dataclass_fields__

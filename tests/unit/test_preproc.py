@@ -32,7 +32,7 @@ from luna_dt.memory import Memory
 from luna_dt.pixels import read_pictures
 from luna_dt.preproc import Detectors, Made
 from luna_dt.preproc.detectors import OPENMP
-from luna_dt.preproc.frame import MAX_PIXELS, Frame
+from luna_dt.preproc.frame import MAX_WORKED, Frame
 from luna_dt.preproc.map_types import TYPES
 from tests.conftest import Drawn
 from tests.loopback import Handler, Loopback
@@ -170,7 +170,7 @@ def test_the_working_picture_is_bounded_and_padded(size: tuple[int, int], resolu
     height, width = frame.pixels.shape[:2]
     assert height % 64 == width % 64 == 0
     assert max(height, width) <= 4 * min(height, width) + 4 * 64
-    assert height * width <= MAX_PIXELS * 1.1
+    assert height * width <= MAX_WORKED * 1.1
     if resolution == "source" and max(size) <= 6000 and size != (4100, 4100):
         assert (frame.width, frame.height) == size
         np.testing.assert_array_equal(frame.pixels[: size[1], : size[0]], source)
