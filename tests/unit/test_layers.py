@@ -245,7 +245,8 @@ def test_ten_thousand_pictures_embed_twice_and_the_second_time_none_is_read(
 
     def first_pixels(_: ImageTower, prepared: Sequence[npt.NDArray[np.uint8]], identity: Identity) -> Float32s:
         vectors = np.stack([each.ravel()[: identity.dim] for each in prepared]).astype(np.float32)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
     monkeypatch.setattr(ImageTower, "vectors", first_pixels)
     rng = np.random.default_rng(0)
