@@ -243,6 +243,7 @@ def test_a_layer_is_made_here_and_found_by_picture_id_and_text(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_ten_thousand_pictures_embed_twice_and_the_second_time_none_is_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     folder = tmp_path / "pictures"
