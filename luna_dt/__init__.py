@@ -17,7 +17,7 @@ from .mirror.sync import Change
 from .models import Encoders
 from .pixels import PictureLike
 from .progress import Progress
-from .records import Captions, Cluster, ClusterImage, Hit, ImageRecord, Member, Term
+from .records import Captions, Cluster, ClusterImage, Duplicates, Hit, ImageRecord, Member, Term
 from .settings import Settings
 from .status import LayerStatus, Status
 from .store import LayerState
@@ -32,6 +32,7 @@ __all__ = [
     "Cluster",
     "ClusterImage",
     "ControlMap",
+    "Duplicates",
     "Embedded",
     "Encoders",
     "Entry",
