@@ -60,15 +60,15 @@ class Records(Database):
     def in_order(self, ids: Int64s, order: Literal["date", "rating"]) -> Int64s:
         """The places of those ids that are known, the newest or the best rated first; equal ones stay as they were."""
         by = {"date": "created", "rating": "rating"}[order]
-        sql = f"SELECT key FROM json_each(?) JOIN images ON id = value ORDER BY {by} DESC, key"
+        sql = f"SELECT key FROM json_each(?) JOIN images ON images.id = value ORDER BY {by} DESC, key"
         return self._array([("place", "i8")], sql, [json.dumps(ids.tolist())])["place"].copy()
 
     def made_alike(self, ids: Int64s) -> tuple[Int64s, Int64s]:
         """The places of those ids that are known and the first with their prompt and seed, in order, and how many have
         the same; one without a prompt or a seed is like no other."""
         sql = (
-            "SELECT MIN(key), COUNT(*) FROM json_each(?) JOIN images ON id = value "
-            "GROUP BY prompt, seed, CASE WHEN prompt = '' OR seed = 0 THEN id END ORDER BY 1"
+            "SELECT MIN(key), COUNT(*) FROM json_each(?) JOIN images ON images.id = value "
+            "GROUP BY prompt, seed, CASE WHEN prompt = '' OR seed = 0 THEN images.id END ORDER BY 1"
         )
         found = self._array([("place", "i8"), ("count", "i8")], sql, [json.dumps(ids.tolist())])
         return found["place"].copy(), found["count"].copy()
