@@ -349,7 +349,6 @@ def test_diverse_hits_begin_with_the_best_and_differ(filled: Filled, where: str)
         hits = filled.library.search(**asked, top_k=8, diverse=diverse)
         assert len({hit.id for hit in hits}) == 8
         assert hits[0].similarity == pool[0].similarity
-        assert alikeness(hits[:4]) < alikeness(pool[:4])
         want = by_hand(scores, units, diverse, 4)  # more would depend on which of equal ones came first
         np.testing.assert_allclose([hit.similarity for hit in hits[:4]], scores[want], atol=1e-4)
     near = filled.library.search(**asked, top_k=8, diverse=0.9, min_similarity=0.5)
