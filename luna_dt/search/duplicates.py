@@ -34,8 +34,9 @@ def duplicates(searcher: Searcher, similarity: float, only: Int64s | None, progr
     for i, row in enumerate(first.tolist()):
         near, cosines = searcher.nearest(np.array(layer.vectors[row]), int(counts[i]) + NEIGHBOURS, (), only)
         near = near[cosines >= similarity - ROUNDING]
-        near = near[np.isin(near, ids)]  # what came meanwhile is left for the next time
-        for other in np.unique(same[np.searchsorted(ids, near)]).tolist():
+        places = np.minimum(np.searchsorted(ids, near), len(ids) - 1)
+        places = places[ids[places] == near]  # what came meanwhile is left for the next time
+        for other in np.unique(same[places]).tolist():
             joined[_root(joined, other)] = _root(joined, i)
         progress(f"duplicates.{layer.name}", i + 1, len(first))
     group = np.array([_root(joined, i) for i in range(len(first))], np.int64)[same]

@@ -87,8 +87,8 @@ class Search:
 
     def _here(self, terms: Sequence[Term], wanted: Wanted, left_out: set[int]) -> list[Hit]:
         """Weights are normalised so that their sizes add up to 1: similarities are in -1..1, as one cosine is."""
-        if wanted.of_records and not self._lookups.mirrors("images"):
-            raise NotSearchable("conditions and orders ask the images' records, which are not synced: luna-dt sync")
+        if wanted.of_records:
+            self._check_records()
         only = self.fitting(wanted.where)
         if only is not None and not len(only):
             return []
@@ -113,8 +113,20 @@ class Search:
         ]
 
     def fitting(self, where: str) -> Int64s | None:
-        """The ids of the mirrored images that fit a condition; None where there is no condition; raises BadQuery."""
-        return self._store.ids_of(where) if where.strip() else None
+        """The ids of the mirrored images that fit a condition; None where there is none.
+
+        Raises BadQuery; NotSearchable where no images are mirrored.
+        """
+        if not where.strip():
+            return None
+        self._check_records()
+        return self._store.ids_of(where)
+
+    def _check_records(self) -> None:
+        if not self._lookups.mirrors("images"):
+            raise NotSearchable(
+                "conditions and orders ask the images' records, which are not synced; run: luna-dt sync"
+            )
 
     def text_layer(self, engine: Engine = "auto") -> str:
         """The layer that a text is searched in if none is named: one here that can answer, else DT's semantic, or where

@@ -147,6 +147,8 @@ def test_conditions_need_the_mirror(library: Library, filled: Filled) -> None:
     for asked in ({"where": "cat"}, {"collapse": "seed"}, {"order": "date", "min_similarity": 0}):
         with pytest.raises(NotSearchable, match="not synced"):
             library.search(image_id=1, **asked)
+    with pytest.raises(NotSearchable, match="not synced"):
+        library.duplicates(where="cat")
     with pytest.raises(NotSearchable, match="holds no vectors"):
         filled.library.search(image_id=1, layer="negative", where="steps: 1-9")
     store.close()
@@ -188,6 +190,13 @@ def test_pages_follow_each_other(filled: Filled, asked: dict[str, Any]) -> None:
     ]
     assert [hit.id for page in pages for hit in page] == [hit.id for hit in whole]
     assert pages[-1] == []
+
+
+def test_dt_gives_pages_as_well(server: str, tmp_path: Path) -> None:
+    with Library(tmp_path, dt=server) as library:
+        whole = library.search(image_id=31, top_k=9, engine="dt", exclude=[3])
+        pages = [library.search(image_id=31, top_k=3, offset=at, engine="dt", exclude=[3]) for at in (0, 3, 6)]
+        assert [hit.id for page in pages for hit in page] == [hit.id for hit in whole]
 
 
 @pytest.mark.parametrize(
