@@ -42,8 +42,8 @@ def duplicates(searcher: Searcher, similarity: float, only: Int64s | None, progr
     group = np.array([_root(joined, i) for i in range(len(first))], np.int64)[same]
     order = np.argsort(group, kind="stable")
     ends = np.flatnonzero(np.diff(group[order])) + 1
-    groups = [ids[part] for part in np.split(order, ends) if len(part) > 1]
-    found = [Duplicates(tuple(each.tolist()), _least_cosine(layer, each)) for each in groups]
+    groups = [part for part in np.split(order, ends) if len(part) > 1]
+    found = [Duplicates(tuple(ids[part].tolist()), _least_cosine(layer, rows[part])) for part in groups]
     return sorted(found, key=lambda each: (-len(each.ids), each.ids))
 
 
@@ -61,8 +61,8 @@ def _root(joined: Int64s, i: int) -> int:
     return i
 
 
-def _least_cosine(layer: Layer, ids: Int64s) -> float:
-    first, least = units_of(layer, ids[:1])[0], 1.0
-    for start in range(0, len(ids), BLOCK):
-        least = min(least, float((units_of(layer, ids[start : start + BLOCK]) @ first).min()))
+def _least_cosine(layer: Layer, rows: Int64s) -> float:
+    first, least = units_of(layer, rows[:1])[0], 1.0
+    for start in range(0, len(rows), BLOCK):
+        least = min(least, float((units_of(layer, rows[start : start + BLOCK]) @ first).min()))
     return least

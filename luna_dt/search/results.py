@@ -102,8 +102,8 @@ def chosen(
     ids, similarities = ids[places], similarities[places]
     page = np.arange(wanted.offset, min(wanted.offset + wanted.top_k, len(ids)))
     if wanted.diverse:
-        pool = slice(wanted.needed)
-        units = units_of(layer(), ids[pool])
+        pool, now = slice(wanted.needed), layer()
+        units = units_of(now, rows_of(now, ids[pool]))
         page = by_marginal_relevance(similarities[pool], units, wanted.diverse, wanted.top_k)
     return ids[page], similarities[page], stands_for[page]
 
@@ -111,11 +111,12 @@ def chosen(
 def alike(layer: Layer, ids: Int64s, least: float, most: int) -> tuple[Int64s, Int64s]:
     """The places in ``ids`` of the first ``most`` that are no near copies of one before them, and for how many
     each stands, itself among them; a near copy's cosine is at least ``least``, and it counts for the first such."""
+    rows = rows_of(layer, ids)
     leaders = np.empty((min(most, len(ids)), layer.vectors.shape[1]), np.float32)
     places: list[int] = []
     counts = np.zeros(len(leaders), np.int64)
     for start in range(0, len(ids), BLOCK):
-        units = units_of(layer, ids[start : start + BLOCK])
+        units = units_of(layer, rows[start : start + BLOCK])
         near = units @ leaders[: len(places)].T >= least - ROUNDING
         belongs = np.where(near.any(axis=1), near.argmax(axis=1), -1) if places else np.full(len(units), -1)
         while len(places) < len(leaders) and (belongs < 0).any():
@@ -128,14 +129,19 @@ def alike(layer: Layer, ids: Int64s, least: float, most: int) -> tuple[Int64s, I
     return np.array(places, np.int64), counts[: len(places)]
 
 
-def units_of(layer: Layer, ids: Int64s) -> Float32s:
-    """float32[n, dim]: the images' vectors in a layer, of length 1; zeros where one has none."""
+def rows_of(layer: Layer, ids: Int64s) -> Int64s:
+    """The images' rows in a layer, -1 where one has none."""
     at = np.flatnonzero(np.isin(layer.ids, ids) & (layer.ids >= 0))
+    if not len(at):
+        return np.full(len(ids), -1, np.int64)
     at = at[np.argsort(layer.ids[at])]
-    units = np.zeros((len(ids), layer.vectors.shape[1]), np.float32)
-    if len(at):
-        places = np.minimum(np.searchsorted(layer.ids[at], ids), len(at) - 1)
-        having = layer.ids[at[places]] == ids
-        rows = at[places[having]]
-        units[having] = layer.vectors[rows] / layer.norms[rows, None]
+    places = np.minimum(np.searchsorted(layer.ids[at], ids), len(at) - 1)
+    return np.where(layer.ids[at[places]] == ids, at[places], -1)
+
+
+def units_of(layer: Layer, rows: Int64s) -> Float32s:
+    """float32[n, dim]: the vectors of a layer's rows, of length 1; zeros for a row of -1."""
+    units = np.zeros((len(rows), layer.vectors.shape[1]), np.float32)
+    having = rows >= 0
+    units[having] = layer.vectors[rows[having]] / layer.norms[rows[having], None]
     return units
