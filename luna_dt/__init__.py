@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .records import Captions as Captions
     from .records import Cluster as Cluster
     from .records import ClusterImage as ClusterImage
+    from .records import Duplicates as Duplicates
     from .records import Hit as Hit
     from .records import ImageRecord as ImageRecord
     from .records import Member as Member
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .store import LayerState as LayerState
 
 _HOMES = {
+    "Duplicates": ".records",
     "BatchItem": ".made.ledger",
     "Batches": ".made.batch",
     "Captions": ".records",

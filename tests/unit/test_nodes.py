@@ -246,6 +246,26 @@ def test_similar_search_never_gives_an_empty_list(down: Path, drawn: Drawn) -> N
     assert joint["count"] == 3  # prompts, compared with the picture in the space they share
 
 
+def test_similar_search_by_condition_collapsed_and_diverse(down: Path, drawn: Drawn) -> None:
+    asked = {"reference_image_id": 31, "min_similarity": 0.0, "top_k": 100}
+    cats = {i + 1 for i, d in enumerate(drawn.drawings) if d.scene.subject == "cat"}
+    whole = run("LunaDTSimilarSearch", **asked)
+    out = run("LunaDTSimilarSearch", **asked, where='"cat"')
+    assert out["image_ids"] == [i for i in whole["image_ids"] if i in cats]
+    alike = run("LunaDTSimilarSearch", **asked, collapse=0.9)
+    assert alike["count"] < whole["count"]
+    assert sum(hit.get("stands_for", 1) for hit in alike["results_metadata"]["results"]) == whole["count"]
+    diverse = run("LunaDTSimilarSearch", **{**asked, "top_k": 5}, diverse=0.7)
+    assert diverse["image_ids"][0] == whole["image_ids"][0]
+    assert diverse["image_ids"] != whole["image_ids"][:5]
+    with pytest.raises(ERRORS.NotFound, match="that fits 'steps: 9999' is similar enough"):
+        run("LunaDTSimilarSearch", **asked, where="steps: 9999")
+    with pytest.raises(ERRORS.BadInput, match="not DT's"):
+        run("LunaDTSimilarSearch", **asked, where="cat", engine="dt")
+    with pytest.raises(ERRORS.IdentityMismatch, match="searched by a text: semantic, composition"):
+        run("LunaDTSimilarSearch", text_query="a cat")
+
+
 def test_a_hit_that_cannot_be_opened_is_kept_with_its_reason(down: Path, drawn: Drawn, tmp_path: Path) -> None:
     first = run("LunaDTSimilarSearch", reference_image_id=31, top_k=3, min_similarity=0.1)
     gone = drawn.drawings[first["image_ids"][1] - 1].path
