@@ -60,11 +60,10 @@ def read(graph: Any, node: Any) -> Made:
     return Made(**same)
 
 
-def value(graph: Any, node: Any, name: str) -> str | int | float | None:
-    """What an input of a node is set to, here or where it is linked from; None where that cannot be known."""
-    nodes = _Graph(graph)
-    found = nodes.node(str(node))
-    return None if found is None else nodes.value(found, name)
+def linked(graph: Any, node: Any) -> set[str]:
+    """The inputs of a node that another node sets."""
+    found = Nodes(graph).node(str(node))
+    return set(found.links()) if found else set()
 
 
 class _Graph(Nodes):

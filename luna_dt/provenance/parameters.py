@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from . import Made
@@ -44,7 +45,7 @@ def write(made: Made) -> str | None:
     )
     if size is None:
         told = replace(told, width=None, height=None)
-    return text if read(text) == (told, {}) else None
+    return text if "\0" not in text and read(text) == (told, {}) else None
 
 
 def read(text: str) -> tuple[Made, dict[str, str]]:
@@ -109,7 +110,7 @@ def _quoted(value: Any) -> str:
     DT splits at commas in quotes, too: no colon is left behind one, or a part of a name could pass for a setting.
     """
     text = str(value)
-    if not any(mark in text for mark in ',:\n\r"\\'):
+    if text == text.strip() and not text.startswith('"') and not any(mark in text for mark in ",:\n"):
         return text
     first, *rest = json.dumps(text, ensure_ascii=False).split(",")
     return ",".join([first, *(part.replace(":", "\\u003a") for part in rest)])
@@ -119,13 +120,8 @@ def _number(value: float | None) -> str | None:
     """Without an exponent, which DT does not read."""
     if value is None:
         return None
-    return (
-        f"{value:.20f}".rstrip("0").rstrip(".")
-        if "e" in repr(value)
-        else f"{value:g}"
-        if float(f"{value:g}") == value
-        else repr(value)
-    )
+    text = format(Decimal(repr(value)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _trimmed(text: str) -> str:

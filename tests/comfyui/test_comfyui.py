@@ -123,7 +123,7 @@ class ComfyUI:
                     inputs[name] = next(values)
                     if "remote" in (spec[1] if len(spec) > 1 else {}):
                         next(values), next(values)  # the page's own refresh toggle and button
-                    if name == "seed":
+                    if name == "seed" and (spec[1] if len(spec) > 1 else {}).get("control_after_generate", True):
                         next(values)  # what the page does with the seed after a run
             assert not list(values), f"{node['type']} has more values than inputs"
             inputs |= {entry["name"]: links[entry["link"]] for entry in node["inputs"] if entry["link"] is not None}
