@@ -138,7 +138,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def _decimal(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,30}(\.[0-9]{1,30})?", text):
+    if not re.fullmatch(r"[0-9]{1,40}(\.[0-9]{1,400})?", text):
         raise ValueError(text)
     return float(text)
 

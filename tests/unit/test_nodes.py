@@ -507,7 +507,7 @@ def test_one_broken_picture_of_a_batch_is_told_and_the_others_are_recorded(down:
     assert "2 records stored" in out["status"]
     assert "number 2 of the batch holds values that are no numbers" in out["status"]
     assert [made.extra_metadata["batch_index"] for made in recorded()] == [0, 2]
-    with pytest.raises(ERRORS.BadInput, match="number 1 of the batch.*no picture to record"):
+    with pytest.raises(ERRORS.BadInput, match=r"number 1 of the batch.*no picture to record"):
         run("LunaDTMetadataWriter", image=image[1:2])
 
 
