@@ -11,7 +11,7 @@ from typing import Any
 
 from . import Made
 
-NEGATIVE, SETTINGS = "Negative prompt:", "Steps:"
+NEGATIVE_LINE, SETTINGS_LINE = "Negative prompt:", "Steps:"
 #: Lines by which readers, DT's among them, tell the parts apart; in a prompt they would be taken for that.
 MARKS = re.compile(r"\s*(negative prompt|steps|parameters):", re.IGNORECASE)
 SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
@@ -41,7 +41,11 @@ def write(made: Made) -> str | None:
     }  # fmt: skip
     settings = ", ".join(f"{name}: {_quoted(value)}" for name, value in parts.items() if value is not None)
     text = "\n".join(
-        [*([told.prompt] if told.prompt else []), *([f"{NEGATIVE} {told.negative}"] if told.negative else []), settings]
+        [
+            *([told.prompt] if told.prompt else []),
+            *([f"{NEGATIVE_LINE} {told.negative}"] if told.negative else []),
+            settings,
+        ]
     )
     if size is None:
         told = replace(told, width=None, height=None)
@@ -55,15 +59,15 @@ def read(text: str) -> tuple[Made, dict[str, str]]:
     A negative prompt that is not there is unknown.
     """
     lines = [line.strip() for line in text.strip().split("\n")]
-    last = next((i for i in reversed(range(len(lines))) if lines[i].startswith(SETTINGS)), len(lines) - 1)
+    last = next((i for i in reversed(range(len(lines))) if lines[i].startswith(SETTINGS_LINE)), len(lines) - 1)
     settings = dict(_settings(lines[last]))
-    if not lines[last].startswith(SETTINGS) and len(settings) < 3:
+    if not lines[last].startswith(SETTINGS_LINE) and len(settings) < 3:
         settings, last = {}, len(lines)
     lines = lines[:last]
-    begins = next((i for i, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
+    begins = next((i for i, line in enumerate(lines) if line.startswith(NEGATIVE_LINE)), len(lines))
     found: dict[str, Any] = {"prompt": "\n".join(lines[:begins]).strip()}
     if begins < len(lines):
-        found["negative"] = "\n".join([lines[begins][len(NEGATIVE) :], *lines[begins + 1 :]]).strip()
+        found["negative"] = "\n".join([lines[begins][len(NEGATIVE_LINE) :], *lines[begins + 1 :]]).strip()
     for name, (field, convert) in FIELDS.items():
         if name in settings:
             try:

@@ -541,7 +541,8 @@ def test_names_are_filled_in_as_by_the_page(name: str, expected: str) -> None:
     }
     when = datetime(2026, 3, 4, 5, 6, 7)
     assert filled(name, {**GRAPH, "1": loader}, workflow, when, 3) == expected
-    for nothing in (None, {}, [], {"1": None, "2": {"inputs": 3}}):
+    odd: list[Any] = [None, {}, [], {"1": None, "2": {"inputs": 3}}]
+    for nothing in odd:
         assert isinstance(filled(name, nothing, {"workflow": {"nodes": [None, 3, {"id": []}]}}, when), str)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -358,7 +359,7 @@ def test_no_graph_raises_or_gives_what_cannot_be(graph: Any) -> None:
 )
 def test_a_very_large_graph_is_read_within_bounds(shape: str) -> None:
     many = 100_000
-    link = {
+    links: dict[str, Callable[[int], dict[str, Any]]] = {
         "pictures": lambda i: n("ImageScale", image=(str(i + 1), 0)),
         "conditioning": lambda i: n("ConditioningSetMask", conditioning=(str(i + 1), 0)),
         "doubled": lambda i: n("ConditioningCombine", conditioning_1=(str(i + 1), 0), conditioning_2=(str(i + 1), 0)),
@@ -367,8 +368,8 @@ def test_a_very_large_graph_is_read_within_bounds(shape: str) -> None:
         "samplers": lambda i: k(denoise=0.5, latent_image=(str(i + 1), 0)),
         "reroutes": lambda i: n("Reroute", x=(str(i + 1), 0)),
         "sigmas": lambda i: n("MultiplySigmas", sigmas=(str(i + 1), 0)),
-    }[shape]
-    graph = {**flux(), **{str(i): link(i) for i in range(many)}, str(many): n("PrimitiveString", value="x")}
+    }
+    graph = {**flux(), **{str(i): links[shape](i) for i in range(many)}, str(many): n("PrimitiveString", value="x")}
     graph |= {
         "pictures": {"out": n("SaveImage", images=("0", 0))}, "model": {"guider": n("BasicGuider", model=("0", 0))},
         "text": {"pos": text(("0", 0))}, "samplers": {"out": n("SaveImage", images=("0", 0))},
@@ -430,7 +431,7 @@ def test_a_text_is_read(text: str, told: Made, rest: dict[str, str]) -> None:
     assert parameters.read(text) == (told, rest)
 
 
-WORDS = st.text(st.characters(exclude_categories=("Cs",)), max_size=40) | st.text(
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.text(
     'ab ,:"\\\nSteps Negative prompt', max_size=40
 )
 FLOATS = st.none() | st.floats(0, 1e6, allow_nan=False)
