@@ -26,7 +26,7 @@ class DT:
         self.asked: list[str] = []
 
     def record(self, generation: Generation) -> str:
-        self.asked.append(generation.prompt)
+        self.asked.append(generation.prompt or "")
         error = self.answers(generation)
         if error:
             raise error
@@ -110,7 +110,7 @@ def test_while_dt_is_away_all_waits_and_then_goes_in_order(outbox: Outbox, dt: D
     dt.answers = lambda _: None
     wait_until(lambda: outbox.counts()["sent"] == 20)
     for source in (1, 2, 3):
-        of_source = [int(g.prompt) for g in dt.stored if g.source_image_id == source]
+        of_source = [int(g.prompt or "") for g in dt.stored if g.source_image_id == source]
         assert of_source == sorted(of_source)
 
 
@@ -231,7 +231,7 @@ def test_two_instances_on_one_home_send_each_record_once(tmp_path: Path, dt: DT)
     for i in range(40):
         boxes[i % 2].put(made(f"{i}", source=1))
     wait_until(lambda: boxes[0].counts()["sent"] == 40)
-    assert [int(g.prompt) for g in dt.stored] == list(range(40))  # and in order, although two could send
+    assert [int(g.prompt or "") for g in dt.stored] == list(range(40))  # and in order, although two could send
     for box, store in zip(boxes, stores, strict=True):
         box.close()
         store.close()
