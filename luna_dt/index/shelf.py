@@ -246,7 +246,7 @@ class Shelf:
         except (InterruptedError, FileNotFoundError):
             return None
         except BROKEN as error:
-            raise IndexDamaged(f"{described} cannot be used: {error!r}") from error
+            raise IndexDamaged(f"{described} cannot be used: {error!r:.200}") from error
         if not fits:
             raise IndexDamaged(f"{described} is of other vectors (file, checksum, rows or identity differ)")
         points = Points.read(points_file)
