@@ -94,10 +94,12 @@ class Searcher:
 
     def wait(self) -> None:
         """Returns when no index work is going on in the background."""
-        with contextlib.suppress(LunaError):  # the layer may be gone meanwhile
-            self._current()
-        if self._thread:
-            self._thread.join()
+        while True:
+            with contextlib.suppress(LunaError):  # the layer may be gone meanwhile
+                self._current()
+            if not self._thread or not self._thread.is_alive():
+                return
+            self._thread.join()  # and look again: the layer may have grown under it
 
     @property
     def engine(self) -> str:
@@ -149,6 +151,8 @@ class Searcher:
             with self._shelf.lock(self._closing.is_set) as held:
                 if not held:
                     return
+                if layer.generation != self._store.layer_generation(layer.name):
+                    layer = self._store.layer(layer.name)  # who held the lock may have indexed more than was here then
                 engines = self._choice.for_layer(layer.vectors.nbytes)
                 with self._lock:  # two at once are too much memory, so exact meanwhile; but what is mapped takes none
                     if self._index and self._index.engine not in {each.name for each in engines if each.mapped}:
@@ -157,10 +161,9 @@ class Searcher:
                     engines, layer.vectors, layer.file.name, layer.identity, self._closing.is_set, tell
                 )
         except Exception as error:  # whatever it is, every vector can be compared
-            self.trouble = f"no index could be made: {error or type(error).__name__}"
-            log.warning(
-                "layer %s is searched exactly: %s", layer.name, error, exc_info=not isinstance(error, LunaError)
-            )
+            told = str(error) or type(error).__name__
+            self.trouble = f"no index could be made: {told}"
+            log.warning("layer %s is searched exactly: %s", layer.name, told, exc_info=not isinstance(error, LunaError))
             return
         finally:
             self.building = None

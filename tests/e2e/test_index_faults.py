@@ -358,3 +358,58 @@ def test_whatever_happens_to_its_files_the_answers_are_right_and_an_index_heals(
         unhealed += not healed
         shutil.rmtree(home.path)
     assert unhealed <= FAULTS // 10  # where we seem to have refused the engine ourselves
+
+
+TWO = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from luna_dt import Library, Settings
+from luna_dt.index import proof
+from luna_dt.index.rows import RowIndex
+from luna_dt.index.scan import ScanEngine
+from tests.e2e.test_index_faults import TRUTH, check
+builds, asked, build, query = [], [], ScanEngine.build, RowIndex.query
+def slow(*given):
+    builds.append(given)
+    time.sleep(1)
+    return build(*given)
+def counted(*given):
+    asked.append(given)
+    return query(*given)
+ScanEngine.build, RowIndex.query, proof.SAMPLE = slow, counted, 32
+truth = {"visual": TRUTH["visual"]}
+with Library(settings=Settings(home=Path(sys.argv[1]), index="scan")) as library:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    while not library.status().layers[0].indexed:
+        check(library, truth, len(asked))
+        time.sleep(0.02)
+    library.wait()
+    asked.clear()
+    check(library, truth, 1)
+    print(len(builds), len(asked))
+"""
+
+
+@pytest.mark.skipif(not ENGINES["scan"][0].installed(), reason="numkong is not installed")
+def test_of_two_processes_one_builds_and_both_read(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with Library(home) as library:
+        fill(library, TRUTH["visual"])
+    command = [sys.executable, "-c", TWO, str(home)]
+    both = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)
+    ]
+    for each in both:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    for each in both:
+        assert each.stdin is not None
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    told = [each.communicate(timeout=300)[0].split() for each in both]
+    assert [each.returncode for each in both] == [0, 0]
+    assert sorted(builds for builds, _ in told) == ["0", "1"]
+    assert all(int(asked) > 0 for _, asked in told)  # each by the index
+    assert len(files(home)) == 3
