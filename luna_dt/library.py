@@ -322,8 +322,7 @@ class Library(_Rooms):
     def status(self) -> state.Status:
         """What is synced and how it is searched; reads no vector, waits until maps that were made are kept."""
         self._maps.finish()
-        shown = self.settings.shown_dt
-        return state.status_of(self._store, shown, self._search.shelf, self._search.choice, self._map_cache)
+        return state.status_of(self._store, self.settings.shown_dt, self._search, self._map_cache)
 
     def map(
         self,

@@ -59,6 +59,11 @@ class Points:
         new = (first[order][known:] - known + start).astype(np.int32)
         return Points(every[order], np.concatenate([self.first, new]), np.concatenate([self.of, number[of[known:]]]))
 
+    def upto(self, rows: int) -> Points:
+        """The points of the first ``rows`` rows."""
+        count = int(np.searchsorted(self.first, rows))
+        return Points(self._keys[:count], self.first[:count], self.of[:rows])
+
     def usable(self, allowed: Bools | None) -> Bools | None:
         """bool[points]: those with a row that is ``allowed`` (bool[rows]); None for all."""
         if allowed is None:

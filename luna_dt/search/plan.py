@@ -42,7 +42,7 @@ class Search:
         self._store, self._lookups, self._catalog, self._setting = store, lookups, catalog, checked(index)
         self.references = References(store, encoders, catalog)
         self.shelf = Shelf(store.home)
-        self._searchers: dict[str, Searcher] = {}
+        self.searchers: dict[str, Searcher] = {}
         self._lock = threading.Lock()
 
     @functools.cached_property
@@ -169,10 +169,10 @@ class Search:
     def searcher(self, layer: str) -> Searcher:
         """The searcher of a layer that is here; raises UnknownLayer, NotSearchable."""
         with self._lock:
-            if layer not in self._searchers:
+            if layer not in self.searchers:
                 self._store.layer_identity(layer)
-                self._searchers[layer] = Searcher(self._store, self.shelf, layer, self.choice)
-            return self._searchers[layer]
+                self.searchers[layer] = Searcher(self._store, self.shelf, layer, self.choice)
+            return self.searchers[layer]
 
     def index(self, progress: Progress) -> None:
         """Brings the saved indexes up to the synced vectors."""
@@ -194,14 +194,14 @@ class Search:
 
     def wait(self) -> None:
         """Returns when no index is made in the background."""
-        for searcher in list(self._searchers.values()):
+        for searcher in list(self.searchers.values()):
             searcher.wait()
 
     def close(self) -> None:
         with self._lock:
-            for searcher in self._searchers.values():
+            for searcher in self.searchers.values():
                 searcher.close()
-            self._searchers.clear()
+            self.searchers.clear()
 
 
 def terms_of(
