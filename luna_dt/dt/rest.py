@@ -139,8 +139,8 @@ class RestCatalog(Catalog):
         found = self._json("GET", "/api/health")
         if not isinstance(found, Mapping) or found.get("status") != "ok":
             raise BadAnswer(f"DT at {self.address} does not say that it is well: {str(found)[:200]}")
-        capabilities = found.get("capabilities") or ()
-        return Health(str(found.get("name") or "DT"), str(found.get("version") or ""), tuple(map(str, capabilities)))
+        capabilities, left_out = (tuple(map(str, found.get(name) or ())) for name in ("capabilities", "left_out"))
+        return Health(str(found.get("name") or "DT"), str(found.get("version") or ""), capabilities, left_out)
 
     def image(self, image_id: int) -> ImageRecord:
         return ImageRecord.from_json(self._json("GET", f"/api/images/{int(image_id)}"))

@@ -72,7 +72,8 @@ def create_app(
         # the server itself opens the files that the catalog names, and keeps the maps
         offered = [part for part in found.capabilities if part not in ("files", "maps")]
         capabilities = [*offered, "files", *(["maps"] if maps else [])]
-        return {"status": "ok", "name": found.name, "version": found.version, "capabilities": capabilities}
+        said = {"status": "ok", "name": found.name, "version": found.version, "capabilities": capabilities}
+        return {**said, "left_out": found.left_out} if found.left_out else said
 
     @app.get("/api/images")
     def images(

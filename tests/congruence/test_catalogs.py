@@ -199,7 +199,7 @@ def test_queries_mean_the_same_in_the_database_and_in_the_library(postgres: str,
 # -- what only the database can show ----------------------------------------------------------------
 
 
-def test_columns_are_discovered_and_the_newest_that_holds_anything_counts(postgres: str, schema: str) -> None:
+def test_columns_are_discovered_and_the_live_one_counts(postgres: str, schema: str) -> None:
     with psycopg.connect(postgres) as connection:
         database.create_tables(connection, schema, {})
         connection.execute("ALTER TABLE image DROP COLUMN scheduler, DROP COLUMN aesthetic_score, DROP COLUMN loras")
@@ -221,7 +221,110 @@ def test_columns_are_discovered_and_the_newest_that_holds_anything_counts(postgr
         connection.execute(f"UPDATE {schema}.image SET clip_vision_embedding = array_fill(0.25, ARRAY[1280])::vector")
     catalog.kinds()
     (batch,) = catalog.fetch("embeddings.visual", np.array([1]))
-    assert np.asarray(batch.rows)[0, 0] == 0.25
+    assert np.asarray(batch.rows)[0, 0] == 0.5
+    catalog.close()
+
+
+def fork(postgres: str, schema: str, *statements: str, count: int = 0) -> PostgresCatalog:
+    """A catalog over a schema of its own with the fork's tables, ``count`` bare images and what statements do."""
+    with psycopg.connect(postgres) as connection:
+        database.create_tables(connection, schema, {})
+        connection.execute(
+            "INSERT INTO image (id, root_folder_id, folder_id, path, file_name, created_date, modified_date) "
+            f"SELECT i, 1, 1, 'D:\\x\\' || i || '.png', i || '.png', now(), now() FROM generate_series(1, {count}) i"
+        )
+        for statement in statements:
+            connection.execute(statement)
+    return PostgresCatalog(f"{postgres}&schema={schema}")
+
+
+def along(axis: int, dim: int = 1280, kind: str = "vector", length: float = 1.0) -> str:
+    """SQL of a vector along one axis, with ``image.id`` in its last place, by which a row is told from another."""
+    return f"(array_fill(0::real, ARRAY[{axis}]) || {length}::real || array_fill(0::real, ARRAY[{dim - axis - 2}]) || (id / 1e4)::real)::{kind}({dim})"
+
+
+def axes(catalog: Catalog, layer: str = "visual") -> dict[int, int]:
+    ids, digests = catalog.digests(f"embeddings.{layer}")
+    batches = list(catalog.fetch(f"embeddings.{layer}", ids))
+    assert np.array_equal(np.concatenate([b.ids for b in batches]), ids)
+    assert np.array_equal(np.concatenate([b.digests for b in batches]), digests)
+    found = {i: int(np.argmax(row)) for b in batches for i, row in zip(b.ids.tolist(), np.asarray(b.rows), strict=True)}
+    assert next(kind.count for kind in catalog.kinds() if kind.layer == layer) == len(found)
+    return found
+
+
+def test_row_by_row_the_live_vector_counts_and_the_copy_where_there_is_none(postgres: str, schema: str) -> None:
+    catalog = fork(
+        postgres,
+        schema,
+        f"UPDATE image SET clip_vision_embedding = {along(1)} WHERE id <= 30",  # what was copied once
+        f"UPDATE image SET image_embedding = {along(2)} WHERE id > 20 AND id <= 32",  # what was made since
+        f"UPDATE image SET bge_prompt_embedding = {along(3, 1024)} WHERE id <= 39",
+        f"UPDATE image SET prompt_embedding = {along(4, 1024)} WHERE id = 40",  # a single picture of the newest code
+        count=40,
+    )
+    assert axes(catalog) == {**dict.fromkeys(range(1, 21), 1), **dict.fromkeys(range(21, 33), 2)}
+    assert axes(catalog, "semantic") == {**dict.fromkeys(range(1, 40), 3), 40: 4}
+    assert catalog.health().left_out == ()
+    query = np.zeros(1280, np.float32)
+    query[1] = 1
+    near = catalog.similar("visual", query, None, 50, -1)
+    assert [hit.similarity > 0.9 for hit in near] == [True] * 20 + [False] * 12
+    assert {hit.id for hit in near[:20]} == set(range(1, 21))
+    assert {hit.id for hit in catalog.similar("visual", None, 25, 20, 0.9)} == set(range(21, 33))
+    catalog.close()
+
+
+def test_a_digest_follows_the_vector_that_counts(postgres: str, schema: str) -> None:
+    catalog = fork(postgres, schema, f"UPDATE image SET clip_vision_embedding = {along(1)} WHERE id < 4", count=4)
+
+    def changed_by(assignment: str) -> list[int]:
+        before = dict(zip(*map(np.ndarray.tolist, catalog.digests("embeddings.visual")), strict=True))
+        with psycopg.connect(postgres) as connection:
+            connection.execute(f"SET search_path TO {schema}, public")
+            connection.execute(f"UPDATE image SET {assignment}")
+        catalog.kinds()
+        after = dict(zip(*map(np.ndarray.tolist, catalog.digests("embeddings.visual")), strict=True))
+        return sorted(i for i in before.keys() | after.keys() if before.get(i) != after.get(i))
+
+    assert changed_by(f"image_embedding = {along(2)} WHERE id > 2") == [3, 4]
+    assert changed_by(f"clip_vision_embedding = {along(5)} WHERE id > 2") == []  # nobody looks at these any more
+    assert changed_by(f"clip_vision_embedding = {along(5)} WHERE id = 1") == [1]
+    assert changed_by("image_embedding = NULL WHERE id = 3") == [3]
+    assert axes(catalog) == {1: 5, 2: 1, 3: 5, 4: 2}
+    assert changed_by("clip_vision_embedding = NULL") == [1, 2, 3]
+    assert axes(catalog) == {4: 2}
+    catalog.close()
+
+
+def test_columns_that_do_not_fit_the_live_one_are_left_out_and_told_once(
+    postgres: str, schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalog = fork(
+        postgres,
+        schema,
+        "ALTER TABLE image ALTER image_embedding TYPE vector(64)",
+        "ALTER TABLE image ALTER bge_prompt_embedding TYPE vector",  # of any dimension
+        f"UPDATE image SET image_embedding = {along(1, 64)}, clip_vision_embedding = {along(2)}",
+        f"UPDATE image SET prompt_embedding = {along(1, 1024)} WHERE id = 1",
+        f"UPDATE image SET bge_prompt_embedding = {along(2, 1024)}",
+        f"UPDATE image SET bge_prompt_embedding = {along(2, 7)} WHERE id > 4",
+        f"UPDATE image SET clip_g_prompt_embedding = {along(1)}, clip_g_embedding = {along(2)}",
+        'COMMENT ON COLUMN image.clip_g_embedding IS \'{"model": "ViT-bigG-14:mine", "tower": "text", "output": "projected", "pixels": "", "dim": 1280}\'',
+        count=6,
+    )
+    assert axes(catalog) == dict.fromkeys(range(1, 7), 1)
+    assert axes(catalog, "semantic") == {1: 1, 2: 2, 3: 2, 4: 2}
+    assert axes(catalog, "composition") == dict.fromkeys(range(1, 7), 1)
+    visual, semantic, composition = catalog.health().left_out
+    assert "clip_vision_embedding have 1280 dimensions, those of image.image_embedding 64" in visual
+    assert "2 vectors of image.bge_prompt_embedding have another dimension" in semantic
+    assert "clip_g_embedding are made by ViT-bigG-14:mine" in composition
+    catalog.kinds()
+    told = [record.message for record in caplog.records if record.message.startswith("left out")]
+    assert len(told) == 3
+    assert catalog.similar("semantic", None, 1, 9, 0.9)[0].id == 1
+    assert len(catalog.similar("semantic", None, 3, 9, -1)) == 4
     catalog.close()
 
 
@@ -231,7 +334,7 @@ def test_a_digest_changes_with_its_row_and_with_no_other(postgres: str, schema: 
         database.create_tables(connection, schema, {"semantic": database.TINY_TEXT})
         connection.execute(
             "INSERT INTO image (id, root_folder_id, folder_id, path, file_name, created_date, modified_date,"
-            " clip_vision_embedding, bge_prompt_embedding)"
+            " clip_vision_embedding, prompt_embedding)"
             " SELECT i, 1, 1, 'x.png', 'x.png', now(), now(), array_fill(random(), ARRAY[1280])::vector,"
             " array_fill(random(), ARRAY[128])::vector FROM generate_series(1, 4) i"
         )
@@ -252,7 +355,7 @@ def test_a_digest_changes_with_its_row_and_with_no_other(postgres: str, schema: 
     assert changed_by("UPDATE image SET clip_vision_embedding = array_fill(7, ARRAY[1280])::vector WHERE id = 3") == {
         "images": [], "embeddings.visual": [3], "embeddings.semantic": [],
     }  # fmt: skip
-    assert changed_by("UPDATE image SET bge_prompt_embedding = array_fill(7, ARRAY[128])::vector WHERE id = 4") == {
+    assert changed_by("UPDATE image SET prompt_embedding = array_fill(7, ARRAY[128])::vector WHERE id = 4") == {
         "images": [], "embeddings.visual": [], "embeddings.semantic": [4],
     }  # fmt: skip
     assert changed_by("UPDATE image SET viewed_date = now()") == {

@@ -25,7 +25,7 @@ from ...records import (
 from ...version import __version__
 from ..catalog import Catalog, Health, Sort
 from .captions import read_captions, read_tags
-from .columns import TableColumns
+from .columns import LayerColumns, TableColumns
 from .connection import Database, trusted
 from .generations import Generations
 from .mirroring import Mirroring
@@ -48,8 +48,7 @@ class PostgresCatalog(Catalog):
 
     def health(self) -> Health:
         self._database.rows("SELECT 1")
-        self._columns.of("image")
-        return Health("luna_dt", __version__, self.capabilities())
+        return Health("luna_dt", __version__, self.capabilities(), self._columns.left_out())
 
     def image(self, image_id: int) -> ImageRecord:
         rows = self._database.rows(
@@ -77,31 +76,36 @@ class PostgresCatalog(Catalog):
         min_similarity: float,
         text: str | None = None,
     ) -> list[Hit]:
-        column = self._columns.layer(layer)
+        columns = self._columns.layer(layer)
         if text is not None:
             raise NotOffered("the database itself encodes no texts")
         if vector is None:
-            rows = self._database.rows(f"SELECT {column.name}::text FROM image WHERE id = %s", [image_id])
+            rows = self._database.rows(f"SELECT {columns.vector}::text FROM image WHERE id = %s", [image_id])
             if not rows:
                 raise UnknownImage(f"DT has no image {image_id}")
             if rows[0][0] is None:
                 raise NoVector(f"image {image_id} has no vector in layer '{layer}'")
             wanted = rows[0][0]
         else:
-            wanted = json.dumps(checked_vectors(vector, column.identity.dim).tolist())
+            wanted = json.dumps(checked_vectors(vector, columns.identity.dim).tolist())
         fields = ", ".join(self._columns.select().values())
         visible, _ = self._columns.where("")
         with self._database.connection() as connection:
             connection.execute("SELECT set_config('ivfflat.probes', %s, true)", [str(PROBES)])
             connection.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(min(1000, max(100, 2 * top_k)))])
-            rows = connection.execute(
-                trusted(
-                    f"SELECT {fields}, 1 - ({column.name} <=> %(v)s::vector) FROM image "
-                    f"WHERE {column.name} IS NOT NULL AND {visible} ORDER BY {column.name} <=> %(v)s::vector LIMIT %(k)s"
-                ),
-                {"v": wanted, "k": top_k},
-            ).fetchall()
-        near = [row for row in rows if row[-1] >= min_similarity]
+            # each column by itself, or the live one's index would be of no use
+            rows = [
+                row
+                for condition, distance in _nearest(columns)
+                for row in connection.execute(
+                    trusted(
+                        f"SELECT {fields}, 1 - ({distance}) FROM image WHERE {condition} AND {visible} "
+                        f"ORDER BY {distance} LIMIT %(k)s"
+                    ),
+                    {"v": wanted, "k": top_k},
+                )
+            ]
+        near = sorted((row for row in rows if row[-1] >= min_similarity), key=lambda row: -row[-1])[:top_k]
         records = self._records(row[:-1] for row in near)
         return [Hit(record.id, row[-1], record) for row, record in zip(near, records, strict=True)]
 
@@ -178,3 +182,14 @@ class PostgresCatalog(Catalog):
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
         return self._mirroring.fetch(kind, ids)
+
+
+def _nearest(columns: LayerColumns) -> Iterator[tuple[str, str]]:
+    """For each of a layer's columns the condition that a row's vector is there, and its distance to ``%(v)s``.
+
+    Of the copy the few rows that count are compared one by one: its index would mostly find others.
+    """
+    live, *copies = columns.columns
+    yield f"{live.stored} IS NOT NULL", f"{live.stored} <=> %(v)s::{live.kind}"
+    for copy in copies:
+        yield f"{live.stored} IS NULL AND {copy.stored} IS NOT NULL", f"({copy.vector} <=> %(v)s::vector) + 0"

@@ -1,15 +1,18 @@
 """Which columns this database has: they drift between versions of the fork, so they are discovered.
 
-For each layer the newest name of its column that holds anything counts.  What made a layer is known for
-DT's own columns (identity.DT_IDENTITIES); a JSON identity in the column's comment (``COMMENT ON COLUMN``,
-in the contract's form) says otherwise.
+A layer's vectors lie in up to two columns: the live one, which DT writes, and a copy that one of its migrations
+made once.  Row by row the live one counts, and the copy where that is NULL.  What made them is known for DT's own
+columns (identity.DT_IDENTITIES); a JSON identity in a column's comment (``COMMENT ON COLUMN``, in the contract's
+form) says otherwise.  What is there and cannot be used is told (``left_out``).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ...errors import BadAnswer, NotSearchable, Refused
@@ -20,10 +23,10 @@ from .connection import Database
 
 log = logging.getLogger(__name__)
 
-#: For each layer the names its column has had, newest first.
+#: For each layer its columns: the live one, then the copy.
 LAYER_COLUMNS = {
-    "visual": ("clip_vision_embedding", "image_embedding"),
-    "semantic": ("bge_prompt_embedding", "prompt_embedding"),
+    "visual": ("image_embedding", "clip_vision_embedding"),
+    "semantic": ("prompt_embedding", "bge_prompt_embedding"),
     "negative": ("negative_prompt_embedding",),
     "composition": ("clip_g_prompt_embedding", "clip_g_embedding"),
     "style": ("clip_l_prompt_embedding", "clip_l_embedding"),
@@ -56,12 +59,47 @@ IMAGE_FIELDS = {
 }
 
 
+#: pgvector's types as format_type writes them; with their schema only where that is not on the search path.
+_VECTOR = re.compile(r"(vector|halfvec)(?:\((\d+)\))?")
+
+
 @dataclass(frozen=True)
-class LayerColumn:
-    """The column that holds a layer's vectors, and what made them."""
+class VectorColumn:
+    """A column of vectors, and in SQL what is ``stored`` in it, NULL where that has not ``dim`` dimensions."""
 
     name: str
+    stored: str
+    kind: str
+    dim: int
     identity: Identity
+
+    @property
+    def vector(self) -> str:
+        return self.stored if self.kind == "vector" else f"{self.stored}::vector"
+
+
+@dataclass(frozen=True)
+class LayerColumns:
+    """The columns that hold a layer's vectors, of which in each row the first that is not NULL counts."""
+
+    columns: tuple[VectorColumn, ...]
+
+    @property
+    def identity(self) -> Identity:
+        return self.columns[0].identity
+
+    @property
+    def vector(self) -> str:
+        return self.first(lambda column: column.vector)
+
+    @property
+    def there(self) -> str:
+        """The condition that a row has a vector."""
+        return "(" + " OR ".join(f"{column.stored} IS NOT NULL" for column in self.columns) + ")"
+
+    def first(self, value: Callable[[VectorColumn], str]) -> str:
+        """SQL for a value of a row's vector; ``value`` gives that of one column, which is NULL where it holds none."""
+        return f"COALESCE({', '.join(map(value, self.columns))}, NULL)"
 
 
 class TableColumns:
@@ -70,7 +108,9 @@ class TableColumns:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[str, dict[str, tuple[str, str]]] | None = None
-        self._found_layers: dict[str, LayerColumn] | None = None
+        self._found_layers: dict[str, LayerColumns] | None = None
+        self._left_out: dict[str, None] = {}  # in the order in which it was found
+        self._told: set[str] = set()
 
     def of(self, table: str) -> dict[str, tuple[str, str]]:
         """A table's columns: name -> (type, comment); empty where there is no such table."""
@@ -112,29 +152,60 @@ class TableColumns:
             names["nometa"] = names["no_metadata"]
         return where(text, Columns(names, "%s"))
 
-    def layers(self, anew: bool = False) -> dict[str, LayerColumn]:
+    def layers(self, anew: bool = False) -> dict[str, LayerColumns]:
         """The layers that hold anything."""
         if anew or self._found_layers is None:
             if anew:
                 self._known = None
-            found = {}
-            for layer, names in LAYER_COLUMNS.items():
-                for name in names:
-                    column = self._layer_column(layer, name)
-                    if column:
-                        found[layer] = column
-                        break
-            self._found_layers = found
+                self._left_out.clear()
+            every = {layer: self._layer_columns(layer, names) for layer, names in LAYER_COLUMNS.items()}
+            self._found_layers = {layer: found for layer, found in every.items() if found}
         return self._found_layers
 
-    def _layer_column(self, layer: str, name: str) -> LayerColumn | None:
+    def _layer_columns(self, layer: str, names: tuple[str, ...]) -> LayerColumns | None:
+        found: list[VectorColumn] = []
+        for name in names:
+            column = self._vector_column(layer, name)
+            if column is None:
+                continue
+            if found and column.dim != found[0].dim:
+                self._leave_out(
+                    f"the vectors of image.{name} have {column.dim} dimensions, those of image.{found[0].name} "
+                    f"{found[0].dim}"
+                )
+            elif found and column.identity != found[0].identity:
+                self._leave_out(
+                    f"the vectors of image.{name} are made by {column.identity}, those of image.{found[0].name} by "
+                    f"{found[0].identity}"
+                )
+            else:
+                found.append(column)
+        return LayerColumns(tuple(found)) if found else None
+
+    def _vector_column(self, layer: str, name: str) -> VectorColumn | None:
         kind, comment = self.of("image").get(name, ("", ""))
-        if not kind.startswith("vector"):
+        if not kind:
             return None
-        first = self._database.rows(f"SELECT vector_dims({name}) FROM image WHERE {name} IS NOT NULL LIMIT 1")
-        if not first:
+        form = _VECTOR.fullmatch(kind)
+        if form is None:
+            self._leave_out(f"column image.{name} is of type {kind}, which cannot be read as vectors")
             return None
-        dim = int(first[0][0])
+        stored, holds = f"image.{name}", f"FROM image WHERE {name} IS NOT NULL"
+        if form[2]:
+            dim = int(form[2])
+            if not self._database.rows(f"SELECT 1 {holds} LIMIT 1"):
+                return None
+        else:  # each of its vectors may have a dimension of its own: that of most counts
+            dims = self._database.rows(f"SELECT vector_dims({name}), COUNT(*) {holds} GROUP BY 1 ORDER BY 2 DESC, 1")
+            if not dims:
+                return None
+            dim = int(dims[0][0])
+            if others := sum(count for _, count in dims[1:]):
+                self._leave_out(f"{others:,} vectors of image.{name} have another dimension than its others, {dim}")
+            stored = f"(CASE WHEN vector_dims({stored}) = {dim} THEN {stored} END)"
+        return VectorColumn(name, stored, form[1], dim, self._identity(layer, name, dim, comment))
+
+    def _identity(self, layer: str, name: str, dim: int, comment: str) -> Identity:
         identity = DT_IDENTITIES[layer]
         if comment.lstrip().startswith("{"):
             try:
@@ -144,12 +215,23 @@ class TableColumns:
         if identity.dim != dim:
             log.warning("image.%s has %d dimensions, not those of %s: what made it is not known", name, dim, identity)
             identity = replace(identity, architecture="unknown", weights="", dim=dim)
-        return LayerColumn(name, identity)
+        return identity
 
-    def layer(self, layer: str) -> LayerColumn:
+    def layer(self, layer: str) -> LayerColumns:
         """Raises UnknownLayer, NotSearchable."""
         checked_layer(layer)
         found = self.layers().get(layer) or self.layers(anew=True).get(layer)
         if found is None:
             raise NotSearchable(f"DT has no vectors in layer '{layer}' ({' or '.join(LAYER_COLUMNS[layer])} is empty)")
         return found
+
+    def left_out(self) -> tuple[str, ...]:
+        """What there is and is not used, and why, as it was when the layers were last looked for."""
+        self.layers()
+        return tuple(self._left_out)
+
+    def _leave_out(self, reason: str) -> None:
+        self._left_out[reason] = None
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning("left out: %s", reason)
