@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from ...records import (
     Kind,
     checked_vectors,
 )
+from ...storable import checked, each
 from ...version import __version__
 from ..catalog import Catalog, Health, Sort
 from .captions import read_captions, read_tags
@@ -56,16 +58,19 @@ class PostgresCatalog(Catalog):
         )
         if not rows:
             raise UnknownImage(f"DT has no image {image_id}")
-        return self._records(rows)[0]
+        return self._with_tags([checked(ImageRecord(*rows[0]))])[0]
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         condition, values = self._columns.where(query)
-        rows = self._database.rows(
-            f"SELECT {', '.join(self._columns.select().values())} FROM image "
-            f"WHERE id > %s AND {condition} ORDER BY id LIMIT %s",
-            [after_id, *values, limit],
-        )
-        return self._records(rows)
+        fields, records = ", ".join(self._columns.select().values()), list[ImageRecord]()
+        statement = f"SELECT {fields} FROM image WHERE id > %s AND {condition} ORDER BY id LIMIT %s"
+        while (wanted := limit - len(records)) > 0:
+            rows = self._database.rows(statement, [after_id, *values, wanted])
+            records += each(lambda row: ImageRecord(*row), rows)
+            if len(rows) < wanted:
+                break
+            after_id = rows[-1][0]
+        return self._with_tags(records)
 
     def similar(
         self,
@@ -106,8 +111,8 @@ class PostgresCatalog(Catalog):
                 )
             ]
         near = sorted((row for row in rows if row[-1] >= min_similarity), key=lambda row: -row[-1])[:top_k]
-        records = self._records(row[:-1] for row in near)
-        return [Hit(record.id, row[-1], record) for row, record in zip(near, records, strict=True)]
+        similarities = {row[0]: row[-1] for row in near}
+        return [Hit(record.id, similarities[record.id], record) for record in self._records(near)]
 
     def clusters(self) -> list[Cluster]:
         if not self._columns.of("face_group"):
@@ -140,8 +145,12 @@ class PostgresCatalog(Catalog):
             f"ORDER BY {order} LIMIT %s",
             [cluster_id, min_quality, limit],
         )
-        records = self._records(row[:-1] for row in rows)
-        return [ClusterImage(record, row[-1] or 0.0) for row, record in zip(rows, records, strict=True)]
+        confidences = {row[0]: row[-1] or 0.0 for row in rows}
+        return [
+            ClusterImage(record, confidences[record.id])
+            for record in self._records(rows)
+            if math.isfinite(confidences[record.id])
+        ]
 
     def captions(self, image_id: int) -> Captions:
         if not self._database.rows("SELECT 1 FROM image WHERE id = %s", [image_id]):
@@ -152,8 +161,10 @@ class PostgresCatalog(Catalog):
         return self._columns.layer(layer).identity
 
     def _records(self, rows: Iterable[Sequence[Any]]) -> list[ImageRecord]:
-        """Rows of an image's fields, with each image's tags."""
-        found = [ImageRecord(*row) for row in rows]
+        """Rows of an image's fields and one more value, with each image's tags; those that cannot be read are left out."""
+        return self._with_tags(each(lambda row: ImageRecord(*row[:-1]), rows))
+
+    def _with_tags(self, found: list[ImageRecord]) -> list[ImageRecord]:
         tags = read_tags(self._database, self._columns, [record.id for record in found])
         return [
             replace(r, tags=tuple(dict.fromkeys(tag for tag, _ in tags[r.id]))) if r.id in tags else r for r in found

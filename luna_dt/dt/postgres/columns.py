@@ -31,31 +31,47 @@ LAYER_COLUMNS = {
     "composition": ("clip_g_prompt_embedding", "clip_g_embedding"),
     "style": ("clip_l_prompt_embedding", "clip_l_embedding"),
 }
-#: ImageRecord's fields (but tags) in their order: column, SQL with {} for it, SQL where it is missing.
+_NUMBER = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+_ANY: tuple[str, ...] = ("",)
+_TEXT = "COALESCE({}::text, '')", "''", _ANY
+_COUNT = "COALESCE({}, 0)", "0", _NUMBER
+_FLAG = "COALESCE({}, false)", "false", ("boolean",)
+_REAL = "CASE WHEN {0} NOT BETWEEN -1e308 AND 1e308 THEN 'NaN'::float8 ELSE {0}::float8 END"  # it may be a numeric
+_DATE = "COALESCE(to_char({}, 'YYYY-MM-DD\"T\"HH24:MI:SS'), '')", "''", ("timestamp", "date")
+#: ImageRecord's fields (but tags) in their order: column, SQL with {} for it, SQL where it is missing, and with what
+#: the names of the types begin that it may have.
 IMAGE_FIELDS = {
-    "id": ("id", "{}::bigint", ""),
-    "path": ("path", "{}", "''"),
-    "prompt": ("prompt", "COALESCE({}, '')", "''"),
-    "negative_prompt": ("negative_prompt", "COALESCE({}, '')", "''"),
-    "width": ("width", "COALESCE({}, 0)", "0"),
-    "height": ("height", "COALESCE({}, 0)", "0"),
-    "model": ("model", "COALESCE({}, '')", "''"),
-    "model_hash": ("model_hash", "COALESCE({}, '')", "''"),
-    "sampler": ("sampler", "COALESCE({}, '')", "''"),
-    "scheduler": ("scheduler", "COALESCE({}, '')", "''"),
-    "steps": ("steps", "COALESCE({}, 0)", "0"),
-    "cfg": ("cfg_scale", "COALESCE({}, 0)::float8", "0::float8"),
-    "seed": ("seed", "COALESCE({}, 0)", "0"),
-    "rating": ("rating", "{}", "NULL::integer"),
-    "aesthetic_score": ("aesthetic_score", "{}::float8", "NULL::float8"),
-    "favorite": ("favorite", "COALESCE({}, false)", "false"),
-    "nsfw": ("nsfw", "COALESCE({}, false)", "false"),
-    "for_deletion": ("for_deletion", "COALESCE({}, false)", "false"),
-    "unavailable": ("unavailable", "COALESCE({}, false)", "false"),
-    "no_metadata": ("no_metadata", "COALESCE({}, false)", "false"),
-    "created": ("created_date", "COALESCE(to_char({}, 'YYYY-MM-DD\"T\"HH24:MI:SS'), '')", "''"),
-    "custom_tags": ("custom_tags", "COALESCE({}, '')", "''"),
-    "loras": ("loras", "COALESCE({}::text, '')", "''"),
+    "id": ("id", "{}::bigint", "", _ANY),
+    "path": ("path", "{}::text", "''", _ANY),
+    "prompt": ("prompt", *_TEXT),
+    "negative_prompt": ("negative_prompt", *_TEXT),
+    "width": ("width", *_COUNT),
+    "height": ("height", *_COUNT),
+    "model": ("model", *_TEXT),
+    "model_hash": ("model_hash", *_TEXT),
+    "sampler": ("sampler", *_TEXT),
+    "scheduler": ("scheduler", *_TEXT),
+    "steps": ("steps", *_COUNT),
+    "cfg": ("cfg_scale", f"COALESCE({_REAL}, 0)", "0::float8", _NUMBER),
+    "seed": ("seed", *_COUNT),
+    "rating": ("rating", "{}", "NULL::integer", _NUMBER),
+    "aesthetic_score": ("aesthetic_score", _REAL, "NULL::float8", _NUMBER),
+    "favorite": ("favorite", *_FLAG),
+    "nsfw": ("nsfw", *_FLAG),
+    "for_deletion": ("for_deletion", *_FLAG),
+    "unavailable": ("unavailable", *_FLAG),
+    "no_metadata": ("no_metadata", *_FLAG),
+    "created": ("created_date", *_DATE),
+    "custom_tags": ("custom_tags", *_TEXT),
+    "loras": ("loras", *_TEXT),
+}
+#: What of other tables is read; a table that lacks any of it is not.
+TABLES = {
+    "image_tags": {"image_id", "tag", "source", "confidence"},
+    "image_captions": {"id", "image_id", "source", "caption", "updated_at"},
+    "face_group": {"id", "name"},
+    "face_group_member": {"face_group_id", "face_detection_id", "similarity_score"},
+    "face_detection": {"id", "image_id"},
 }
 
 
@@ -130,15 +146,31 @@ class TableColumns:
                     f"schema '{self._database.schema}' of {self._database.address} has no table 'image': not a "
                     "collection of DiffusionToolkit's LUNA fork; name the collection with ?schema=NAME"
                 )
-            tables = self._known = dict(known)
+            tables = self._known = self._usable(known)
         return tables.get(table, {})
+
+    def _usable(self, tables: dict[str, dict[str, tuple[str, str]]]) -> dict[str, dict[str, tuple[str, str]]]:
+        """The tables without those, and the columns of ``image``, that are not as they are read."""
+        there = tables["image"]
+        for column, _, _, types in IMAGE_FIELDS.values():
+            if column in there and not there[column][0].startswith(types):
+                self._leave_out(f"column image.{column} is of type {there[column][0]}, which cannot be read")
+                del there[column]
+        for name, needed in TABLES.items():
+            if name in tables and (missing := needed - tables[name].keys()):
+                self._leave_out(f"table {name} has no {' and no '.join(sorted(missing))}")
+                del tables[name]
+        faces = {name for name in TABLES if name.startswith("face_")}
+        if not faces <= tables.keys():
+            tables = {name: columns for name, columns in tables.items() if name not in faces}
+        return tables
 
     def select(self) -> dict[str, str]:
         """SQL for each of ImageRecord's fields, with what this database's ``image`` table has."""
         there = self.of("image")
         return {
             name: present.format(f"image.{column}") if column in there else absent
-            for name, (column, present, absent) in IMAGE_FIELDS.items()
+            for name, (column, present, absent, _) in IMAGE_FIELDS.items()
         }
 
     def where(self, text: str) -> Sql:
@@ -146,10 +178,9 @@ class TableColumns:
         there = self.of("image")
         names = {name: expression for name, expression in self.select().items() if IMAGE_FIELDS[name][0] in there}
         missing = {name: "false" for name in ("for_deletion", "unavailable") if name not in names}
-        names = {**missing, **names, "rating": "rating", "date": names.get("created", "''")}
-        names |= {"negative": names["negative_prompt"], "delete": names["for_deletion"]}
-        if "no_metadata" in names:
-            names["nometa"] = names["no_metadata"]
+        names = {**missing, **names}
+        also = {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
+        names |= {token: names[field] for token, field in also.items() if field in names}
         return where(text, Columns(names, "%s"))
 
     def layers(self, anew: bool = False) -> dict[str, LayerColumns]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import psycopg
 
 from ...errors import BadAnswer, Refused, UnknownLayer
 from ...records import EMBEDDINGS, Batch, Captions, Cluster, ImageRecord, Int64s, Kind, Member, layer_of
@@ -47,7 +48,7 @@ class Mirroring:
         elif kind == "images":
             statement = f"SELECT id::bigint, {self._image_digest()} FROM image"
         elif kind == "captions":
-            statement = self._caption_digests("true")
+            statement = self._caption_digests("image_id IS NOT NULL")
         elif kind == "clusters":
             statement = self._cluster_digests("true")
         else:
@@ -57,7 +58,21 @@ class Mirroring:
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
         for at in range(0, max(1, len(ids)), FETCHED_AT_ONCE):
-            yield from self._fetch_page(kind, ids[at : at + FETCHED_AT_ONCE])
+            yield from self._page(kind, ids[at : at + FETCHED_AT_ONCE])
+
+    def _page(self, kind: str, ids: Int64s) -> list[Batch]:
+        """The rows of a page; halved again and again around a row that the database, or psycopg, cannot put into words."""
+        try:
+            return list(self._fetch_page(kind, ids))
+        except (Refused, UnicodeDecodeError) as error:
+            cause = error.__cause__ if isinstance(error, Refused) else error
+            if not isinstance(cause, (psycopg.DataError, UnicodeDecodeError)):
+                raise
+            if len(ids) > 1:
+                return [*self._page(kind, ids[: len(ids) // 2]), *self._page(kind, ids[len(ids) // 2 :])]
+            no_text = isinstance(cause, (psycopg.errors.CharacterNotInRepertoire, UnicodeDecodeError))
+            reason = "its text is not in UTF-8" if no_text else f"the database cannot say it: {cause}"
+            return [Batch(ids[:0], ids[:0], [], {int(i): reason for i in ids})]
 
     def _fetch_page(self, kind: str, ids: Int64s) -> Iterator[Batch]:
         layer = layer_of(kind)
@@ -96,7 +111,7 @@ class Mirroring:
             "JOIN face_detection d ON d.id = m.face_detection_id WHERE m.face_group_id = ANY(%s) GROUP BY 1, 2",
             [ids],
         ):
-            members[cluster_id].append(Member(image_id, confidence or 0.0))
+            members[cluster_id].append(Member(image_id, 0.0 if confidence is None else confidence))
         names = self._database.rows(
             "SELECT id::bigint, COALESCE(name, '') FROM face_group WHERE id = ANY(%s) ORDER BY 1", [ids]
         )
