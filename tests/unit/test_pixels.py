@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import subprocess
+import unicodedata
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from luna_dt.errors import BadPicture, PictureMissing
-from luna_dt.paths import local_path
+from luna_dt.paths import local_path, picture_file
 from luna_dt.pixels import read_alpha, read_pictures
 
 
@@ -243,3 +244,30 @@ def test_floats_of_a_file_are_in_the_range_that_they_fill(full: int, tmp_path: P
     Image.fromarray(values).save(tmp_path / "floats.tif")
     read = np.asarray(read_pictures(tmp_path / "floats.tif")[0])[..., 0]
     assert np.array_equal(read.ravel(), np.arange(256))
+
+
+@pytest.mark.parametrize("there", ["NFC", "NFD", "mixed"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD", "mixed"])
+def test_the_forms_of_a_name_are_one_name(asked: str, there: str, tmp_path: Path) -> None:
+    def spelt(form: Any) -> list[str]:
+        names = ("Bilder Ünï", "Ångström é", "が é.png")
+        if form == "mixed":
+            return [unicodedata.normalize("NFC", name[:-5]) + unicodedata.normalize("NFD", name[-5:]) for name in names]
+        return [unicodedata.normalize(form, name) for name in names]
+
+    folder = tmp_path.joinpath(*spelt(there)[:2])
+    folder.mkdir(parents=True)
+    (folder / spelt(there)[2]).write_bytes(b"the picture")
+    dt_path = "D:\\Größe\\" + "\\".join(spelt(asked))
+    path_map = {"d:\\" + unicodedata.normalize("NFD", "Größe"): str(tmp_path)}
+    assert picture_file(dt_path, path_map) == b"the picture"
+    with pytest.raises(PictureMissing, match="No such file"):
+        picture_file(dt_path[:-5] + "ä.png", path_map)
+
+
+def test_dts_own_spelling_comes_first(tmp_path: Path) -> None:
+    forms: list[Any] = ["NFC", "NFD"]
+    for form in forms:
+        (tmp_path / unicodedata.normalize(form, "é.png")).write_bytes(form.encode())
+    for form in forms:
+        assert picture_file("D:\\" + unicodedata.normalize(form, "é.png"), {"D:\\": str(tmp_path)}) == form.encode()

@@ -324,7 +324,7 @@ def test_one_odd_row_stops_no_other(stranger: Stranger, tmp_path: Path) -> None:
         {"image_id": 16, "confidence": 1},
         {"image_id": 2**64, "confidence": 1},
     ]
-    clusters = [{"id": 1, "name": "Luna", "image_count": 2, "members": members}, {"id": 2, "image_count": 2**63},
+    clusters: list[dict[str, Any]] = [{"id": 1, "name": "Luna", "image_count": 2, "members": members}, {"id": 2, "image_count": 2**63},
                 {"id": 3, "members": [{}]}]  # fmt: skip
     lines("clusters", [{**row, "digest": "1"} for row in clusters])
     with Library(tmp_path, dt=stranger.url) as library:
