@@ -55,7 +55,7 @@ def fill(address: str, rows: int, dim: int) -> None:
                 part["vector"]["values"] = values / np.linalg.norm(values, axis=1, keepdims=True)
                 copy.write(part.tobytes())
             copy.write(b"\xff\xff")
-        connection.execute("UPDATE image SET clip_vision_embedding = v FROM given WHERE given.id = image.id")
+        connection.execute("UPDATE image SET image_embedding = v FROM given WHERE given.id = image.id")
         connection.commit()
         connection.autocommit = True
         connection.execute("VACUUM (FULL, ANALYZE) image")
@@ -68,7 +68,7 @@ def bare(address: str, rows: int, dim: int) -> tuple[float, int]:
     )
     with psycopg.connect(address) as connection:
         start = time.perf_counter()
-        statement = "COPY (SELECT id, clip_vision_embedding FROM bench.image) TO STDOUT (FORMAT BINARY)"
+        statement = "COPY (SELECT id, image_embedding FROM bench.image) TO STDOUT (FORMAT BINARY)"
         vectors = np.empty((rows, dim), np.float32)
         ids = np.empty(rows, np.int64)
         done, page = 0, b""

@@ -65,17 +65,20 @@ class _Rooms:
         self._store = Store(self.settings.home)
         self._memory = Memory(residency)
         self._dt = Connection(self.settings)
-        path_map, folders = self.settings.path_map, self.settings.models_folders
+        folders = self.settings.models_folders
         self.encoders = Encoders(self.settings, self._memory)
         self._lookups = Lookups(self._store, self._dt)
-        self._pictures = Pictures(self._store, self._lookups, self._dt, path_map)
+        self._pictures = Pictures(self._store, self._lookups, self._dt, self._path_map)
         self._search = Search(self._store, self._lookups, self.encoders, self._dt, self.settings.index)
         self._searcher = self._search.searcher
         self._map_cache = MapCache(self._store, self.settings.maps_bytes)
         detectors = Detectors(self.settings.device, folders, self._memory, self._store.sha256)
-        self._maps = Maps(self._store, self._map_cache, detectors, self._pictures, self._dt, path_map)
+        self._maps = Maps(self._store, self._map_cache, detectors, self._pictures, self._dt, self._path_map)
         self.outbox = Outbox(self._store, self._dt)
         self.batches = Batches(self._store, self.outbox)
+
+    def _path_map(self) -> Mapping[str, str]:
+        return self.settings.path_map  # as it is now
 
     def __enter__(self: Opened) -> Opened:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 
@@ -39,12 +40,40 @@ def local_path(dt_path: str, path_map: Mapping[str, str]) -> Path:
     )
 
 
+def on_disk(path: Path) -> Path:
+    """A path with each part that is not there as it is spelt in the other form of Unicode, if that is there.
+
+    ``é`` is one character (NFC, as Windows writes) or two (NFD, as Macs do); to a user it is one name.
+    """
+    if path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[len(found.parts) :]:
+        forms = [part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
+        there = [form for form in forms if (found / form).exists()]
+        if not there:
+            there = _spelt_alike(found, part)
+        found /= there[0] if there else part
+    return found
+
+
+def _spelt_alike(folder: Path, name: str) -> list[str]:
+    """Names in a folder that are that one in a mixed form; only names that have more than one are looked for."""
+    wanted = unicodedata.normalize("NFC", name)
+    if name.isascii() or not folder.is_dir():
+        return []
+    try:
+        return sorted(each.name for each in folder.iterdir() if unicodedata.normalize("NFC", each.name) == wanted)[:1]
+    except OSError:
+        return []
+
+
 def picture_file(dt_path: str, path_map: Mapping[str, str]) -> bytes:
     """The bytes of a file that DT names; only a plain file of a picture's size is read.
 
     Raises PictureMissing, OSError.
     """
-    path = local_path(dt_path, path_map)
+    path = on_disk(local_path(dt_path, path_map))
     if not path.is_file():  # not a device or a pipe, which could be read for ever
         raise PictureMissing(f"{path}: No such file")
     if path.stat().st_size > MAX_FILE:
@@ -57,6 +86,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _same(parts: list[str], prefix: list[str], dt_path: str) -> bool:
+    parts, prefix = ([unicodedata.normalize("NFC", part) for part in each] for each in (parts, prefix))
     if "\\" in dt_path or PureWindowsPath(dt_path).drive:
         return [p.casefold() for p in parts] == [p.casefold() for p in prefix]
     return parts == prefix

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,14 @@ else:
 PictureLike: TypeAlias = str | os.PathLike[str] | bytes | Picture | npt.NDArray[Any] | Any
 
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning level: it refuses to open more by itself
+MAX_BYTES = 10 * MAX_PIXELS  # that a picture takes while it becomes 8-bit RGB
+#: What is opened, by Pillow's names; others start programs (EPS) or are no pictures of anybody's library.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM", "JPEG2000", "QOI")
+_BYTES = {"I": 14, "F": 14, "I;16": 10, "I;16B": 10, "I;16L": 10, "I;16N": 10}  # for each pixel; of other modes 8
+_STRIP = 1 << 20  # values that are scaled at once
+_TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+          8: "ROTATE_90"}  # fmt: skip
+ORIENTATION = 0x0112  # EXIF's tag
 
 
 def read_pictures(source: PictureLike, name: str = "the given picture") -> list[Image.Image]:
@@ -34,30 +44,34 @@ def read_pictures(source: PictureLike, name: str = "the given picture") -> list[
     """
     from PIL import Image
 
-    if isinstance(source, Image.Image):
-        return [_upright_rgb(source, name)]
-    if isinstance(source, (str, os.PathLike)):
-        return [_open(Path(source), str(source))]
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return [_open(io.BytesIO(source), name)]
-    return _from_array(source)
+    try:
+        if isinstance(source, Image.Image):
+            return [_upright_rgb(source, name)]
+        if isinstance(source, (str, os.PathLike)):
+            name = str(source)
+            return [_open(Path(source), name)]
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return [_open(io.BytesIO(source), name)]
+        return _from_array(source)
+    except MemoryError as error:
+        raise BadPicture(f"{name}: there is not enough memory for it") from error
 
 
 def read_alpha(data: bytes) -> Image.Image | None:
     """The first frame's transparency, upright, as 8-bit grey (255 opaque); None where there is none."""
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(data)) as picture:
+    with _opened(io.BytesIO(data), "the given picture") as picture:
         if "A" not in picture.getbands() and "transparency" not in picture.info:
             return None
-        return ImageOps.exif_transpose(picture).convert("RGBA").getchannel("A")
+        _check_size(picture, "the given picture")
+        return _upright(picture).convert("RGBA").getchannel("A")
 
 
 def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
-    from PIL import Image
-
     try:
-        with Image.open(file) as picture:
+        with (
+            contextlib.nullcontext(file) if isinstance(file, io.BytesIO) else file.open("rb") as data,
+            _opened(data, name) as picture,
+        ):
             return _upright_rgb(picture, name)
     except FileNotFoundError as error:
         raise BadPicture(f"{name}: no such file") from error
@@ -67,23 +81,100 @@ def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
         raise BadPicture(f"{name}: not a picture that can be read ({error})") from error
 
 
-def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
-    from PIL import Image, ImageOps
+def _opened(data: BinaryIO, name: str) -> Image.Image:
+    """A picture opened by Pillow; a PNG, if need be, without what is beside its pixels."""
+    from PIL import Image
 
+    formats = [each for each in FORMATS if each in _known_formats()]
+    try:
+        picture = Image.open(data, formats=formats)
+        if picture.format == "PNG":  # whose texts may also come after the pixels
+            _check_size(picture, name)
+            picture.load()
+        return picture
+    except (BadPicture, MemoryError):
+        raise
+    except Exception:
+        data.seek(0)
+        if data.read(len(_PNG)) != _PNG:
+            raise
+        return Image.open(io.BytesIO(_pixels_only(data.read())), formats=formats)
+
+
+@functools.cache
+def _known_formats() -> frozenset[str]:
+    from PIL import Image
+
+    Image.init()
+    return frozenset(Image.OPEN)
+
+
+def _pixels_only(data: bytes) -> bytes:
+    """Of what follows a PNG's signature only what its pixels need, with the signature."""
+    kept, at, kind = [_PNG], 0, b""
+    while at + 8 <= len(data) and kind != b"IEND":
+        end, kind = at + 12 + int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind in _PIXEL_CHUNKS:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as EXIF says; unlike Pillow's own way nothing is written anew, so that nothing of it can be in the way."""
+    from PIL import Image
+
+    try:
+        turn = _TURNS.get(picture.getexif().get(ORIENTATION, 1))
+    except Exception:  # noqa: BLE001  who cannot say how it lies, lies as it is
+        turn = None
+    return picture.transpose(Image.Transpose[turn]) if turn else picture
+
+
+def _check_size(picture: Image.Image, name: str) -> None:
     width, height = picture.size
     if not width or not height or width * height > MAX_PIXELS:
         raise BadPicture(f"{name}: {width}x{height} pixels; between 1 and {MAX_PIXELS:,} can be used")
-    upright = ImageOps.exif_transpose(picture)
+    # Pillow has an address for each line of each of its copies, too
+    if width * height * _BYTES.get(picture.mode, 8) + max(width, height) * 24 > MAX_BYTES:
+        raise BadPicture(
+            f"{name}: {width}x{height} pixels of the mode {picture.mode} take more than {MAX_BYTES:,} bytes"
+        )
+
+
+def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
+
+    _check_size(picture, name)
+    upright = _upright(picture)
     if upright.mode == "RGB":
-        return upright
+        return upright.copy() if upright is picture else upright
     if upright.mode.startswith("I"):  # 16-bit greys, which Pillow would clip rather than scale
-        values = np.clip(np.asarray(upright, dtype=np.int64), 0, 65535)
-        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+        return _grey(np.asarray(upright), 65535)
     if upright.mode == "F":
-        return _from_array(np.asarray(upright))[0]
+        values = np.asarray(upright)
+        if not np.isfinite(values).all():
+            raise BadPicture(f"{name} holds NaN or infinite values")
+        # in 0..1, or as some programs write them in the range of whole numbers
+        largest = float(values.max())
+        return _grey(values, next((full for full in (1, 255, 65535) if largest <= full * 1.01), 1))
     if upright.mode == "P":  # through RGBA, or transparency given as bytes would be lost with a warning
         upright = upright.convert("RGBA")
     return upright.convert("RGB")
+
+
+def _grey(values: npt.NDArray[Any], full: int) -> Image.Image:
+    """Values in 0..``full`` as 8-bit grey, in RGB."""
+    from PIL import Image
+
+    grey = np.empty(values.shape, np.uint8)
+    step = max(1, _STRIP // values.shape[1])
+    for at in range(0, len(values), step):
+        grey[at : at + step] = np.round(np.clip(values[at : at + step], 0, full) * (255.0 / full))
+    return Image.fromarray(grey).convert("RGB")
 
 
 def _from_array(source: Any) -> list[Image.Image]:

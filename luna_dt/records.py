@@ -112,13 +112,17 @@ class ImageRecord:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ImageRecord:
         """Reads a contract image: unknown fields are ignored, absent or null ones take their default."""
-        try:
-            known: dict[str, Any] = {"id": int(value["id"]), "path": str(value["path"] or "")}
-            for name, convert in _IMAGE_FIELDS.items():
-                if value.get(name) is not None:
-                    known[name] = convert(value[name])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadAnswer(f"an image from DT cannot be read ({error!r}): {str(value)[:200]}") from error
+        known: dict[str, Any] = {}
+        for name, convert in _IMAGE_FIELDS.items():
+            given = value.get(name)
+            try:
+                if given is not None or name == "id":
+                    known[name] = convert(given)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise BadAnswer(f"an image from DT cannot be read: its {name} is not what it should be") from error
+        if "path" not in value:
+            raise BadAnswer("an image from DT cannot be read: it has no path")
+        known.setdefault("path", "")
         return cls(**known)
 
 
@@ -129,11 +133,23 @@ def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _flag(value: Any) -> bool:
+    if value not in (False, True):
+        raise ValueError(value)
+    return bool(value)
+
+
+def _list(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(value)
+    return tuple(value)
+
+
 _IMAGE_FIELDS: dict[str, Callable[[Any], Any]] = {
-    "prompt": _text, "negative_prompt": _text, "width": int, "height": int, "model": _text, "model_hash": _text,
-    "sampler": _text, "scheduler": _text, "steps": int, "cfg": float, "seed": int, "rating": int,
-    "aesthetic_score": float, "favorite": bool, "nsfw": bool, "for_deletion": bool, "unavailable": bool,
-    "no_metadata": bool, "created": _text, "custom_tags": _text, "loras": _text, "tags": tuple,
+    "id": int, "path": str, "prompt": _text, "negative_prompt": _text, "width": int, "height": int, "model": _text,
+    "model_hash": _text, "sampler": _text, "scheduler": _text, "steps": int, "cfg": float, "seed": int, "rating": int,
+    "aesthetic_score": float, "favorite": _flag, "nsfw": _flag, "for_deletion": _flag, "unavailable": _flag,
+    "no_metadata": _flag, "created": _text, "custom_tags": _text, "loras": _text, "tags": _list,
 }  # fmt: skip
 
 
@@ -189,7 +205,10 @@ class Captions:
         wd14, joytag, caption, combined = (
             str(value.get(name) or "") for name in ("wd14_tags", "joytag_tags", "joycaption", "combined")
         )
-        return cls(image_id, wd14, joytag, caption, combined, tuple(value.get("tags") or ()))
+        try:
+            return cls(image_id, wd14, joytag, caption, combined, _list(value.get("tags") or ()))
+        except TypeError as error:
+            raise BadAnswer("captions from DT cannot be read: their tags are no list") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +235,12 @@ class Cluster:
     def from_json(cls, value: Mapping[str, Any]) -> Cluster:
         try:
             count = value.get("image_count", value.get("member_count", 0))
-            members = tuple(Member(int(m["image_id"]), float(m["confidence"])) for m in value.get("members") or ())
+            members = tuple(Member(m["image_id"], m["confidence"]) for m in value.get("members") or ())
             return cls(int(value["id"]), str(value.get("name") or ""), int(count or 0), members)
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadAnswer(f"a cluster from DT cannot be read ({error!r}): {str(value)[:200]}") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise BadAnswer(
+                "a cluster from DT cannot be read: its id, count or members are not what they should be"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,11 +298,15 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Some rows of one kind: ids int64[n], digests int64[n], and n records or vectors float32[n, dim]."""
+    """Some rows of one kind: ids int64[n], digests int64[n], and n records or vectors float32[n, dim].
+
+    ``aside`` says of others, by id, why they cannot be read or kept.
+    """
 
     ids: Int64s
     digests: Int64s
     rows: list[ImageRecord] | list[Captions] | list[Cluster] | Float32s = field(repr=False)
+    aside: Mapping[int, str] = field(default_factory=dict)
 
 
 def checked_vectors(vectors: Any, dim: int, name: str = "the query vector", ndim: int = 1) -> Float32s:

@@ -12,7 +12,7 @@ from .index.proof import Proof
 from .index.shelf import Saved
 from .maps.cache import MapCache
 from .search.plan import Search
-from .store import LayerState, Store
+from .store import LayerState, SetAside, Store
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class LayerStatus:
 @dataclass(frozen=True)
 class Status:
     """What is here: where, from which DT, counts and times of the last whole sync (ISO 8601, UTC), bytes on
-    disk, and of these how many ControlNet ``maps`` with how many bytes."""
+    disk, and of these how many ControlNet ``maps`` with how many bytes.  ``set_aside`` are DT's rows that cannot be
+    kept here, ``left_out`` says in a sentence each what else of DT cannot be used."""
 
     home: Path
     dt: str
@@ -53,12 +54,15 @@ class Status:
     layers: tuple[LayerStatus, ...]
     bytes: int
     maps: tuple[int, int]
+    set_aside: tuple[SetAside, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         kinds = {name: {"count": count, "synced": synced} for name, (count, synced) in self.counts.items()}
         layers = [layer.to_json() for layer in self.layers]
         return {"home": str(self.home), "dt": self.dt, "kinds": kinds, "layers": layers, "bytes": self.bytes,
-                "maps": {"count": self.maps[0], "bytes": self.maps[1]}}  # fmt: skip
+                "maps": {"count": self.maps[0], "bytes": self.maps[1]},
+                "set_aside": [rows.to_json() for rows in self.set_aside], "left_out": list(self.left_out)}  # fmt: skip
 
 
 def status_of(store: Store, dt: str, search: Search, maps: MapCache) -> Status:
@@ -81,7 +85,8 @@ def status_of(store: Store, dt: str, search: Search, maps: MapCache) -> Status:
         for file in folder.glob("*"):
             with contextlib.suppress(OSError):  # a sync beside us replaces files
                 size += file.stat().st_size if file.is_file() else 0
-    return Status(store.home, dt, counts, tuple(layers), size, kept)
+    aside = tuple(store.set_aside())
+    return Status(store.home, dt, counts, tuple(layers), size, kept, aside, store.left_out())
 
 
 def _reason(choice: Choice, saved: Saved, trouble: str) -> str:

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from ..library import Library
 from ..settings import Settings
+from ..status import Status
 from .terminal import ProgressBars, dt_option, json_option, out, plain, print_json, when
 
 
@@ -18,6 +19,7 @@ def sync(settings: Settings, dt: str | None, as_json: bool) -> None:
     """Bring the library to what DT has now; stop it at any time, it goes on from there."""
     with Library(settings=settings, dt=dt) as library, ProgressBars(shown=not as_json) as progress:
         changes = library.sync(progress)
+        found = library.status()
     if as_json:
         print_json([vars(change) for change in changes])
         return
@@ -27,6 +29,7 @@ def sync(settings: Settings, dt: str | None, as_json: bool) -> None:
     for c in changes:
         table.add_row(c.kind, f"{c.count:,}", f"{c.added:,}", f"{c.changed:,}", f"{c.removed:,}", f"{c.seconds:.1f}")
     out.print(table)
+    _print_aside(found)
 
 
 @click.command()
@@ -47,6 +50,7 @@ def status(settings: Settings, as_json: bool) -> None:
     if found.maps[0]:
         room = f"{found.maps[1] / 1e6:,.1f} MB of {settings.maps_bytes / 1e6:,.0f}"
         out.print(f"ControlNet maps: {found.maps[0]:,} ({room})")
+    _print_aside(found)
     if not found.layers:
         out.print("no layer is synced yet; run: luna-dt sync")
         return
@@ -68,3 +72,11 @@ def status(settings: Settings, as_json: bool) -> None:
         )
         if layer.state.verdict and not layer.state.verdict.passed:
             out.print(f"  but it {plain(str(layer.state.verdict))}")
+
+
+def _print_aside(found: Status) -> None:
+    for rows in found.set_aside:
+        where = f"{rows.count:,} of {rows.kind} (the first is {rows.first_id})"
+        out.print(f"set aside: {where}, {plain(rows.reason)}; tried again when DT has changed it")
+    for reason in found.left_out:
+        out.print(f"left out: {plain(reason)}")

@@ -31,11 +31,13 @@ CAPABILITIES = {
 
 @dataclass(frozen=True)
 class Health:
-    """What answers at an address, and which parts of the contract it knows ("images", "sync" …)."""
+    """What answers at an address, which parts of the contract it knows ("images", "sync" …), and what it has that
+    cannot be used (``left_out``), a sentence each."""
 
     name: str
     version: str
     capabilities: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 class Catalog:

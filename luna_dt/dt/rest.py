@@ -44,6 +44,7 @@ from ..records import (
     checked_keypoints,
     layer_of,
 )
+from ..storable import checked, each
 from . import wire
 from .catalog import Catalog, Health, Sort
 
@@ -139,15 +140,18 @@ class RestCatalog(Catalog):
         found = self._json("GET", "/api/health")
         if not isinstance(found, Mapping) or found.get("status") != "ok":
             raise BadAnswer(f"DT at {self.address} does not say that it is well: {str(found)[:200]}")
-        capabilities = found.get("capabilities") or ()
-        return Health(str(found.get("name") or "DT"), str(found.get("version") or ""), tuple(map(str, capabilities)))
+        capabilities, left_out = (tuple(map(str, found.get(name) or ())) for name in ("capabilities", "left_out"))
+        return Health(str(found.get("name") or "DT"), str(found.get("version") or ""), capabilities, left_out)
 
     def image(self, image_id: int) -> ImageRecord:
-        return ImageRecord.from_json(self._json("GET", f"/api/images/{int(image_id)}"))
+        found = self._json("GET", f"/api/images/{int(image_id)}")
+        if not isinstance(found, Mapping):
+            raise BadAnswer(f"DT at {self.address} answers with an image {image_id} that is none: {str(found)[:200]}")
+        return checked(ImageRecord.from_json(found))
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         wanted = {"query": query, "after_id": after_id, "limit": limit}
-        return [ImageRecord.from_json(i) for i in self._list("images", "GET", "/api/images", params=wanted)]
+        return each(ImageRecord.from_json, self._list("images", "GET", "/api/images", params=wanted))
 
     def similar(
         self,
@@ -167,24 +171,30 @@ class RestCatalog(Catalog):
             body["image_id"] = image_id
         hits = []
         for found in self._list("images", "POST", "/api/images/similar", json=body):
-            record = ImageRecord.from_json({"path": "", **found})
             try:
-                hits.append(Hit(record.id, float(found["similarity"]), record))
+                similarity = float(found["similarity"])
             except (KeyError, TypeError, ValueError) as error:
                 raise BadAnswer(
                     f"DT at {self.address} sent a hit without its similarity: {str(found)[:200]}"
                 ) from error
+            hits += [
+                Hit(record.id, similarity, record) for record in each(ImageRecord.from_json, [{"path": "", **found}])
+            ]
         return hits
 
     def clusters(self) -> list[Cluster]:
-        return [Cluster.from_json(item) for item in self._list("clusters", "GET", "/api/clusters")]
+        return each(Cluster.from_json, self._list("clusters", "GET", "/api/clusters"))
 
     def cluster_images(
         self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: Sort = "quality"
     ) -> list[ClusterImage]:
         wanted = {"limit": limit, "min_quality": min_quality, "sort": sort}
         found = self._list("images", "GET", f"/api/clusters/{int(cluster_id)}/images", params=wanted)
-        return [ClusterImage(ImageRecord.from_json(item), float(item.get("confidence") or 0)) for item in found]
+        return [
+            ClusterImage(record, float(item.get("confidence") or 0))
+            for item in found
+            for record in each(ImageRecord.from_json, [item])
+        ]
 
     def captions(self, image_id: int) -> Captions:
         return Captions.from_json(self._json("GET", f"/api/images/{int(image_id)}/caption"), int(image_id))

@@ -4,20 +4,24 @@
 ``POST /api/sync/{kind}/fetch`` answers, for an embedding layer, blocks one after the other until the
 stream ends, each of two .npy arrays: int64[n, 2] (id, digest) and float32 (or float16) [n, dim]; for
 other kinds JSON lines, one record each, with its ``digest`` as a string, since JavaScript's numbers are
-too narrow for it.  .npy is little-endian here, version 1.0, C order.
+too narrow for it; a row that cannot be kept has its id, and in ``set_aside`` why.  .npy is little-endian here, version 1.0, C order.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from ..errors import BadAnswer
 from ..records import Batch, Captions, Cluster, ImageRecord, Int64s
+from ..storable import LARGEST, sifted
+
+log = logging.getLogger(__name__)
 
 LINES = "application/x-ndjson"
 ARRAYS = "application/x-npy"
@@ -48,11 +52,12 @@ def unpack_vectors(body: BinaryIO, dim: int) -> Iterator[Batch]:
 
 
 def pack_records(batches: Iterable[Batch]) -> Iterator[bytes]:
-    for batch in batches:
-        lines = (
+    for batch in map(sifted, batches):
+        lines = [
             json.dumps({**cast("Any", record).to_json(), "digest": str(digest)}, ensure_ascii=False)
             for record, digest in zip(batch.rows, batch.digests.tolist(), strict=True)
-        )
+        ]
+        lines += [json.dumps({"id": i, "digest": "0", "set_aside": reason}) for i, reason in batch.aside.items()]
         yield ("\n".join(lines) + "\n").encode()
 
 
@@ -60,21 +65,38 @@ def unpack_records(kind: str, lines: Iterable[bytes]) -> Iterator[Batch]:
     records: list[Any] = []
     keys: list[int] = []
     digests: list[int] = []
+    aside: dict[int, str] = {}
     for line in lines:
-        try:
-            value = json.loads(line)
-            digests.append(int(value["digest"]))
+        try:  # bytes that are no UTF-8 become half characters, which can be kept nowhere
+            value = json.loads(line.decode(errors="surrogateescape"))
+            digest = int(value["digest"])
         except (ValueError, KeyError, TypeError) as error:
             raise BadAnswer(f"DT sent a line that cannot be read ({error!r}): {line[:200]!r}") from error
-        if kind == "images":
-            records.append(ImageRecord.from_json(value))
-        elif kind == "captions":
-            records.append(Captions.from_json(value, int(value["image_id"])))
-        else:
-            records.append(Cluster.from_json(value))
-        keys.append(records[-1].image_id if kind == "captions" else records[-1].id)
-    if records:
-        yield Batch(np.array(keys, np.int64), np.array(digests, np.int64), records)
+        try:
+            key = int(value["image_id" if kind == "captions" and "set_aside" not in value else "id"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            key = LARGEST + 1
+        if not all(-LARGEST - 1 <= number <= LARGEST for number in (key, digest)):  # nobody can have asked for it
+            log.warning("DT sent %s with an id or digest that is none: %s", kind, line[:200])
+            continue
+        try:
+            if "set_aside" in value:
+                raise BadAnswer(str(value["set_aside"]))
+            records.append(_READERS[kind](value))
+        except BadAnswer as error:
+            aside[key] = str(error)
+            continue
+        keys.append(key)
+        digests.append(digest)
+    if records or aside:
+        yield Batch(np.array(keys, np.int64), np.array(digests, np.int64), records, aside)
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "images": ImageRecord.from_json,
+    "captions": lambda value: Captions.from_json(value, value["image_id"]),
+    "clusters": Cluster.from_json,
+}
 
 
 def _npy(array: np.ndarray[Any, Any]) -> bytes:

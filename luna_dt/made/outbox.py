@@ -30,6 +30,8 @@ from ..store import Store
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST, BACKOFF_LONGEST = 1.0, 300.0  # seconds between a failure and the retry, doubled each time
+SPREAD = 0.25  # by which share a pause is longer or shorter, so that many clients do not come back at once
+PAUSE_LONGEST = BACKOFF_LONGEST * (1 + SPREAD)
 RETRY_LOCK = 5.0  # seconds between two tries to become the process that sends
 STATES = ("waiting", "sent", "parked", "kept", "dropped")
 NOT_SENT = ("waiting", "parked", "kept")  # what DT does not have, and might yet
@@ -186,7 +188,11 @@ class Outbox:
         fault, and the seconds until the next is due.  A DT that cannot be reached ends it."""
         taken, failure, start = 0, None, time.time()
         while not self._closing.is_set():
-            rows = self._store.rows(f"SELECT {_ENTRY} {_HEADS} AND due <= ? ORDER BY position LIMIT 1", [start])
+            # no pause is longer: what seems due later was noted before the clock was put back
+            due_now = "AND (due <= ? OR due > ?)"
+            rows = self._store.rows(
+                f"SELECT {_ENTRY} {_HEADS} {due_now} ORDER BY position LIMIT 1", [start, time.time() + PAUSE_LONGEST]
+            )
             if not rows:
                 due = self._store.rows(f"SELECT MIN(due) {_HEADS}")[0][0]
                 wait = None if due is None else min(max(0.01, due - time.time()), BACKOFF_LONGEST)
@@ -224,10 +230,9 @@ class Outbox:
         return refusal
 
     def _backoff(self, failures: int) -> float:
-        """The pause before the next retry: doubled with each failure, and spread, so that many clients do not come
-        back at once."""
+        """The pause before the next retry: doubled with each failure, and spread."""
         pause: float = min(BACKOFF_LONGEST, self._first * 2 ** min(failures - 1, 20))
-        return pause * random.uniform(0.75, 1.25)
+        return pause * random.uniform(1 - SPREAD, 1 + SPREAD)
 
 
 _ENTRY = "position, record, state, tries, reason, dt_id"

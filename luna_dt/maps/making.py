@@ -98,7 +98,7 @@ class Maps:
         detectors: Detectors,
         pictures: Pictures,
         catalog: Callable[[], Catalog],
-        path_map: Mapping[str, str],
+        path_map: Callable[[], Mapping[str, str]],
     ) -> None:
         self._store, self._cache, self._detectors = store, cache, detectors
         self._pictures, self._catalog, self._path_map = pictures, catalog, path_map
@@ -244,7 +244,7 @@ class Maps:
         """DT's own map, kept here for when DT is away; None if it is not to be had; raises MapMissing if DT has none."""
         try:
             stored = self._catalog().control_map(image_id, wanted.kind.name)
-            data = stored.data or picture_file(stored.path, self._path_map)
+            data = stored.data or picture_file(stored.path, self._path_map())
             picture = read_pictures(data, str(wanted))[0]
         except MapMissing:
             raise

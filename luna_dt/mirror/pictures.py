@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import files
 from ..dt.catalog import Catalog
 from ..errors import BadInput, BadPicture, CatalogError, LunaError, NotFound, PictureMissing
-from ..paths import local_path, picture_file
+from ..paths import local_path, on_disk, picture_file
 from ..pixels import Picture, PictureLike, read_pictures
 from ..records import ImageRecord, content_digest
 from ..store import Store
@@ -36,7 +36,11 @@ class Pictures:
     """The pictures of a library's images, wherever they are to be had."""
 
     def __init__(
-        self, store: Store, lookups: Lookups, catalog: Callable[[], Catalog], path_map: Mapping[str, str]
+        self,
+        store: Store,
+        lookups: Lookups,
+        catalog: Callable[[], Catalog],
+        path_map: Callable[[], Mapping[str, str]],
     ) -> None:
         self._store, self._lookups, self._catalog, self._path_map = store, lookups, catalog, path_map
 
@@ -44,7 +48,7 @@ class Pictures:
         record = self._lookups.image(image_id)
         tried = []
         try:
-            return picture_file(record.path, self._path_map)
+            return picture_file(record.path, self._path_map())
         except (PictureMissing, OSError) as error:
             tried.append(str(error))
         try:
@@ -70,7 +74,7 @@ class Pictures:
         "" where neither is known here.
         """
         try:
-            return files.stamp(local_path(record.path, self._path_map))
+            return files.stamp(on_disk(local_path(record.path, self._path_map())))
         except (PictureMissing, OSError):
             version = self._store.version_of(record.id)
             return f"dt {version}" if version else ""

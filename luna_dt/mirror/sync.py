@@ -10,13 +10,16 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..dt.catalog import Catalog
+from ..errors import LunaError, Unreachable
 from ..progress import Progress, silent
-from ..records import LAYERS, RECORD_KINDS, Int64s, Kind
+from ..records import LAYERS, RECORD_KINDS, Batch, Int64s, Kind
+from ..storable import sifted
 from ..store import Store
 
 log = logging.getLogger(__name__)
@@ -26,7 +29,8 @@ PAGE = 4096  # rows asked for at once: 20 MB of 1280-d vectors
 
 @dataclass(frozen=True)
 class Change:
-    """What a sync did to one kind, and how long that took; ``count`` is how many DT has."""
+    """What a sync did to one kind, and how long that took; ``count`` is how many DT has, ``set_aside`` how many of them
+    cannot be kept (Library.status tells why)."""
 
     kind: str
     added: int
@@ -34,13 +38,14 @@ class Change:
     removed: int
     count: int
     seconds: float
+    set_aside: int = 0
 
 
 def sync(store: Store, catalog: Catalog, progress: Progress = silent) -> list[Change]:
     """Mirrors everything the catalog offers; raises CatalogError or StoreError, keeping what is done.
 
     Images come first: rows of other kinds are taken only for images that are here.  Layers made here stay
-    as they are.
+    as they are.  A row that cannot be kept is set aside, and tried again when it has changed.
     """
     with store.sole_writer():
         kinds = {kind.name: kind for kind in catalog.kinds()}
@@ -51,7 +56,25 @@ def sync(store: Store, catalog: Catalog, progress: Progress = silent) -> list[Ch
             elif f"embeddings.{state.name}" not in kinds:
                 log.warning("DT no longer offers layer %s: its vectors are removed here too", state.name)
                 store.remove_layer(state.name)
+        _note_left_out(store, catalog)
         return [_sync_kind(store, catalog, kinds[name], progress) for name in order]
+
+
+def _note_left_out(store: Store, catalog: Catalog) -> None:
+    """Notes what DT says of itself that cannot be used; the log hears of each once."""
+    try:
+        left_out = catalog.health().left_out
+    except Unreachable:
+        raise
+    except LunaError as error:  # a DT that can be mirrored but says nothing of its health
+        log.info("%s", error)
+        return
+    known = store.left_out()
+    if set(known) != set(left_out):
+        for reason in left_out:
+            if reason not in known:
+                log.warning("DT has what is left out: %s", reason)
+        store.put_left_out(left_out)
 
 
 def _sync_kind(store: Store, catalog: Catalog, kind: Kind, progress: Progress) -> Change:
@@ -64,23 +87,63 @@ def _sync_kind(store: Store, catalog: Catalog, kind: Kind, progress: Progress) -
         here = np.isin(ids, store.digests("images")[0])
         ids, digests = ids[here], digests[here]
     known, known_digests = store.digests(kind.name)
+    aside, aside_digests = store.aside(kind.name)
     gone = np.setdiff1d(known, ids, assume_unique=True)
-    same = _same(ids, digests, known, known_digests)
-    wanted = ids[~same]
-    added = int(np.count_nonzero(~np.isin(wanted, known)))
+    same = _same(ids, digests, known, known_digests) | _same(ids, digests, aside, aside_digests)
+    wanted, wanted_digests = ids[~same], digests[~same]
     store.drop(kind.name, gone)
+    if len(never := np.setdiff1d(aside, ids)):
+        store.take_back(kind.name, never)
     progress(kind.name, 0, len(wanted))
     done = 0
     for at in range(0, len(wanted), PAGE):
         page = wanted[at : at + PAGE]
-        for batch in catalog.fetch(kind.name, page):
-            store.put(kind.name, batch)
+        listed = dict(zip(page.tolist(), wanted_digests[at : at + PAGE].tolist(), strict=True))
+        if negative := {i: "its id is negative" for i in listed if i < 0}:
+            _keep(store, kind.name, Batch(page[:0], page[:0], [], negative), listed)
+        for batch in catalog.fetch(kind.name, page[page >= 0]):
+            _keep(store, kind.name, batch, listed)
             done += len(batch.ids)
             progress(kind.name, done, len(wanted))
     if kind.layer:
         store.compact(kind.layer)
     store.finish(kind.name, catalog.address)
-    return Change(kind.name, added, len(wanted) - added, len(gone), len(ids), time.monotonic() - start)
+    wanted = wanted[np.isin(wanted, store.digests(kind.name)[0])] if len(wanted) else wanted  # what came
+    added = int(np.count_nonzero(~np.isin(wanted, known)))
+    set_aside = len(store.aside(kind.name)[0])
+    if set_aside and set_aside != len(aside):
+        log.warning("%s: %d are set aside; luna-dt status says why", kind.name, set_aside)
+    return Change(
+        kind.name, added, len(wanted) - added, len(gone), len(ids), time.monotonic() - start, set_aside=set_aside
+    )
+
+
+def _keep(store: Store, kind: str, batch: Batch, listed: dict[int, int]) -> None:
+    """Stores what can be kept of a batch and sets the rest aside, with the digests that DT ``listed``.
+
+    Rows that nobody asked for are not taken.
+    """
+    batch = sifted(batch)
+    asked = np.isin(batch.ids, list(listed))
+    if not asked.all():
+        log.warning("DT sent %d of %s that nobody asked for", np.count_nonzero(~asked), kind)
+        rows: Any = batch.rows
+        rows = (
+            rows[asked]
+            if isinstance(rows, np.ndarray)
+            else [row for row, good in zip(rows, asked, strict=True) if good]
+        )
+        batch = Batch(batch.ids[asked], batch.digests[asked], rows, batch.aside)
+    odd = {i: reason for i, reason in batch.aside.items() if i in listed}
+    if odd:
+        stale = np.setdiff1d(list(odd), batch.ids)
+        store.drop(kind, np.intersect1d(stale, store.digests(kind)[0]))
+    if len(sound := np.intersect1d(store.aside(kind)[0], batch.ids)):
+        store.take_back(kind, sound)
+    if len(batch.ids):
+        store.put(kind, batch)
+    if odd:  # last: a row of which only this were noted would not be fetched again
+        store.put_aside(kind, [(i, listed[i], reason) for i, reason in odd.items()])
 
 
 def _same(ids: Int64s, digests: Int64s, known: Int64s, known_digests: Int64s) -> npt.NDArray[np.bool_]:

@@ -1,13 +1,14 @@
 """Where a model's weights come from, and only the tensors of the tower that is needed.
 
 In this order: the tiny model that ships with the package; the models folders (``LUNA_DT_MODELS``, and
-inside ComfyUI its own); the Hugging Face cache; a download.  Without a network the last one ends in an
+inside ComfyUI its own), under known names, else as lookalike.py knows them; the Hugging Face cache; a download.  Without a network the last one ends in an
 error that names file, folder and command, not in a long wait.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import re
@@ -21,6 +22,7 @@ from .. import hub
 from ..errors import MissingExtra, WeightsError
 from ..identity import Identity
 from ..memory import is_out_of_memory
+from . import lookalike
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +93,11 @@ def find(identity: Identity, folders: Sequence[Path]) -> Weights:
     if quick:
         config["quick_gelu"] = True
     here = [folder / each for folder in folders for each in names if (folder / each).is_file()]
-    found = next((path for path in here if holds(path, identity.tower)), None)
+    others = lookalike.named(lookalike.files(folders), [name, *(Path(each).stem for each in names if "/" not in each)])
+    found = next((path for path in itertools.chain(here, others) if holds(path, identity.tower)), None)
+    if found is None and identity.tower == "image" and not _cached(repository, files):
+        projected = identity.output == "projected"
+        found = next(lookalike.alike(lookalike.files(folders), name, config, projected), None)
     by_hand = f"put it at {folders[0] / (name + '.safetensors')}"
     if here:
         by_hand = f"{here[0]} holds no {identity.tower} tower; {by_hand}"
@@ -116,12 +122,17 @@ def _from_folder(folder: Path) -> Weights:
         raise WeightsError(f"{folder / 'open_clip_config.json'} cannot be read: {error!r}") from error
 
 
+def _cached(repository: str, files: Sequence[str]) -> Path | None:
+    """The first of a repository's files that was downloaded before."""
+    return next(filter(None, (hub.cached(repository, file) for file in files)), None) if repository else None
+
+
 def _from_hub(repository: str, files: Sequence[str], folder: Path, by_hand: str) -> Path:
     if not repository:
         raise WeightsError(
             f"the weights {folder.name} are not here and open_clip knows no place to load them from; {by_hand}"
         )
-    found = next(filter(None, (hub.cached(repository, file) for file in files)), None)
+    found = _cached(repository, files)
     instead = f"{by_hand}, or {hub.by_hand(repository, [files[0]], folder)}"
     return found or hub.download(repository, files[0], f"{files[0]} of {repository}", instead)
 

@@ -20,7 +20,7 @@ from ..dt.catalog import Catalog, Sort
 from ..errors import BadInput, NotOffered, PictureMissing
 from ..generation import Generation
 from ..identity import Identity
-from ..paths import local_path
+from ..paths import local_path, on_disk
 from ..records import Float32s, ImageRecord, StoredMap, checked_keypoints, layer_of, now
 from ..version import __version__
 from .answers import GivenMap, Problem, Similar, Wanted, answer_errors
@@ -72,7 +72,8 @@ def create_app(
         # the server itself opens the files that the catalog names, and keeps the maps
         offered = [part for part in found.capabilities if part not in ("files", "maps")]
         capabilities = [*offered, "files", *(["maps"] if maps else [])]
-        return {"status": "ok", "name": found.name, "version": found.version, "capabilities": capabilities}
+        said = {"status": "ok", "name": found.name, "version": found.version, "capabilities": capabilities}
+        return {**said, "left_out": found.left_out} if found.left_out else said
 
     @app.get("/api/images")
     def images(
@@ -86,7 +87,7 @@ def create_app(
 
     @app.get("/api/images/{image_id}/file")
     def file(image_id: ImageId) -> FileResponse:
-        path = local_path(catalog.image(image_id).path, path_map or {})
+        path = on_disk(local_path(catalog.image(image_id).path, path_map or {}))
         kind = mimetypes.guess_type(path.name)[0] or ""
         if not kind.startswith(("image/", "video/")) or not path.is_file():
             raise PictureMissing(f"the file of image {image_id} is not to be found where the server runs")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from ..records import EMBEDDINGS, Batch, Int64s, layer_of
+from .aside import Aside, SetAside
 from .contents import Contents
 from .records import IDS, Records
 from .vectors import COMPACT_ROWS, Layer, LayerState, Vectors
 
-__all__ = ["COMPACT_ROWS", "Layer", "LayerState", "Store"]
+__all__ = ["COMPACT_ROWS", "Layer", "LayerState", "SetAside", "Store"]
 
 
-class Store(Records, Vectors, Contents):
+class Store(Records, Vectors, Contents, Aside):
     """A library's files under ``home``; safe to use from several threads and, for reading, processes.
 
     What is mirrored and made goes by kind: images, captions, clusters, ``embeddings.LAYER``; one sync at a time

@@ -101,6 +101,16 @@ MIGRATIONS = (
         ),
         _drop_old_maps,
     ),
+    Migration(
+        4,
+        "what of DT cannot be kept or used",
+        (
+            """CREATE TABLE set_aside (
+                kind TEXT NOT NULL, id INTEGER NOT NULL, digest INTEGER NOT NULL, reason TEXT NOT NULL,
+                PRIMARY KEY (kind, id)) WITHOUT ROWID""",
+            "CREATE TABLE left_out (reason TEXT PRIMARY KEY) WITHOUT ROWID",
+        ),
+    ),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, Literal, cast
@@ -91,7 +92,7 @@ class Records(Database):
             last = page[-1].id
 
     def at_paths(self, paths: Iterable[str]) -> dict[str, ImageRecord]:
-        """The images that DT has at those paths; its Windows paths are compared without regard to case and slashes."""
+        """The images that DT has at those paths; either form of Unicode counts, in Windows paths any case and slash."""
         wanted: dict[str, list[str]] = {}
         for path in paths:
             wanted.setdefault(_one_path(path), []).append(path)
@@ -187,4 +188,5 @@ def _split(tags: str | None) -> tuple[str, ...]:
 
 def _one_path(path: str) -> str:
     windows = "\\" in path or path[1:2] == ":"
+    path = unicodedata.normalize("NFC", path)
     return path.replace("\\", "/").casefold() if windows else path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -13,11 +14,13 @@ import pytest
 
 from luna_dt import Library
 from luna_dt.demo import database
+from luna_dt.dt import wire
 from luna_dt.dt.catalog import Catalog
 from luna_dt.dt.postgres import PostgresCatalog
 from luna_dt.dt.postgres.connection import Database
 from luna_dt.dt.rest import RestCatalog
 from luna_dt.errors import (
+    BadAnswer,
     BadInput,
     BadQuery,
     BadVector,
@@ -34,6 +37,7 @@ from luna_dt.errors import (
 from luna_dt.generation import Generation
 from luna_dt.identity import Identity
 from luna_dt.records import StoredMap
+from luna_dt.storable import sifted
 from tests.conftest import Drawn
 from tests.unit.test_query import CASES, RECORDS, fill_records
 
@@ -199,7 +203,7 @@ def test_queries_mean_the_same_in_the_database_and_in_the_library(postgres: str,
 # -- what only the database can show ----------------------------------------------------------------
 
 
-def test_columns_are_discovered_and_the_newest_that_holds_anything_counts(postgres: str, schema: str) -> None:
+def test_columns_are_discovered_and_the_live_one_counts(postgres: str, schema: str) -> None:
     with psycopg.connect(postgres) as connection:
         database.create_tables(connection, schema, {})
         connection.execute("ALTER TABLE image DROP COLUMN scheduler, DROP COLUMN aesthetic_score, DROP COLUMN loras")
@@ -221,7 +225,260 @@ def test_columns_are_discovered_and_the_newest_that_holds_anything_counts(postgr
         connection.execute(f"UPDATE {schema}.image SET clip_vision_embedding = array_fill(0.25, ARRAY[1280])::vector")
     catalog.kinds()
     (batch,) = catalog.fetch("embeddings.visual", np.array([1]))
-    assert np.asarray(batch.rows)[0, 0] == 0.25
+    assert np.asarray(batch.rows)[0, 0] == 0.5
+    catalog.close()
+
+
+def fork(postgres: str, schema: str, *statements: str, count: int = 0) -> PostgresCatalog:
+    """A catalog over a schema of its own with the fork's tables, ``count`` bare images and what statements do."""
+    with psycopg.connect(postgres) as connection:
+        database.create_tables(connection, schema, {})
+        connection.execute(
+            "INSERT INTO image (id, root_folder_id, folder_id, path, file_name, created_date, modified_date) "
+            f"SELECT i, 1, 1, 'D:\\x\\' || i || '.png', i || '.png', now(), now() FROM generate_series(1, {count}) i"
+        )
+        for statement in statements:
+            connection.execute(statement)
+    return PostgresCatalog(f"{postgres}&schema={schema}")
+
+
+def along(axis: int, dim: int = 1280, kind: str = "vector", length: float = 1.0) -> str:
+    """SQL of a vector along one axis, with ``image.id`` in its last place, by which a row is told from another."""
+    return f"(array_fill(0::real, ARRAY[{axis}]) || {length}::real || array_fill(0::real, ARRAY[{dim - axis - 2}]) || (id / 1e4)::real)::{kind}({dim})"
+
+
+def axes(catalog: Catalog, layer: str = "visual") -> dict[int, int]:
+    ids, digests = catalog.digests(f"embeddings.{layer}")
+    batches = list(catalog.fetch(f"embeddings.{layer}", ids))
+    assert np.array_equal(np.concatenate([b.ids for b in batches]), ids)
+    assert np.array_equal(np.concatenate([b.digests for b in batches]), digests)
+    found = {i: int(np.argmax(row)) for b in batches for i, row in zip(b.ids.tolist(), np.asarray(b.rows), strict=True)}
+    assert next(kind.count for kind in catalog.kinds() if kind.layer == layer) == len(found)
+    return found
+
+
+def test_row_by_row_the_live_vector_counts_and_the_copy_where_there_is_none(postgres: str, schema: str) -> None:
+    catalog = fork(
+        postgres,
+        schema,
+        f"UPDATE image SET clip_vision_embedding = {along(1)} WHERE id <= 30",  # what was copied once
+        f"UPDATE image SET image_embedding = {along(2)} WHERE id > 20 AND id <= 32",  # what was made since
+        f"UPDATE image SET bge_prompt_embedding = {along(3, 1024)} WHERE id <= 39",
+        f"UPDATE image SET prompt_embedding = {along(4, 1024)} WHERE id = 40",  # a single picture of the newest code
+        count=40,
+    )
+    assert axes(catalog) == {**dict.fromkeys(range(1, 21), 1), **dict.fromkeys(range(21, 33), 2)}
+    assert axes(catalog, "semantic") == {**dict.fromkeys(range(1, 40), 3), 40: 4}
+    assert catalog.health().left_out == ()
+    query = np.zeros(1280, np.float32)
+    query[1] = 1
+    near = catalog.similar("visual", query, None, 50, -1)
+    assert [hit.similarity > 0.9 for hit in near] == [True] * 20 + [False] * 12
+    assert {hit.id for hit in near[:20]} == set(range(1, 21))
+    assert {hit.id for hit in catalog.similar("visual", None, 25, 20, 0.9)} == set(range(21, 33))
+    catalog.close()
+
+
+def test_a_digest_follows_the_vector_that_counts(postgres: str, schema: str) -> None:
+    catalog = fork(postgres, schema, f"UPDATE image SET clip_vision_embedding = {along(1)} WHERE id < 4", count=4)
+
+    def changed_by(assignment: str) -> list[int]:
+        before = dict(zip(*map(np.ndarray.tolist, catalog.digests("embeddings.visual")), strict=True))
+        with psycopg.connect(postgres) as connection:
+            connection.execute(f"SET search_path TO {schema}, public")
+            connection.execute(f"UPDATE image SET {assignment}")
+        catalog.kinds()
+        after = dict(zip(*map(np.ndarray.tolist, catalog.digests("embeddings.visual")), strict=True))
+        return sorted(i for i in before.keys() | after.keys() if before.get(i) != after.get(i))
+
+    assert changed_by(f"image_embedding = {along(2)} WHERE id > 2") == [3, 4]
+    assert changed_by(f"clip_vision_embedding = {along(5)} WHERE id > 2") == []  # nobody looks at these any more
+    assert changed_by(f"clip_vision_embedding = {along(5)} WHERE id = 1") == [1]
+    assert changed_by("image_embedding = NULL WHERE id = 3") == [3]
+    assert axes(catalog) == {1: 5, 2: 1, 3: 5, 4: 2}
+    assert changed_by("clip_vision_embedding = NULL") == [1, 2, 3]
+    assert axes(catalog) == {4: 2}
+    catalog.close()
+
+
+def test_columns_that_do_not_fit_the_live_one_are_left_out_and_told_once(
+    postgres: str, schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalog = fork(
+        postgres,
+        schema,
+        "ALTER TABLE image ALTER image_embedding TYPE vector(64)",
+        "ALTER TABLE image ALTER bge_prompt_embedding TYPE vector",  # of any dimension
+        f"UPDATE image SET image_embedding = {along(1, 64)}, clip_vision_embedding = {along(2)}",
+        f"UPDATE image SET prompt_embedding = {along(1, 1024)} WHERE id = 1",
+        f"UPDATE image SET bge_prompt_embedding = {along(2, 1024)}",
+        f"UPDATE image SET bge_prompt_embedding = {along(2, 7)} WHERE id > 4",
+        f"UPDATE image SET clip_g_prompt_embedding = {along(1)}, clip_g_embedding = {along(2)}",
+        'COMMENT ON COLUMN image.clip_g_embedding IS \'{"model": "ViT-bigG-14:mine", "tower": "text", "output": "projected", "pixels": "", "dim": 1280}\'',
+        count=6,
+    )
+    assert axes(catalog) == dict.fromkeys(range(1, 7), 1)
+    assert axes(catalog, "semantic") == {1: 1, 2: 2, 3: 2, 4: 2}
+    assert axes(catalog, "composition") == dict.fromkeys(range(1, 7), 1)
+    visual, semantic, composition = catalog.health().left_out
+    assert "clip_vision_embedding have 1280 dimensions, those of image.image_embedding 64" in visual
+    assert "2 vectors of image.bge_prompt_embedding have another dimension" in semantic
+    assert "clip_g_embedding are made by ViT-bigG-14:mine" in composition
+    catalog.kinds()
+    told = [record.message for record in caplog.records if record.message.startswith("left out")]
+    assert len(told) == 3
+    assert catalog.similar("semantic", None, 1, 9, 0.9)[0].id == 1
+    assert len(catalog.similar("semantic", None, 3, 9, -1)) == 4
+    catalog.close()
+
+
+ODD = (
+    "ALTER TABLE image ALTER seed TYPE numeric, ALTER cfg_scale TYPE numeric, ALTER width TYPE double precision, "
+    "ALTER path DROP NOT NULL",
+    "UPDATE image SET seed = 18446744073709551615 WHERE id = 2",
+    "UPDATE image SET cfg_scale = 'NaN' WHERE id = 3",
+    "UPDATE image SET cfg_scale = 1e400 WHERE id = 4",
+    "UPDATE image SET width = 'Infinity' WHERE id = 5",
+    "UPDATE image SET path = NULL WHERE id = 6",
+    "UPDATE image SET seed = 77, width = 512, cfg_scale = 6.5 WHERE id = 7",
+    "INSERT INTO image (id, root_folder_id, folder_id, path, file_name, created_date, modified_date) "
+    "VALUES (-8, 1, 1, '-8.png', '', now(), now())",
+    "INSERT INTO face_group (id, name) VALUES (1, 'Luna')",
+    "INSERT INTO face_detection (id, image_id) SELECT i, i FROM generate_series(1, 9) i",
+    "INSERT INTO face_group_member (face_group_id, face_detection_id, similarity_score) SELECT 1, i, 0.5 "
+    "FROM generate_series(1, 9) i",
+    "UPDATE face_group_member SET similarity_score = 'NaN' WHERE face_detection_id = 9",
+)
+
+
+def test_one_odd_row_stops_no_other(postgres: str, schema: str, tmp_path: Path) -> None:
+    catalog = fork(postgres, schema, *ODD, f"UPDATE image SET image_embedding = {along(1)} WHERE id > 0", count=9)
+    seen = [image.id for image in catalog.images(limit=4)]
+    assert (seen, [image.id for image in catalog.images(after_id=1, limit=2)]) == ([1, 7, 8, 9], [7, 8])
+    assert catalog.image(7) == replace(catalog.image(7), seed=77, width=512, cfg=6.5)
+    with pytest.raises(BadAnswer, match="its cfg is no finite number"):
+        catalog.image(3)
+    assert [found.image.id for found in catalog.cluster_images(1)] == [1, 7, 8]
+    for kind in ("images", "captions", "clusters"):  # as a server sends them on
+        batches = list(catalog.fetch(kind, catalog.digests(kind)[0]))
+        sent = b"".join(wire.pack_records(batches)).splitlines()
+        for here, there in zip(map(sifted, batches), wire.unpack_records(kind, sent), strict=True):
+            assert (here.rows, here.ids.tolist(), here.aside) == (there.rows, there.ids.tolist(), there.aside)
+    with Library(tmp_path / "home", dt=f"{postgres}&schema={schema}") as library:
+        changes = {change.kind: change for change in library.sync()}
+        assert [image.id for image in library.images()] == [1, 7, 8, 9]
+        assert (changes["images"].added, changes["images"].set_aside) == (4, 6)
+        assert [hit.id for hit in library.search(image_id=7, engine="local", top_k=9)] == [8, 9, 1]
+        assert {(rows.kind, rows.reason, rows.count, rows.first_id) for rows in library.status().set_aside} == {
+            ("images", "its cfg is no finite number", 2, 3),
+            ("images", "its seed is no whole number of 64 bits", 1, 2),
+            ("images", "its width is no whole number of 64 bits", 1, 5),
+            ("images", "its path is no text", 1, 6),
+            ("images", "its id is negative", 1, -8),
+            ("clusters", "a member is left out: its confidence is no finite number", 1, 1),
+        }
+        assert [member.image.id for member in library.cluster_images(1)] == [1, 7, 8]
+        asked = catalog_asked(library)
+        assert [(change.added, change.changed, change.removed) for change in library.sync()] == [(0, 0, 0)] * 4
+        assert asked == []
+        with psycopg.connect(postgres) as connection:
+            connection.execute(f"UPDATE {schema}.image SET seed = 5 WHERE id = 2")
+            connection.execute(f"UPDATE {schema}.image SET cfg_scale = 'NaN' WHERE id = 7")
+            connection.execute(f"DELETE FROM {schema}.image WHERE id = 5")
+            connection.execute(
+                f"UPDATE {schema}.face_group_member SET similarity_score = 1 WHERE face_detection_id = 9"
+            )
+        library.sync()
+        assert asked == [("images", [2, 7]), ("clusters", [1]), ("embeddings.visual", [2])]
+        assert [image.id for image in library.images()] == [1, 2, 8, 9]
+        assert [hit.id for hit in library.search(image_id=2, engine="local", top_k=9)] == [1, 8, 9]
+        said = {(rows.kind, rows.reason): rows.count for rows in library.status().set_aside}
+        assert said == {
+            ("images", "its cfg is no finite number"): 3,
+            ("images", "its path is no text"): 1,
+            ("images", "its id is negative"): 1,
+        }
+    catalog.close()
+
+
+def catalog_asked(library: Library) -> list[tuple[str, list[int]]]:
+    """What a library's DT is asked to send from now on."""
+    asked: list[tuple[str, list[int]]] = []
+    catalog: Any = library.catalog
+    fetch = catalog.fetch
+
+    def noted(kind: str, ids: Any) -> Any:
+        asked.append((kind, ids.tolist()))
+        return fetch(kind, ids)
+
+    catalog.fetch = noted
+    return asked
+
+
+def test_text_that_is_not_in_utf_8_stops_no_other_row(postgres: str, tmp_path: Path) -> None:
+    """A database of the encoding SQL_ASCII, which ``--locale=C`` gives, takes any bytes."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    address = urlunsplit(urlsplit(postgres)._replace(path="/ascii"))
+    catalog = fork(address, "odd", count=40)
+    with psycopg.connect(address) as connection:
+        connection.execute("SET client_encoding TO SQL_ASCII")
+        connection.execute("SET search_path TO odd, public")
+        connection.execute("UPDATE image SET prompt = convert_from('\\xc3a4'::bytea, 'SQL_ASCII') WHERE id = 3")
+        connection.execute("UPDATE image SET prompt = convert_from('\\xe4'::bytea, 'SQL_ASCII') WHERE id = 29")
+        connection.execute(
+            "INSERT INTO image_tags (image_id, tag) VALUES (4, 'a'), (5, convert_from('\\xff'::bytea, 'SQL_ASCII'))"
+        )
+    with Library(tmp_path / "home", dt=f"{address}&schema=odd") as library:
+        library.sync()
+        assert [image.id for image in library.images()] == [i for i in range(1, 41) if i != 29]
+        assert (library.image(3).prompt, library.captions(4).tags, library.captions(5).tags) == ("ä", ("a",), ())
+        said = {(rows.kind, rows.reason, rows.first_id) for rows in library.status().set_aside}
+        assert said == {(k, "its text is not in UTF-8", i) for k, i in (("images", 29), ("captions", 5))}
+    catalog.close()
+
+
+def test_vectors_are_read_wherever_pgvector_is_and_as_halves(postgres: str, tmp_path: Path) -> None:
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE elsewhere")
+    address = urlunsplit(urlsplit(postgres)._replace(path="/elsewhere"))
+    with psycopg.connect(address) as connection:
+        connection.execute('CREATE SCHEMA "Other Place"')
+        connection.execute('CREATE EXTENSION vector SCHEMA "Other Place"')
+        connection.execute('SET search_path TO public, "Other Place"')
+        connection.execute(
+            f"CREATE TABLE image AS SELECT i AS id, i || '.png' AS path, {along(1).replace('id', 'i')} AS image_embedding, "
+            f"{along(2, 1024, 'halfvec').replace('id', 'i')} AS prompt_embedding FROM generate_series(1, 5) i"
+        )
+    catalog = PostgresCatalog(address)
+    assert axes(catalog) == dict.fromkeys(range(1, 6), 1)
+    assert axes(catalog, "semantic") == dict.fromkeys(range(1, 6), 2)
+    assert len(catalog.similar("semantic", None, 4, 5, 0.9)) == 5
+    catalog.close()
+
+
+def test_what_cannot_be_used_is_told(postgres: str, schema: str, tmp_path: Path) -> None:
+    catalog = fork(
+        postgres,
+        schema,
+        "ALTER TABLE image ALTER width DROP DEFAULT, ALTER width TYPE text, ALTER favorite DROP DEFAULT, ALTER favorite TYPE "
+        "integer USING 1",
+        "ALTER TABLE image DROP COLUMN image_embedding, ADD COLUMN image_embedding bytea DEFAULT '\\x00'",
+        f"UPDATE image SET clip_vision_embedding = {along(3)}",
+        "ALTER TABLE image_tags DROP COLUMN confidence",
+        "INSERT INTO image_captions (image_id, caption) VALUES (1, 'a cat')",
+        count=3,
+    )
+    with Library(tmp_path / "home", dt=f"{postgres}&schema={schema}") as library:
+        library.sync()
+        told = library.status().left_out
+        for part in ("image.width is of type text", "image.favorite is of type integer", "image_embedding is of type bytea",
+                     "table image_tags has no confidence"):  # fmt: skip
+            assert any(part in reason for reason in told), part
+        assert len(told) == 4
+        assert (library.image(2).width, library.captions(1).tags) == (0, ())
+        assert library.status().to_json()["left_out"] == list(told)
+        assert axes(catalog) == {1: 3, 2: 3, 3: 3}
     catalog.close()
 
 
@@ -231,7 +488,7 @@ def test_a_digest_changes_with_its_row_and_with_no_other(postgres: str, schema: 
         database.create_tables(connection, schema, {"semantic": database.TINY_TEXT})
         connection.execute(
             "INSERT INTO image (id, root_folder_id, folder_id, path, file_name, created_date, modified_date,"
-            " clip_vision_embedding, bge_prompt_embedding)"
+            " clip_vision_embedding, prompt_embedding)"
             " SELECT i, 1, 1, 'x.png', 'x.png', now(), now(), array_fill(random(), ARRAY[1280])::vector,"
             " array_fill(random(), ARRAY[128])::vector FROM generate_series(1, 4) i"
         )
@@ -252,7 +509,7 @@ def test_a_digest_changes_with_its_row_and_with_no_other(postgres: str, schema: 
     assert changed_by("UPDATE image SET clip_vision_embedding = array_fill(7, ARRAY[1280])::vector WHERE id = 3") == {
         "images": [], "embeddings.visual": [3], "embeddings.semantic": [],
     }  # fmt: skip
-    assert changed_by("UPDATE image SET bge_prompt_embedding = array_fill(7, ARRAY[128])::vector WHERE id = 4") == {
+    assert changed_by("UPDATE image SET prompt_embedding = array_fill(7, ARRAY[128])::vector WHERE id = 4") == {
         "images": [], "embeddings.visual": [], "embeddings.semantic": [4],
     }  # fmt: skip
     assert changed_by("UPDATE image SET viewed_date = now()") == {

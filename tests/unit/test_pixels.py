@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import subprocess
+import unicodedata
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from luna_dt.errors import BadPicture, PictureMissing
-from luna_dt.paths import local_path
-from luna_dt.pixels import read_pictures
+from luna_dt.paths import local_path, picture_file
+from luna_dt.pixels import read_alpha, read_pictures
 
 
 def ramp(mode: str = "RGB") -> Image.Image:
@@ -147,3 +152,122 @@ def test_strange_paths_are_refused(dt_path: str) -> None:
 def test_an_unmapped_windows_path_says_what_to_add() -> None:
     with pytest.raises(PictureMissing, match=r"\[path_map\]: 'E:\\new' ="):
         local_path(r"E:\new\x.png", {})
+
+
+def png(picture: Image.Image, **options: Any) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "PNG", **options)
+    return out.getvalue()
+
+
+def test_what_is_beside_the_pixels_of_a_png_is_in_nobodys_way() -> None:
+    text = PngInfo()
+    text.add_text("parameters", "x" * 3_000_000, zip=True)
+    whole = png(ramp(), icc_profile=bytes(4_000_000))
+    after = png(ramp())
+    chunk = b"zTXt" + b"a\0\0" + zlib.compress(bytes(5_000_000))
+    after = after[:-12] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + after[-12:]
+    wrong = whole[:45] + b"\xff" + whole[46:]  # within the profile, whose sum is wrong then
+    clear = ramp("RGBA")
+    clear.putalpha(7)
+    for data in (png(ramp(), pnginfo=text), whole, after, wrong, png(ramp("P").convert("RGB"), pnginfo=text)):
+        assert read_pictures(data)[0].size == ramp().size
+    assert same(read_pictures(after)[0], ramp())
+    alpha = read_alpha(png(clear, pnginfo=text, icc_profile=bytes(2_000_000)))
+    assert alpha is not None
+    assert alpha.getextrema() == (7, 7)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_picture_whose_tags_cannot_be_written_again(orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    out = io.BytesIO()
+    ramp().save(out, "JPEG", exif=exif, quality=95)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(out.getvalue()))).convert("RGB")
+
+    def refuse(*_: Any, **__: Any) -> bytes:
+        raise TypeError("a tag that cannot be written")
+
+    monkeypatch.setattr(Image.Exif, "tobytes", refuse)
+    assert same(read_pictures(out.getvalue())[0], expected)
+
+
+def header(width: int, height: int, depth: int, colour: int) -> bytes:
+    """A PNG that promises that size, and has next to nothing."""
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0")),
+    )
+    made = b"\x89PNG\r\n\x1a\n"
+    for kind, data in (*chunks, (b"IEND", b"")):
+        made += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return made
+
+
+@pytest.mark.parametrize("size", [(1, 178_000_000), (170_000_000, 1), (13_370, 13_400), (20_000, 20_000)])
+def test_a_cap_on_the_memory_that_a_picture_takes(size: tuple[int, int]) -> None:
+    with pytest.raises(BadPicture):
+        read_pictures(header(*size, 16, 0))
+
+
+def test_no_memory_is_told_as_a_picture_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    sources = (png(ramp("L")), ramp("L"))
+    monkeypatch.setattr(Image.Image, "convert", full)
+    for source in sources:
+        with pytest.raises(BadPicture, match="not enough memory"):
+            read_pictures(source)
+
+
+@pytest.mark.parametrize("form", ["EPS", "PCX", "SGI", "PDF"])
+def test_only_pictures_are_opened(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    ramp().save(out, form)
+    monkeypatch.setattr(subprocess, "Popen", None)  # Ghostscript, for one
+    with pytest.raises(BadPicture, match="not a picture"):
+        read_pictures(out.getvalue())
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_the_usual_forms_are_opened(form: str) -> None:
+    out = io.BytesIO()
+    ramp().save(out, form)
+    assert same(read_pictures(out.getvalue())[0], ramp(), within=60)
+
+
+@pytest.mark.parametrize("full", [1, 255, 65535])
+def test_floats_of_a_file_are_in_the_range_that_they_fill(full: int, tmp_path: Path) -> None:
+    values = np.linspace(0, full, 256, dtype=np.float32).reshape(16, 16)
+    Image.fromarray(values).save(tmp_path / "floats.tif")
+    read = np.asarray(read_pictures(tmp_path / "floats.tif")[0])[..., 0]
+    assert np.array_equal(read.ravel(), np.arange(256))
+
+
+@pytest.mark.parametrize("there", ["NFC", "NFD", "mixed"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD", "mixed"])
+def test_the_forms_of_a_name_are_one_name(asked: str, there: str, tmp_path: Path) -> None:
+    def spelt(form: Any) -> list[str]:
+        names = ("Bilder Ünï", "Ångström é", "が é.png")
+        if form == "mixed":
+            return [unicodedata.normalize("NFC", name[:-5]) + unicodedata.normalize("NFD", name[-5:]) for name in names]
+        return [unicodedata.normalize(form, name) for name in names]
+
+    folder = tmp_path.joinpath(*spelt(there)[:2])
+    folder.mkdir(parents=True)
+    (folder / spelt(there)[2]).write_bytes(b"the picture")
+    dt_path = "D:\\Größe\\" + "\\".join(spelt(asked))
+    path_map = {"d:\\" + unicodedata.normalize("NFD", "Größe"): str(tmp_path)}
+    assert picture_file(dt_path, path_map) == b"the picture"
+    with pytest.raises(PictureMissing, match="No such file"):
+        picture_file(dt_path[:-5] + "ä.png", path_map)
+
+
+def test_dts_own_spelling_comes_first(tmp_path: Path) -> None:
+    forms: list[Any] = ["NFC", "NFD"]
+    for form in forms:
+        (tmp_path / unicodedata.normalize(form, "é.png")).write_bytes(form.encode())
+    for form in forms:
+        assert picture_file("D:\\" + unicodedata.normalize(form, "é.png"), {"D:\\": str(tmp_path)}) == form.encode()

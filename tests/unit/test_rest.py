@@ -271,3 +271,86 @@ def test_wire_keeps_records_whole() -> None:
 def test_an_address_of_no_known_form_is_told(address: str, tmp_path: Any) -> None:
     with pytest.raises(SettingsError, match=r"postgresql://"):
         connect(Settings(home=tmp_path, dt=address or " "))
+
+
+ODD_IMAGES: dict[int, dict[str, Any]] = {
+    2: {"seed": 2**63},
+    3: {"cfg": float("nan")},
+    4: {"width": float("inf")},
+    5: {"height": "tall"},
+    6: {"prompt": "half \ud83d"},
+    7: {"tags": "a, b"},
+    8: {"tags": ["a", 5]},
+    9: {"favorite": "no"},
+    10: {"id": 2**63},
+    11: {"id": 10**400},
+    12: {"path": None, "rating": -(2**70)},
+    13: {"aesthetic_score": -float("inf")},
+    14: {"steps": []},
+    15: {"created": "\udcff"},
+}
+
+
+def test_one_odd_row_stops_no_other(stranger: Stranger, tmp_path: Path) -> None:
+    odd = set(ODD_IMAGES)
+    ids = np.arange(1, 21)
+
+    def digests(kind: str, listed: Any, digest: int = 1) -> None:
+        stranger.answers[f"/api/sync/{kind}"] = (200, wire.pack_digests(listed, np.full(len(listed), digest)))
+
+    def lines(kind: str, rows: list[dict[str, Any]], more: bytes = b"") -> None:
+        text = "\n".join(json.dumps(row) for row in rows) + "\n"
+        stranger.answers[f"/api/sync/{kind}/fetch"] = (200, text.encode() + more)
+
+    def image(i: int, **changes: Any) -> dict[str, Any]:
+        return {"id": i, "path": f"{i}.png", "digest": "1", "cfg": 7, "seed": 2**62, **changes}
+
+    stranger.answers["/api/sync"] = (200, {kind: {"count": 20} for kind in ("images", "captions", "clusters")})
+    digests("images", np.concatenate([[-4], ids]))
+    bytes_of_19 = b'{"id": 19, "digest": "1", "path": "\xe4.png"}\n'
+    unasked = [image(999), image(-7), {"id": 998, "digest": "1", "set_aside": "because"}]
+    rows = [image(int(i), **ODD_IMAGES.get(int(i), {})) for i in ids if i != 19]
+    lines("images", [*rows, *unasked], bytes_of_19)
+    digests("captions", ids)
+    captions = [{"image_id": int(i), "digest": "1", "tags": ["x"], "joycaption": "ok"} for i in ids]
+    captions[0]["tags"] = [1]
+    captions[15]["tags"] = {"x": 1}
+    captions[16]["joycaption"] = "\ud800"
+    captions[17]["image_id"] = None
+    lines("captions", captions)
+    digests("clusters", np.array([1, 2, 3]))
+    members = [
+        {"image_id": 1, "confidence": float("nan")},
+        {"image_id": 16, "confidence": 1},
+        {"image_id": 2**64, "confidence": 1},
+    ]
+    clusters: list[dict[str, Any]] = [{"id": 1, "name": "Luna", "image_count": 2, "members": members}, {"id": 2, "image_count": 2**63},
+                {"id": 3, "members": [{}]}]  # fmt: skip
+    lines("clusters", [{**row, "digest": "1"} for row in clusters])
+    with Library(tmp_path, dt=stranger.url) as library:
+        changes = {change.kind: change for change in library.sync()}
+        sound = [int(i) for i in ids if i not in {*odd, 19}]
+        assert [found.id for found in library.images()] == sound
+        assert changes["images"].added == len(sound)
+        assert [library.captions(i).joycaption for i in sound] == ["", "", "", "", "ok"]
+        assert [(c.id, c.image_count) for c in library.clusters()] == [(1, 2)]
+        assert [member.image.id for member in library.cluster_images(1)] == [16]
+        aside = library.status().set_aside
+        assert sum(rows.count for rows in aside if rows.kind == "images") == len(odd - {10, 11}) + 2
+        assert {rows.first_id for rows in aside if rows.kind == "captions"} == {1, 16, 17}
+        assert {rows.first_id for rows in aside if rows.kind == "clusters"} == {1, 2, 3}
+        assert not {999, -7, 998} & {rows.first_id for rows in aside}
+        # all is well now, which the digests say
+        digests("images", ids, 2)
+        lines("images", [{**image(int(i)), "digest": "2"} for i in ids])
+        library.sync()
+        assert [found.id for found in library.images()] == ids.tolist()
+        assert not [rows for rows in library.status().set_aside if rows.kind == "images"]
+    listing = json.dumps([image(int(i), **ODD_IMAGES.get(int(i), {})) for i in ids])
+    catalog = RestCatalog(stranger.url)
+    stranger.answers["/api/images"] = (200, listing.encode())
+    assert [found.id for found in catalog.images()] == [*sound[:-1], 19, 20]
+    stranger.answers["/api/images/2"] = (200, image(2, **ODD_IMAGES[2]))
+    with pytest.raises(BadAnswer, match="its seed is no whole number"):
+        catalog.image(2)
+    catalog.close()

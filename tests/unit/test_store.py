@@ -7,6 +7,7 @@ import hashlib
 import sqlite3
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,7 @@ def test_a_library_of_the_first_format_goes_on(tmp_path: Path) -> None:
         connection.executescript(
             "ALTER TABLE layers DROP COLUMN local; ALTER TABLE layers DROP COLUMN verdict; DROP TABLE files;"
             "DROP TABLE outbox; DROP TABLE batch_items; DROP TABLE batches; DROP TABLE maps; DROP TABLE weights;"
-            "PRAGMA user_version = 1;"
+            "DROP TABLE set_aside; DROP TABLE left_out; PRAGMA user_version = 1;"
         )
     connection.close()
     for _ in range(2):
@@ -302,3 +303,12 @@ def test_a_file_of_weights_is_read_again_only_when_it_has_changed(
 def test_a_file_that_cannot_be_read_is_named(store: Store, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"gone\.pth cannot be read"):
         store.sha256(tmp_path / "gone.pth")
+
+
+def test_an_image_is_found_at_its_path_in_either_form_of_unicode(store: Store) -> None:
+    paths = [unicodedata.normalize("NFD", "D:\\Ünï\\é.png"), unicodedata.normalize("NFC", "/srv/ü.png"), "/srv/U.png"]
+    records = [ImageRecord(i, path) for i, path in enumerate(paths, 1)]
+    store.put("images", Batch(ids_of(1, 2, 3), ids_of(1, 1, 1), records))
+    asked = [unicodedata.normalize("NFC", "d:/ünï/É.png"), unicodedata.normalize("NFD", "/srv/ü.png"), "/srv/u.png"]
+    found = store.at_paths(asked)
+    assert {path: record.id for path, record in found.items()} == {asked[0]: 1, asked[1]: 2}

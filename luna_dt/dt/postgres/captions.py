@@ -14,8 +14,8 @@ def read_tags(database: Database, columns: TableColumns, ids: list[int]) -> dict
     found: dict[int, list[tuple[str, str]]] = defaultdict(list)
     if columns.of("image_tags"):
         for image_id, tag, source in database.rows(
-            "SELECT image_id, tag, source FROM image_tags WHERE image_id = ANY(%s) "
-            "ORDER BY image_id, confidence DESC, tag",
+            "SELECT image_id::bigint, tag::text, COALESCE(source::text, '') FROM image_tags "
+            "WHERE image_id = ANY(%s) AND tag IS NOT NULL ORDER BY image_id, confidence DESC NULLS LAST, tag",
             [ids],
         ):
             found[image_id].append((tag, source))
@@ -28,7 +28,8 @@ def read_captions(database: Database, columns: TableColumns, ids: list[int]) -> 
     latest: dict[int, dict[str, str]] = defaultdict(dict)
     if columns.of("image_captions"):
         for image_id, source, caption in database.rows(
-            "SELECT DISTINCT ON (image_id, source) image_id, source, caption FROM image_captions "
+            "SELECT DISTINCT ON (image_id, source) image_id::bigint, COALESCE(source::text, ''), COALESCE(caption::text, '') "
+            "FROM image_captions "
             "WHERE image_id = ANY(%s) ORDER BY image_id, source, updated_at DESC NULLS LAST, id DESC",
             [ids],
         ):

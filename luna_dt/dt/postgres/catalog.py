@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,10 +23,11 @@ from ...records import (
     Kind,
     checked_vectors,
 )
+from ...storable import checked, each
 from ...version import __version__
 from ..catalog import Catalog, Health, Sort
 from .captions import read_captions, read_tags
-from .columns import TableColumns
+from .columns import LayerColumns, TableColumns
 from .connection import Database, trusted
 from .generations import Generations
 from .mirroring import Mirroring
@@ -48,8 +50,7 @@ class PostgresCatalog(Catalog):
 
     def health(self) -> Health:
         self._database.rows("SELECT 1")
-        self._columns.of("image")
-        return Health("luna_dt", __version__, self.capabilities())
+        return Health("luna_dt", __version__, self.capabilities(), self._columns.left_out())
 
     def image(self, image_id: int) -> ImageRecord:
         rows = self._database.rows(
@@ -57,16 +58,19 @@ class PostgresCatalog(Catalog):
         )
         if not rows:
             raise UnknownImage(f"DT has no image {image_id}")
-        return self._records(rows)[0]
+        return self._with_tags([checked(ImageRecord(*rows[0]))])[0]
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         condition, values = self._columns.where(query)
-        rows = self._database.rows(
-            f"SELECT {', '.join(self._columns.select().values())} FROM image "
-            f"WHERE id > %s AND {condition} ORDER BY id LIMIT %s",
-            [after_id, *values, limit],
-        )
-        return self._records(rows)
+        fields, records = ", ".join(self._columns.select().values()), list[ImageRecord]()
+        statement = f"SELECT {fields} FROM image WHERE id > %s AND {condition} ORDER BY id LIMIT %s"
+        while (wanted := limit - len(records)) > 0:
+            rows = self._database.rows(statement, [after_id, *values, wanted])
+            records += each(lambda row: ImageRecord(*row), rows)
+            if len(rows) < wanted:
+                break
+            after_id = rows[-1][0]
+        return self._with_tags(records)
 
     def similar(
         self,
@@ -77,33 +81,38 @@ class PostgresCatalog(Catalog):
         min_similarity: float,
         text: str | None = None,
     ) -> list[Hit]:
-        column = self._columns.layer(layer)
+        columns = self._columns.layer(layer)
         if text is not None:
             raise NotOffered("the database itself encodes no texts")
         if vector is None:
-            rows = self._database.rows(f"SELECT {column.name}::text FROM image WHERE id = %s", [image_id])
+            rows = self._database.rows(f"SELECT {columns.vector}::text FROM image WHERE id = %s", [image_id])
             if not rows:
                 raise UnknownImage(f"DT has no image {image_id}")
             if rows[0][0] is None:
                 raise NoVector(f"image {image_id} has no vector in layer '{layer}'")
             wanted = rows[0][0]
         else:
-            wanted = json.dumps(checked_vectors(vector, column.identity.dim).tolist())
+            wanted = json.dumps(checked_vectors(vector, columns.identity.dim).tolist())
         fields = ", ".join(self._columns.select().values())
         visible, _ = self._columns.where("")
         with self._database.connection() as connection:
             connection.execute("SELECT set_config('ivfflat.probes', %s, true)", [str(PROBES)])
             connection.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(min(1000, max(100, 2 * top_k)))])
-            rows = connection.execute(
-                trusted(
-                    f"SELECT {fields}, 1 - ({column.name} <=> %(v)s::vector) FROM image "
-                    f"WHERE {column.name} IS NOT NULL AND {visible} ORDER BY {column.name} <=> %(v)s::vector LIMIT %(k)s"
-                ),
-                {"v": wanted, "k": top_k},
-            ).fetchall()
-        near = [row for row in rows if row[-1] >= min_similarity]
-        records = self._records(row[:-1] for row in near)
-        return [Hit(record.id, row[-1], record) for row, record in zip(near, records, strict=True)]
+            # each column by itself, or the live one's index would be of no use
+            rows = [
+                row
+                for condition, distance in _nearest(columns)
+                for row in connection.execute(
+                    trusted(
+                        f"SELECT {fields}, 1 - ({distance}) FROM image WHERE {condition} AND {visible} "
+                        f"ORDER BY {distance} LIMIT %(k)s"
+                    ),
+                    {"v": wanted, "k": top_k},
+                )
+            ]
+        near = sorted((row for row in rows if row[-1] >= min_similarity), key=lambda row: -row[-1])[:top_k]
+        similarities = {row[0]: row[-1] for row in near}
+        return [Hit(record.id, similarities[record.id], record) for record in self._records(near)]
 
     def clusters(self) -> list[Cluster]:
         if not self._columns.of("face_group"):
@@ -136,8 +145,12 @@ class PostgresCatalog(Catalog):
             f"ORDER BY {order} LIMIT %s",
             [cluster_id, min_quality, limit],
         )
-        records = self._records(row[:-1] for row in rows)
-        return [ClusterImage(record, row[-1] or 0.0) for row, record in zip(rows, records, strict=True)]
+        confidences = {row[0]: row[-1] or 0.0 for row in rows}
+        return [
+            ClusterImage(record, confidences[record.id])
+            for record in self._records(rows)
+            if math.isfinite(confidences[record.id])
+        ]
 
     def captions(self, image_id: int) -> Captions:
         if not self._database.rows("SELECT 1 FROM image WHERE id = %s", [image_id]):
@@ -148,8 +161,10 @@ class PostgresCatalog(Catalog):
         return self._columns.layer(layer).identity
 
     def _records(self, rows: Iterable[Sequence[Any]]) -> list[ImageRecord]:
-        """Rows of an image's fields, with each image's tags."""
-        found = [ImageRecord(*row) for row in rows]
+        """Rows of an image's fields and one more value, with each image's tags; those that cannot be read are left out."""
+        return self._with_tags(each(lambda row: ImageRecord(*row[:-1]), rows))
+
+    def _with_tags(self, found: list[ImageRecord]) -> list[ImageRecord]:
         tags = read_tags(self._database, self._columns, [record.id for record in found])
         return [
             replace(r, tags=tuple(dict.fromkeys(tag for tag, _ in tags[r.id]))) if r.id in tags else r for r in found
@@ -178,3 +193,14 @@ class PostgresCatalog(Catalog):
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
         return self._mirroring.fetch(kind, ids)
+
+
+def _nearest(columns: LayerColumns) -> Iterator[tuple[str, str]]:
+    """For each of a layer's columns the condition that a row's vector is there, and its distance to ``%(v)s``.
+
+    Of the copy the few rows that count are compared one by one: its index would mostly find others.
+    """
+    live, *copies = columns.columns
+    yield f"{live.stored} IS NOT NULL", f"{live.stored} <=> %(v)s::{live.kind}"
+    for copy in copies:
+        yield f"{live.stored} IS NULL AND {copy.stored} IS NOT NULL", f"({copy.vector} <=> %(v)s::vector) + 0"

@@ -1,15 +1,18 @@
 """Which columns this database has: they drift between versions of the fork, so they are discovered.
 
-For each layer the newest name of its column that holds anything counts.  What made a layer is known for
-DT's own columns (identity.DT_IDENTITIES); a JSON identity in the column's comment (``COMMENT ON COLUMN``,
-in the contract's form) says otherwise.
+A layer's vectors lie in up to two columns: the live one, which DT writes, and a copy that one of its migrations
+made once.  Row by row the live one counts, and the copy where that is NULL.  What made them is known for DT's own
+columns (identity.DT_IDENTITIES); a JSON identity in a column's comment (``COMMENT ON COLUMN``, in the contract's
+form) says otherwise.  What is there and cannot be used is told (``left_out``).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ...errors import BadAnswer, NotSearchable, Refused
@@ -20,48 +23,99 @@ from .connection import Database
 
 log = logging.getLogger(__name__)
 
-#: For each layer the names its column has had, newest first.
+#: For each layer its columns: the live one, then the copy.
 LAYER_COLUMNS = {
-    "visual": ("clip_vision_embedding", "image_embedding"),
-    "semantic": ("bge_prompt_embedding", "prompt_embedding"),
+    "visual": ("image_embedding", "clip_vision_embedding"),
+    "semantic": ("prompt_embedding", "bge_prompt_embedding"),
     "negative": ("negative_prompt_embedding",),
     "composition": ("clip_g_prompt_embedding", "clip_g_embedding"),
     "style": ("clip_l_prompt_embedding", "clip_l_embedding"),
 }
-#: ImageRecord's fields (but tags) in their order: column, SQL with {} for it, SQL where it is missing.
+_NUMBER = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+_ANY: tuple[str, ...] = ("",)
+_TEXT = "COALESCE({}::text, '')", "''", _ANY
+_COUNT = "COALESCE({}, 0)", "0", _NUMBER
+_FLAG = "COALESCE({}, false)", "false", ("boolean",)
+_REAL = "CASE WHEN {0} NOT BETWEEN -1e308 AND 1e308 THEN 'NaN'::float8 ELSE {0}::float8 END"  # it may be a numeric
+_DATE = "COALESCE(to_char({}, 'YYYY-MM-DD\"T\"HH24:MI:SS'), '')", "''", ("timestamp", "date")
+#: ImageRecord's fields (but tags) in their order: column, SQL with {} for it, SQL where it is missing, and with what
+#: the names of the types begin that it may have.
 IMAGE_FIELDS = {
-    "id": ("id", "{}::bigint", ""),
-    "path": ("path", "{}", "''"),
-    "prompt": ("prompt", "COALESCE({}, '')", "''"),
-    "negative_prompt": ("negative_prompt", "COALESCE({}, '')", "''"),
-    "width": ("width", "COALESCE({}, 0)", "0"),
-    "height": ("height", "COALESCE({}, 0)", "0"),
-    "model": ("model", "COALESCE({}, '')", "''"),
-    "model_hash": ("model_hash", "COALESCE({}, '')", "''"),
-    "sampler": ("sampler", "COALESCE({}, '')", "''"),
-    "scheduler": ("scheduler", "COALESCE({}, '')", "''"),
-    "steps": ("steps", "COALESCE({}, 0)", "0"),
-    "cfg": ("cfg_scale", "COALESCE({}, 0)::float8", "0::float8"),
-    "seed": ("seed", "COALESCE({}, 0)", "0"),
-    "rating": ("rating", "{}", "NULL::integer"),
-    "aesthetic_score": ("aesthetic_score", "{}::float8", "NULL::float8"),
-    "favorite": ("favorite", "COALESCE({}, false)", "false"),
-    "nsfw": ("nsfw", "COALESCE({}, false)", "false"),
-    "for_deletion": ("for_deletion", "COALESCE({}, false)", "false"),
-    "unavailable": ("unavailable", "COALESCE({}, false)", "false"),
-    "no_metadata": ("no_metadata", "COALESCE({}, false)", "false"),
-    "created": ("created_date", "COALESCE(to_char({}, 'YYYY-MM-DD\"T\"HH24:MI:SS'), '')", "''"),
-    "custom_tags": ("custom_tags", "COALESCE({}, '')", "''"),
-    "loras": ("loras", "COALESCE({}::text, '')", "''"),
+    "id": ("id", "{}::bigint", "", _ANY),
+    "path": ("path", "{}::text", "''", _ANY),
+    "prompt": ("prompt", *_TEXT),
+    "negative_prompt": ("negative_prompt", *_TEXT),
+    "width": ("width", *_COUNT),
+    "height": ("height", *_COUNT),
+    "model": ("model", *_TEXT),
+    "model_hash": ("model_hash", *_TEXT),
+    "sampler": ("sampler", *_TEXT),
+    "scheduler": ("scheduler", *_TEXT),
+    "steps": ("steps", *_COUNT),
+    "cfg": ("cfg_scale", f"COALESCE({_REAL}, 0)", "0::float8", _NUMBER),
+    "seed": ("seed", *_COUNT),
+    "rating": ("rating", "{}", "NULL::integer", _NUMBER),
+    "aesthetic_score": ("aesthetic_score", _REAL, "NULL::float8", _NUMBER),
+    "favorite": ("favorite", *_FLAG),
+    "nsfw": ("nsfw", *_FLAG),
+    "for_deletion": ("for_deletion", *_FLAG),
+    "unavailable": ("unavailable", *_FLAG),
+    "no_metadata": ("no_metadata", *_FLAG),
+    "created": ("created_date", *_DATE),
+    "custom_tags": ("custom_tags", *_TEXT),
+    "loras": ("loras", *_TEXT),
+}
+#: What of other tables is read; a table that lacks any of it is not.
+TABLES = {
+    "image_tags": {"image_id", "tag", "source", "confidence"},
+    "image_captions": {"id", "image_id", "source", "caption", "updated_at"},
+    "face_group": {"id", "name"},
+    "face_group_member": {"face_group_id", "face_detection_id", "similarity_score"},
+    "face_detection": {"id", "image_id"},
 }
 
 
+#: pgvector's types as format_type writes them; with their schema only where that is not on the search path.
+_VECTOR = re.compile(r"(vector|halfvec)(?:\((\d+)\))?")
+
+
 @dataclass(frozen=True)
-class LayerColumn:
-    """The column that holds a layer's vectors, and what made them."""
+class VectorColumn:
+    """A column of vectors, and in SQL what is ``stored`` in it, NULL where that has not ``dim`` dimensions."""
 
     name: str
+    stored: str
+    kind: str
+    dim: int
     identity: Identity
+
+    @property
+    def vector(self) -> str:
+        return self.stored if self.kind == "vector" else f"{self.stored}::vector"
+
+
+@dataclass(frozen=True)
+class LayerColumns:
+    """The columns that hold a layer's vectors, of which in each row the first that is not NULL counts."""
+
+    columns: tuple[VectorColumn, ...]
+
+    @property
+    def identity(self) -> Identity:
+        return self.columns[0].identity
+
+    @property
+    def vector(self) -> str:
+        return self.first(lambda column: column.vector)
+
+    @property
+    def there(self) -> str:
+        """The condition that a row has a vector."""
+        return "(" + " OR ".join(f"{column.stored} IS NOT NULL" for column in self.columns) + ")"
+
+    def first(self, value: Callable[[VectorColumn], str]) -> str:
+        """SQL for a value of a row's vector; ``value`` gives that of one column, which is NULL where it holds none."""
+        return f"COALESCE({', '.join(map(value, self.columns))}, NULL)"
 
 
 class TableColumns:
@@ -70,7 +124,9 @@ class TableColumns:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[str, dict[str, tuple[str, str]]] | None = None
-        self._found_layers: dict[str, LayerColumn] | None = None
+        self._found_layers: dict[str, LayerColumns] | None = None
+        self._left_out: dict[str, None] = {}  # in the order in which it was found
+        self._told: set[str] = set()
 
     def of(self, table: str) -> dict[str, tuple[str, str]]:
         """A table's columns: name -> (type, comment); empty where there is no such table."""
@@ -90,15 +146,31 @@ class TableColumns:
                     f"schema '{self._database.schema}' of {self._database.address} has no table 'image': not a "
                     "collection of DiffusionToolkit's LUNA fork; name the collection with ?schema=NAME"
                 )
-            tables = self._known = dict(known)
+            tables = self._known = self._usable(known)
         return tables.get(table, {})
+
+    def _usable(self, tables: dict[str, dict[str, tuple[str, str]]]) -> dict[str, dict[str, tuple[str, str]]]:
+        """The tables without those, and the columns of ``image``, that are not as they are read."""
+        there = tables["image"]
+        for column, _, _, types in IMAGE_FIELDS.values():
+            if column in there and not there[column][0].startswith(types):
+                self._leave_out(f"column image.{column} is of type {there[column][0]}, which cannot be read")
+                del there[column]
+        for name, needed in TABLES.items():
+            if name in tables and (missing := needed - tables[name].keys()):
+                self._leave_out(f"table {name} has no {' and no '.join(sorted(missing))}")
+                del tables[name]
+        faces = {name for name in TABLES if name.startswith("face_")}
+        if not faces <= tables.keys():
+            tables = {name: columns for name, columns in tables.items() if name not in faces}
+        return tables
 
     def select(self) -> dict[str, str]:
         """SQL for each of ImageRecord's fields, with what this database's ``image`` table has."""
         there = self.of("image")
         return {
             name: present.format(f"image.{column}") if column in there else absent
-            for name, (column, present, absent) in IMAGE_FIELDS.items()
+            for name, (column, present, absent, _) in IMAGE_FIELDS.items()
         }
 
     def where(self, text: str) -> Sql:
@@ -106,35 +178,65 @@ class TableColumns:
         there = self.of("image")
         names = {name: expression for name, expression in self.select().items() if IMAGE_FIELDS[name][0] in there}
         missing = {name: "false" for name in ("for_deletion", "unavailable") if name not in names}
-        names = {**missing, **names, "rating": "rating", "date": names.get("created", "''")}
-        names |= {"negative": names["negative_prompt"], "delete": names["for_deletion"]}
-        if "no_metadata" in names:
-            names["nometa"] = names["no_metadata"]
+        names = {**missing, **names}
+        also = {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
+        names |= {token: names[field] for token, field in also.items() if field in names}
         return where(text, Columns(names, "%s"))
 
-    def layers(self, anew: bool = False) -> dict[str, LayerColumn]:
+    def layers(self, anew: bool = False) -> dict[str, LayerColumns]:
         """The layers that hold anything."""
         if anew or self._found_layers is None:
             if anew:
                 self._known = None
-            found = {}
-            for layer, names in LAYER_COLUMNS.items():
-                for name in names:
-                    column = self._layer_column(layer, name)
-                    if column:
-                        found[layer] = column
-                        break
-            self._found_layers = found
+                self._left_out.clear()
+            every = {layer: self._layer_columns(layer, names) for layer, names in LAYER_COLUMNS.items()}
+            self._found_layers = {layer: found for layer, found in every.items() if found}
         return self._found_layers
 
-    def _layer_column(self, layer: str, name: str) -> LayerColumn | None:
+    def _layer_columns(self, layer: str, names: tuple[str, ...]) -> LayerColumns | None:
+        found: list[VectorColumn] = []
+        for name in names:
+            column = self._vector_column(layer, name)
+            if column is None:
+                continue
+            if found and column.dim != found[0].dim:
+                self._leave_out(
+                    f"the vectors of image.{name} have {column.dim} dimensions, those of image.{found[0].name} "
+                    f"{found[0].dim}"
+                )
+            elif found and column.identity != found[0].identity:
+                self._leave_out(
+                    f"the vectors of image.{name} are made by {column.identity}, those of image.{found[0].name} by "
+                    f"{found[0].identity}"
+                )
+            else:
+                found.append(column)
+        return LayerColumns(tuple(found)) if found else None
+
+    def _vector_column(self, layer: str, name: str) -> VectorColumn | None:
         kind, comment = self.of("image").get(name, ("", ""))
-        if not kind.startswith("vector"):
+        if not kind:
             return None
-        first = self._database.rows(f"SELECT vector_dims({name}) FROM image WHERE {name} IS NOT NULL LIMIT 1")
-        if not first:
+        form = _VECTOR.fullmatch(kind)
+        if form is None:
+            self._leave_out(f"column image.{name} is of type {kind}, which cannot be read as vectors")
             return None
-        dim = int(first[0][0])
+        stored, holds = f"image.{name}", f"FROM image WHERE {name} IS NOT NULL"
+        if form[2]:
+            dim = int(form[2])
+            if not self._database.rows(f"SELECT 1 {holds} LIMIT 1"):
+                return None
+        else:  # each of its vectors may have a dimension of its own: that of most counts
+            dims = self._database.rows(f"SELECT vector_dims({name}), COUNT(*) {holds} GROUP BY 1 ORDER BY 2 DESC, 1")
+            if not dims:
+                return None
+            dim = int(dims[0][0])
+            if others := sum(count for _, count in dims[1:]):
+                self._leave_out(f"{others:,} vectors of image.{name} have another dimension than its others, {dim}")
+            stored = f"(CASE WHEN vector_dims({stored}) = {dim} THEN {stored} END)"
+        return VectorColumn(name, stored, form[1], dim, self._identity(layer, name, dim, comment))
+
+    def _identity(self, layer: str, name: str, dim: int, comment: str) -> Identity:
         identity = DT_IDENTITIES[layer]
         if comment.lstrip().startswith("{"):
             try:
@@ -144,12 +246,23 @@ class TableColumns:
         if identity.dim != dim:
             log.warning("image.%s has %d dimensions, not those of %s: what made it is not known", name, dim, identity)
             identity = replace(identity, architecture="unknown", weights="", dim=dim)
-        return LayerColumn(name, identity)
+        return identity
 
-    def layer(self, layer: str) -> LayerColumn:
+    def layer(self, layer: str) -> LayerColumns:
         """Raises UnknownLayer, NotSearchable."""
         checked_layer(layer)
         found = self.layers().get(layer) or self.layers(anew=True).get(layer)
         if found is None:
             raise NotSearchable(f"DT has no vectors in layer '{layer}' ({' or '.join(LAYER_COLUMNS[layer])} is empty)")
         return found
+
+    def left_out(self) -> tuple[str, ...]:
+        """What there is and is not used, and why, as it was when the layers were last looked for."""
+        self.layers()
+        return tuple(self._left_out)
+
+    def _leave_out(self, reason: str) -> None:
+        self._left_out[reason] = None
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning("left out: %s", reason)

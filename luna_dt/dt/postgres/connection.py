@@ -35,14 +35,19 @@ class Database:
             max_size=8,
             timeout=CONNECTION_WAIT,
             open=False,
-            kwargs={"connect_timeout": CONNECTION_WAIT, "application_name": "luna_dt"},
+            kwargs={"connect_timeout": CONNECTION_WAIT, "application_name": "luna_dt", "client_encoding": "utf8"},
             configure=self._configure,
             check=psycopg_pool.ConnectionPool.check_connection,
         )
 
     def _configure(self, connection: psycopg.Connection[Any]) -> None:
         connection.read_only = True
-        connection.execute("SELECT set_config('search_path', %s, false)", [f'"{self.schema}", public'])
+        # the types and operators of vectors, wherever pgvector was put
+        connection.execute(
+            "SELECT set_config('search_path', concat_ws(', ', %s::text, (SELECT quote_ident(n.nspname) FROM pg_extension e "
+            "JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector')), false)",
+            [f'"{self.schema}", public'],
+        )
         connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{int(self._timeout * 10_000)}"])
         connection.commit()
 

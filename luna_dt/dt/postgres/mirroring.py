@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import psycopg
 
 from ...errors import BadAnswer, Refused, UnknownLayer
 from ...records import EMBEDDINGS, Batch, Captions, Cluster, ImageRecord, Int64s, Kind, Member, layer_of
 from .captions import read_captions
-from .columns import LayerColumn, TableColumns
+from .columns import LayerColumns, TableColumns, VectorColumn
 from .connection import Database, trusted
 
 log = logging.getLogger(__name__)
@@ -34,20 +35,20 @@ class Mirroring:
             kinds.append(Kind("captions", self._database.count(f"SELECT COUNT(DISTINCT image_id) FROM ({rows}) r")))
         if self._columns.of("face_group"):
             kinds.append(Kind("clusters", self._database.count("SELECT COUNT(*) FROM face_group")))
-        for layer, column in layers.items():
-            count = self._database.count(f"SELECT COUNT({column.name}) FROM image")
-            kinds.append(Kind(EMBEDDINGS + layer, count, column.identity))
+        for layer, columns in layers.items():
+            count = self._database.count(f"SELECT COUNT(*) FROM image WHERE {columns.there}")
+            kinds.append(Kind(EMBEDDINGS + layer, count, columns.identity))
         return kinds
 
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
         layer = layer_of(kind)
         if layer is not None:
-            column = self._columns.layer(layer).name
-            statement = f"SELECT id::bigint, {self._vector_digest(column)} FROM image WHERE {column} IS NOT NULL"
+            columns = self._columns.layer(layer)
+            statement = f"SELECT id::bigint, {columns.first(self._vector_digest)} FROM image WHERE {columns.there}"
         elif kind == "images":
             statement = f"SELECT id::bigint, {self._image_digest()} FROM image"
         elif kind == "captions":
-            statement = self._caption_digests("true")
+            statement = self._caption_digests("image_id IS NOT NULL")
         elif kind == "clusters":
             statement = self._cluster_digests("true")
         else:
@@ -57,7 +58,21 @@ class Mirroring:
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
         for at in range(0, max(1, len(ids)), FETCHED_AT_ONCE):
-            yield from self._fetch_page(kind, ids[at : at + FETCHED_AT_ONCE])
+            yield from self._page(kind, ids[at : at + FETCHED_AT_ONCE])
+
+    def _page(self, kind: str, ids: Int64s) -> list[Batch]:
+        """The rows of a page; halved again and again around a row that the database, or psycopg, cannot put into words."""
+        try:
+            return list(self._fetch_page(kind, ids))
+        except (Refused, UnicodeDecodeError) as error:
+            cause = error.__cause__ if isinstance(error, Refused) else error
+            if not isinstance(cause, (psycopg.DataError, UnicodeDecodeError)):
+                raise
+            if len(ids) > 1:
+                return [*self._page(kind, ids[: len(ids) // 2]), *self._page(kind, ids[len(ids) // 2 :])]
+            no_text = isinstance(cause, (psycopg.errors.CharacterNotInRepertoire, UnicodeDecodeError))
+            reason = "its text is not in UTF-8" if no_text else f"the database cannot say it: {cause}"
+            return [Batch(ids[:0], ids[:0], [], {int(i): reason for i in ids})]
 
     def _fetch_page(self, kind: str, ids: Int64s) -> Iterator[Batch]:
         layer = layer_of(kind)
@@ -96,20 +111,20 @@ class Mirroring:
             "JOIN face_detection d ON d.id = m.face_detection_id WHERE m.face_group_id = ANY(%s) GROUP BY 1, 2",
             [ids],
         ):
-            members[cluster_id].append(Member(image_id, confidence or 0.0))
+            members[cluster_id].append(Member(image_id, 0.0 if confidence is None else confidence))
         names = self._database.rows(
             "SELECT id::bigint, COALESCE(name, '') FROM face_group WHERE id = ANY(%s) ORDER BY 1", [ids]
         )
         found = [Cluster(i, name, len(members[i]), tuple(members[i])) for i, name in names if i in digests]
         return [digests[cluster.id] for cluster in found], found
 
-    def _fetch_vectors(self, column: LayerColumn, ids: Int64s) -> Iterator[Batch]:
-        dim = column.identity.dim
+    def _fetch_vectors(self, columns: LayerColumns, ids: Int64s) -> Iterator[Batch]:
+        dim = columns.identity.dim
         # pgvector's binary form: two 16-bit integers (dimension, unused), then big-endian floats
         vector = np.dtype([("dim", ">i2"), ("unused", ">i2"), ("values", ">f4", (dim,))])
         rows = self._copy(
-            f"SELECT id::bigint, {self._vector_digest(column.name)}, {column.name} FROM image "
-            f"WHERE {column.name} IS NOT NULL AND id = ANY('{{{','.join(map(str, ids.tolist()))}}}') ORDER BY id",
+            f"SELECT id::bigint, {columns.first(self._vector_digest)}, {columns.vector} FROM image "
+            f"WHERE {columns.there} AND id = ANY('{{{','.join(map(str, ids.tolist()))}}}') ORDER BY id",
             np.dtype([("id", ">i8"), ("digest", ">i8"), ("vector", vector)]),
         )
         if len(rows):
@@ -130,7 +145,7 @@ class Mirroring:
             raise BadAnswer(f"{self._database.address} sent rows of other lengths than the column's dimension says")
         return np.frombuffer(body, row)
 
-    def _vector_digest(self, column: str) -> str:
+    def _vector_digest(self, column: VectorColumn) -> str:
         """A vector's digest without reading it, where PostgreSQL (17 and later) can tell where it lies.
 
         A vector above 2 kB lies in the table's TOAST relation under a number that is new whenever the value is
@@ -141,13 +156,13 @@ class Mirroring:
             self._places = self._where_values_lie()
         major, seed = self._places
         content = (
-            f"hashbyteaextended(vector_send({column}), 0)"
+            f"hashbyteaextended(vector_send({column.vector}), 0)"
             if major >= 18
-            else f"('x' || left(md5(vector_send({column})), 16))::bit(64)::bigint"
+            else f"('x' || left(md5(vector_send({column.vector})), 16))::bit(64)::bigint"
         )
         if seed is None:
             return content
-        return f"COALESCE(hashint8extended(pg_column_toast_chunk_id({column})::bigint, {seed}), {content})"
+        return f"COALESCE(hashint8extended(pg_column_toast_chunk_id({column.stored})::bigint, {seed}), {content})"
 
     def _where_values_lie(self) -> tuple[int, int | None]:
         """PostgreSQL's version, and the database cluster's identifier if both let us ask where a value lies."""

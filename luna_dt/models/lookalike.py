@@ -1,0 +1,124 @@
+"""Weights in the models folders under whatever name: known by a name however it is spelt, or by what is in the file.
+
+Names and shapes tell architectures apart, not the trainings of one.  Only where people have one training of an
+architecture a file is taken for it; of others (OpenAI's and LAION's ViT-L/14) only the name can tell.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+DEPTH, ENTRIES = 4, 20_000  # folders below a models folder that are looked into, and entries of them
+HEADER = 64 << 20  # bytes; that of a model with 10,000 tensors has one million
+#: Names that say nothing: that of the folder counts.
+GENERIC = {"model", "pytorchmodel", "openclipmodel", "openclippytorchmodel", "diffusionpytorchmodel"}
+#: The trainings that everybody means by an architecture of these shapes (IP-Adapter's), and signs of others.
+ONLY = {"ViT-H-14-laion2b_s32b_b79k", "ViT-bigG-14-laion2b_s39b_b160k"}
+_OTHERS = re.compile(r"metaclip|dfn|datacomp|openai|quickgelu|altogether|commonpool|eva|clipa|siglip", re.IGNORECASE)
+
+
+def files(folders: Sequence[Path]) -> Iterator[Path]:
+    """The weights in models folders and the folders in them, in the order of their names; a bounded number."""
+    for folder in folders:
+        left = ENTRIES
+        for root, below, names in os.walk(folder, followlinks=True):
+            here = Path(root)
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            if len(here.relative_to(folder).parts) >= DEPTH:
+                below.clear()
+            left -= len(names) + len(below)
+            yield from (here / name for name in sorted(names) if name.lower().endswith(SUFFIXES))
+            if left < 0:
+                log.info("%s holds too many files to look through", folder)
+                break
+
+
+def named(found: Iterator[Path], names: Sequence[str]) -> Iterator[Path]:
+    """Those of files that go by one of those names, in any case and punctuation, or whose folder does."""
+    wanted = {_squeezed(name) for name in names}
+    for file in found:
+        name = _squeezed(file.stem)
+        if name in wanted or (name in GENERIC and _squeezed(file.parent.name) in wanted):
+            yield file
+
+
+def alike(found: Iterator[Path], name: str, config: Mapping[str, Any], projected: bool) -> Iterator[Path]:
+    """Those of files whose image tower has the shapes of open_clip's ``config``, if that says which ``name`` they are."""
+    if name not in ONLY:
+        return
+    for file in found:
+        if file.suffix.lower() == ".safetensors" and not _OTHERS.search(f"{file.parent.name}/{file.name}"):
+            shapes = _image_shapes(file)
+            if shapes is not None and _fits(shapes, config, projected):
+                log.warning("%s is taken for %s, whose shapes it has", file, name)
+                yield file
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _image_shapes(file: Path) -> dict[str, list[int]] | None:
+    """The shapes of the tensors in a safetensors file's header; None for what is none."""
+    try:
+        with file.open("rb") as data:
+            length = int.from_bytes(data.read(8), "little")
+            if length > HEADER:
+                return None
+            header = json.loads(data.read(length))
+        return {name: list(value["shape"]) for name, value in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _fits(shapes: Mapping[str, list[int]], config: Mapping[str, Any], projected: bool) -> bool:
+    vision = config["vision_cfg"]
+    if not isinstance(vision["layers"], int):
+        return False
+    width, patch = vision["width"], vision["patch_size"]
+    places = (vision["image_size"] // patch) ** 2 + 1
+    inner = int(width * vision.get("mlp_ratio", 4.0))
+    ours, theirs = "visual.transformer.resblocks.", "vision_model.encoder.layers."
+    # under open_clip's names, and under transformers'
+    for prefix, parts, projection, shape in (
+        (
+            ours,
+            {
+                "visual.class_embedding": [width],
+                "visual.conv1.weight": [width, 3, patch, patch],
+                "visual.positional_embedding": [places, width],
+                f"{ours}0.mlp.c_fc.weight": [inner, width],
+            },
+            "visual.proj",
+            [width, config["embed_dim"]],
+        ),
+        (
+            theirs,
+            {
+                "vision_model.embeddings.class_embedding": [width],
+                "vision_model.embeddings.patch_embedding.weight": [width, 3, patch, patch],
+                "vision_model.embeddings.position_embedding.weight": [places, width],
+                f"{theirs}0.mlp.fc1.weight": [inner, width],
+            },
+            "visual_projection.weight",
+            [config["embed_dim"], width],
+        ),
+    ):
+        layers = {name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)}
+        has = shapes.get(projection)
+        if (
+            all(shapes.get(name) == expected for name, expected in parts.items())
+            and len(layers) == vision["layers"]
+            and (has == shape or (has is None and not projected))
+        ):
+            return True
+    return False

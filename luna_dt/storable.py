@@ -1,0 +1,149 @@
+"""Which of DT's rows can be kept here: one that cannot is set aside with the reason, and stops no other.
+
+A reason speaks of no value, so that rows with the same fault are counted as one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from .errors import BadAnswer
+from .records import Batch, Captions, Cluster, ImageRecord, Member
+
+LARGEST = 2**63 - 1  # SQLite's largest whole number, and NumPy's
+Record = TypeVar("Record", ImageRecord, Captions, Cluster)
+
+
+def checked(record: Record) -> Record:
+    """A record as it can be kept, with whole numbers as int and others as float; raises BadAnswer, saying why it
+    cannot be."""
+    changed = {}
+    for name, read in _FIELDS[type(record)].items():
+        value = getattr(record, name)
+        good = read(name, value)
+        if good is not value:
+            changed[name] = good
+    return replace(record, **changed) if changed else record
+
+
+def sifted(batch: Batch) -> Batch:
+    """A batch without the records, and members of clusters, that cannot be kept; vectors pass as they are."""
+    if isinstance(batch.rows, np.ndarray):
+        return batch
+    kept: list[Any] = []
+    at: list[int] = []
+    aside = dict(batch.aside)
+    for i, (record, row) in enumerate(zip(batch.rows, batch.ids.tolist(), strict=True)):
+        try:
+            found: Any = checked(cast("Any", record))
+        except BadAnswer as error:
+            aside[row] = str(error)
+            continue
+        if isinstance(found, Cluster):
+            found, reason = _with_sound_members(found)
+            if reason:
+                aside[row] = reason
+        kept.append(found)
+        at.append(i)
+    return Batch(batch.ids[at], batch.digests[at], kept, aside)
+
+
+def each(read: Callable[[Any], Record], values: Iterable[Any]) -> list[Record]:
+    """What can be read and kept of a list; the rest is left out, as sync leaves it out."""
+    found = []
+    for value in values:
+        try:
+            found.append(checked(read(value)))
+        except BadAnswer:
+            continue
+    return found
+
+
+def _with_sound_members(cluster: Cluster) -> tuple[Cluster, str]:
+    """A cluster with the members that can be kept, and why others cannot."""
+    kept, reason = [], ""
+    for member in cluster.members:
+        try:
+            kept.append(Member(_whole("image", member.image_id), _real("confidence", member.confidence)))
+        except BadAnswer as error:
+            reason = f"a member is left out: {error}"
+    return replace(cluster, members=tuple(kept)), reason
+
+
+def _whole(name: str, value: Any) -> int:
+    whole = value
+    if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
+        whole = int(value)
+    if type(whole) is not int or not -LARGEST - 1 <= whole <= LARGEST:
+        raise BadAnswer(f"its {name} is no whole number of 64 bits")
+    return whole
+
+
+def _id(name: str, value: Any) -> int:
+    found = _whole(name, value)
+    if found < 0:
+        raise BadAnswer(f"its {name} is negative")
+    return found
+
+
+def _real(name: str, value: Any) -> float:
+    if type(value) is float and math.isfinite(value):
+        return value
+    try:
+        number = float(value) if isinstance(value, (int, Decimal)) and type(value) is not bool else math.nan
+    except (OverflowError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadAnswer(f"its {name} is no finite number")
+    return number
+
+
+def _text(name: str, value: Any) -> str:
+    if type(value) is not str:
+        raise BadAnswer(f"its {name} is no text")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeError as error:
+            raise BadAnswer(f"its {name} holds half a character") from error
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if value not in (False, True):
+        raise BadAnswer(f"its {name} is neither true nor false")
+    return bool(value)
+
+
+def _tags(name: str, value: Any) -> tuple[str, ...]:
+    if type(value) is not tuple:
+        raise BadAnswer(f"its {name} are no list")
+    for tag in value:
+        _text("list of tags", tag)
+    return value
+
+
+def _or_none(read: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda name, value: None if value is None else read(name, value)
+
+
+_FIELDS: dict[type, dict[str, Callable[[str, Any], Any]]] = {
+    ImageRecord: {
+        "id": _id, "path": _text, "prompt": _text, "negative_prompt": _text, "width": _whole, "height": _whole,
+        "model": _text, "model_hash": _text, "sampler": _text, "scheduler": _text, "steps": _whole, "cfg": _real,
+        "seed": _whole, "rating": _or_none(_whole), "aesthetic_score": _or_none(_real), "favorite": _flag,
+        "nsfw": _flag, "for_deletion": _flag, "unavailable": _flag, "no_metadata": _flag, "created": _text,
+        "custom_tags": _text, "loras": _text, "tags": _tags,
+    },
+    Captions: {
+        "image_id": _id, "wd14_tags": _text, "joytag_tags": _text, "joycaption": _text, "combined": _text,
+        "tags": _tags,
+    },
+    Cluster: {"id": _id, "name": _text, "image_count": _whole},
+}  # fmt: skip
