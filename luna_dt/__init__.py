@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .status import LayerStatus as LayerStatus
     from .status import Status as Status
     from .store import LayerState as LayerState
+    from .store import SetAside as SetAside
 
 _HOMES = {
     "Duplicates": ".records",
@@ -77,6 +78,7 @@ _HOMES = {
     "Progress": ".progress",
     "Proof": ".index.proof",
     "ServedMaps": ".maps.served",
+    "SetAside": ".store",
     "Settings": ".settings",
     "Status": ".status",
     "Term": ".records",
