@@ -16,6 +16,8 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import argparse
+import functools
+import signal
 import statistics
 import sys
 import tempfile
@@ -30,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from luna_dt import ImageRecord, Library, Settings
+from luna_dt.index.base import Bools
 from luna_dt.index.engines import SCAN
 from luna_dt.index.rows import RowIndex
 from luna_dt.index.shelf import Shelf
@@ -256,7 +259,7 @@ class Bench:
         for what, share in SHARES.items():
             allowed = np.zeros(len(vectors), bool)
             allowed[rng.choice(len(vectors), max(1, int(share * len(vectors))), replace=False)] = True
-            asked[what] = Asked(lambda query, allowed=allowed: scan.query(query, TOP, allowed)[0])
+            asked[what] = Asked(functools.partial(_under, scan, allowed))
             truths[what] = shapes.truth(vectors, queries, TOP, np.flatnonzero(allowed))
         ask(asked, queries)
         row = {"shape": name}
@@ -264,6 +267,7 @@ class Bench:
             first, tenth = one.recalls(vectors, queries, truths[what])
             row[what] = f"{first:.3f} {tenth:.3f} {one.p50:.2f} ({one.p50 / asked['all'].p50:.2f} x)"
         self.tables.conditions.append(row)
+        print(row, file=sys.stderr, flush=True)
 
 
 def _built(peer: Peer, vectors: Float32s, folder: Path) -> dict[str, str]:
@@ -280,6 +284,10 @@ def _built(peer: Peer, vectors: Float32s, folder: Path) -> dict[str, str]:
 
 def _asked(peer: Peer) -> Asked:
     return Asked(lambda given: peer.query(given, TOP), given=peer.given, here=peer.here)
+
+
+def _under(scan: RowIndex, allowed: Bools, query: Float32s) -> Int64s:
+    return scan.query(query, TOP, allowed)[0]
 
 
 def _asked_of(library: Library) -> dict[str, Asked]:
@@ -304,6 +312,8 @@ def main() -> None:
     options = parser.parse_args()
     wanted = {key: peers[key] for key in options.peers.split(",") if key}
     bench = Bench(options.rows, options.dim, options.queries, options.library, wanted)
+    for stop in (signal.SIGINT, signal.SIGTERM):  # either prints what there is
+        signal.signal(stop, signal.default_int_handler)
     print(f"{options.rows:,} x {options.dim}, {options.queries} queries, top {TOP}; {os.cpu_count()} cores")
     print("answers: recall@1, recall@10, median ms of processor time (of wall time)")
     try:

@@ -156,7 +156,7 @@ def truth(vectors: Float32s, queries: Float32s, k: int, among: Int64s | None = N
         where = np.concatenate([where, these], axis=1)
         if best.shape[1] > keep:
             chosen = np.argpartition(-best, keep - 1, axis=1)[:, :keep]
-            best, where = (np.take_along_axis(each, chosen, axis=1) for each in (best, where))
+            best, where = np.take_along_axis(best, chosen, axis=1), np.take_along_axis(where, chosen, axis=1)
     return -np.sort(-cosines(vectors, queries, list(where), keep), axis=1)[:, : min(k, len(rows))]
 
 
