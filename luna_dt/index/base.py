@@ -22,6 +22,8 @@ Bools = npt.NDArray[np.bool_]
 class Index(Protocol):
     """Finds the points nearest to a query by cosine similarity; never changed while it is in use."""
 
+    knows_conditions: bool  # whether it is as right, and as quick, where few points are usable
+
     def query(self, vector: Float32s, k: int, usable: Bools | None) -> tuple[Int64s, Float32s]:
         """The ``k`` nearest points (fewer if it reaches fewer) of those that are ``usable``, and their cosine, best first.
 

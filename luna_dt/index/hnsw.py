@@ -29,6 +29,8 @@ NOTHING = np.empty(0, np.int64), np.empty(0, np.float32)
 class HnswIndex:
     """A finished graph."""
 
+    knows_conditions = False
+
     def __init__(self, graph: Any) -> None:
         self.graph, self._ef = graph, EF
         graph.set_ef(EF)

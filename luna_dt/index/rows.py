@@ -10,6 +10,7 @@ from .points import Points
 
 FEW, SHARE = 4096, 20  # of that many points, or a part of all, every one is compared: as quick as any index, and exact
 SMALL = 1000  # and so it is where there are no more
+HALF = 0.5  # of the points: where fewer may be found, a graph, which walks past the others, finds too little
 
 
 class RowIndex:
@@ -19,6 +20,11 @@ class RowIndex:
         self.engine, self.index, self.points = engine, index, points
         self._vectors = vectors[: points.rows]
         self.rows = points.rows
+
+    def compares(self, count: int, k: int = 1) -> bool:
+        """Whether a search among so many points compares every one of them, rather than asking the index."""
+        few = count <= max(k, min(FEW, len(self.points) // SHARE)) or len(self.points) <= SMALL
+        return few or (not self.index.knows_conditions and count < HALF * len(self.points))
 
     def query(self, vector: Float32s, k: int, allowed: Bools | None = None) -> tuple[Int64s, Float32s]:
         """The ``k`` nearest rows (fewer if there are fewer) of those that are ``allowed`` (bool[rows]), and their
@@ -30,7 +36,7 @@ class RowIndex:
         unit = vector / np.linalg.norm(vector)
         usable = self.points.usable(allowed)
         count = len(self.points) if usable is None else int(np.count_nonzero(usable))
-        if count > max(k, min(FEW, len(self.points) // SHARE)) and len(self.points) > SMALL:
+        if not self.compares(count, k):
             found, similarities = self.index.query(unit, k, usable)
             if len(found) >= k:
                 return self.points.expanded(found, similarities, k, allowed)

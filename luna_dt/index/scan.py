@@ -63,6 +63,8 @@ class Codes:
 class ScanIndex:
     """Codes of all points, and the vectors they are codes of."""
 
+    knows_conditions = True
+
     def __init__(self, codes: Codes, vectors: Float32s, points: Points) -> None:
         self.codes, self._vectors, self._points = codes, vectors, points
         self._partition = Partition(codes.centres, codes.head)

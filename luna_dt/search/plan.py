@@ -146,7 +146,7 @@ class Search:
         if only is None:
             return f"{told}, by the engine {searcher.engine}"
         fit = np.count_nonzero(now.visible & np.isin(now.ids, only))
-        return f"{told}, of which {fit:,} fit the condition and are compared exactly"
+        return f"{told}, of which {fit:,} fit the condition, {searcher.way(int(fit))}"
 
     def duplicates(self, layer: str, similarity: float, where: str, progress: Progress) -> list[Duplicates]:
         """Groups of near copies; see Library.duplicates."""

@@ -107,6 +107,12 @@ class Searcher:
         with self._lock:
             return self._index.engine if self._index else "exact"
 
+    def way(self, fitting: int) -> str:
+        """How a search among so many images is answered, in words."""
+        with self._lock:
+            asked = self._index if self._index and not self._index.compares(fitting) else None
+        return f"by the engine {asked.engine}" if asked else "and are compared exactly"
+
     def close(self) -> None:
         """Stops what goes on in the background and waits for it."""
         self._closing.set()

@@ -216,6 +216,8 @@ def test_an_index_that_finds_too_little_is_seen(name: str) -> None:
     assert proof.enough()
 
     class Lost:
+        knows_conditions = True
+
         def query(self, vector: Float32s, k: int, usable: Any) -> Any:
             points, similarities = right.index.query(vector, 3 * k, usable)
             return points[k:], similarities[k:]
