@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,7 +51,8 @@ class Shelf:
 
     def __init__(self, home: Path) -> None:
         self._folder = home / "index"
-        self._lock_file = home / "index.lock"
+        # a home that can only be read is searched by the index it has, which is loaded under this lock, too
+        self._lock_file = (home if os.access(home, os.W_OK) else Path(tempfile.gettempdir())) / "index.lock"
 
     def lock(self) -> FileLock:
         """Held by whoever makes an index: two at once are too much memory."""
