@@ -18,7 +18,8 @@ class Generation:
     """Something that was made: from what, how, and where it lies.
 
     ``source_image_id``: DT's id of the image it was made from; ``base``: the key of the generation it was
-    made from, where that is not in DT yet.  ``operation`` is one of ``OPERATIONS``.  ``output``: the path
+    made from, where that is not in DT yet.  What is None is unknown, and is absent from its JSON; "" is
+    known to be none.  ``operation`` is one of ``OPERATIONS``.  ``output``: the path
     of the saved picture, by which it is found again once DT has scanned it.  ``batch_id``: the batch it
     belongs to.  ``key`` names the record for good: the same key sent twice is stored once.  ``id`` is the
     server's own, "" before it has one; ``created`` is ISO 8601, UTC.
@@ -26,15 +27,15 @@ class Generation:
 
     operation: str = "txt2img"
     source_image_id: int | None = None
-    prompt: str = ""
-    negative_prompt: str = ""
-    model: str = ""
-    seed: int = 0
-    steps: int = 0
-    cfg: float = 0.0
-    denoise: float = 1.0
-    width: int = 0
-    height: int = 0
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    model: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    cfg: float | None = None
+    denoise: float | None = None
+    width: int | None = None
+    height: int | None = None
     base: str = ""
     output: str = ""
     batch_id: str = ""
@@ -44,7 +45,8 @@ class Generation:
     created: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None or name == "source_image_id"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Generation:
@@ -64,7 +66,7 @@ class Generation:
             raise BadInput(f"a generation's operation is one of {', '.join(OPERATIONS)}, not '{made.operation}'")
         numbers = {name: getattr(made, name) for name in ("seed", "steps", "width", "height", "cfg", "denoise")}
         for name, number in numbers.items():
-            if not 0 <= number < 2**64:  # also false for NaN
+            if number is not None and not 0 <= number < 2**64:  # also false for NaN
                 raise BadInput(f"a generation's {name} must be 0 or more, and less than 2^64, not {number}")
         if not re.fullmatch(r"[!-~]{0,200}", made.key):  # it travels in an HTTP header
             raise BadInput(f"a generation's key is at most 200 ASCII characters without spaces, not {made.key!r}")

@@ -35,6 +35,7 @@ from .records import (
     Captions,
     Cluster,
     ClusterImage,
+    Duplicates,
     Float32s,
     Hit,
     ImageRecord,
@@ -42,6 +43,7 @@ from .records import (
     Term,
 )
 from .search.plan import Engine, Search, terms_of
+from .search.results import Collapse, Order, Wanted
 from .search.sampling import checked_sort, sampled
 from .settings import Settings
 from .store import Store
@@ -196,13 +198,18 @@ class Library(_Rooms):
         image_id: int | None = None,
         vector: Any = None,
         text: str | None = None,
-        layer: str = "visual",
+        layer: str | None = None,
         top_k: int = 10,
         min_similarity: float = -1.0,
         exclude: Iterable[int] = (),
         exclude_source: bool = True,
         identity: Identity | None = None,
         engine: Engine = "auto",
+        where: str = "",
+        order: Order = "similarity",
+        offset: int = 0,
+        collapse: Collapse = 0.0,
+        diverse: float = 0.0,
     ) -> list[Hit]:
         """The images most similar to one reference, best first; images that DT hides are left out.
 
@@ -210,15 +217,43 @@ class Library(_Rooms):
         pictures the mean direction counts), ``image_id`` (its stored vector; the image itself is left
         out unless ``exclude_source`` is False), ``vector`` (float[dim], with ``identity`` if known), or
         ``text``.  ``top_k`` >= 1; ``min_similarity`` is a cosine, -1..1.  ``engine``: ``local`` searches
-        what is synced, ``dt`` asks DT with the vector made here, ``auto`` prefers local.
+        what is synced, ``dt`` asks DT with the vector made here, ``auto`` prefers local.  ``layer``: by default
+        visual; for a text ``text_layer()``.
 
         Or give a list of ``Term``s, a weighted query; what else was said about one reference must be left out then.
 
-        Raises BadInput, BadPicture, BadVector, UnknownLayer, UnknownImage, NoVector, NotSearchable,
+        Only images that fit ``where``, in DT's language, are found.  ``order``: similarity; date, newest first, or
+        rating, of all that are at least ``min_similarity`` similar, which must be given then.  ``offset``: hits that
+        are passed over, for pages.  ``collapse``: of images with the same prompt and seed (``seed``), or of a cosine
+        of so much (0..1, 0 for none) in the first term's layer, the first stands for the others.  ``diverse``, 0..1:
+        how much hits are to differ from each other.  All but ``offset`` are answered from the mirror alone.
+
+        Raises BadInput, BadQuery, BadPicture, BadVector, UnknownLayer, UnknownImage, NoVector, NotSearchable,
         IdentityMismatch, WeightsError; CatalogError when DT is asked.
         """
+        if layer is None:
+            layer = "visual" if text is None else self._search.text_layer(engine)
         terms = terms_of(image, image_id, vector, text, layer, identity)
-        return self._search.hits(terms, top_k, min_similarity, exclude, exclude_source, engine)
+        wanted = Wanted(top_k, min_similarity, where, order, offset, collapse, diverse)
+        return self._search.hits(terms, wanted, exclude, exclude_source, engine)
+
+    def text_layer(self) -> str:
+        """The layer that a text is searched in if none is named: made from pictures if there is one, else semantic."""
+        return self._search.text_layer()
+
+    def explain(self, layer: str = "visual", where: str = "") -> str:
+        """One line: what answers a search of a layer, and how many images it is about; raises as ``search``."""
+        return self._search.explained(layer, where)
+
+    def duplicates(
+        self, layer: str = "visual", similarity: float = 0.985, where: str = "", progress: Progress = silent
+    ) -> list[Duplicates]:
+        """Groups of images that are near copies, the largest first; nothing is deleted.
+
+        Images of equal vectors, and joined with these, link by link, those of a cosine of at least ``similarity``.
+        Raises BadInput, BadQuery, UnknownLayer, NotSearchable.
+        """
+        return self._search.duplicates(layer, similarity, where, progress)
 
     def nearest(self, vector: Any, layer: str = "visual", top_k: int = 10) -> tuple[Int64s, Float32s]:
         """``search`` without the records: ids int64[n] and cosines float32[n], best first, n <= top_k."""
@@ -290,8 +325,7 @@ class Library(_Rooms):
     def status(self) -> state.Status:
         """What is synced and how it is searched; reads no vector, waits until maps that were made are kept."""
         self._maps.finish()
-        shown = self.settings.shown_dt
-        return state.status_of(self._store, shown, self._search.shelf, self._search.choice, self._map_cache)
+        return state.status_of(self._store, self.settings.shown_dt, self._search, self._map_cache)
 
     def map(
         self,

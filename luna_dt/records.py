@@ -245,19 +245,31 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer of a search: ``similarity`` is the cosine, -1..1."""
+    """One answer of a search: ``similarity`` is the cosine, -1..1; it ``stands_for`` so many that were collapsed."""
 
     id: int
     similarity: float
     image: ImageRecord
+    stands_for: int = 1
 
     @property
     def caption(self) -> str:
         """The line that stands below its picture."""
-        return f"{self.similarity:.3f}   id {self.id}"
+        more = f"   and {self.stands_for - 1} like it" if self.stands_for > 1 else ""
+        return f"{self.similarity:.3f}   id {self.id}{more}"
 
     def to_json(self) -> dict[str, Any]:
-        return {"similarity": self.similarity, **self.image.to_json()}
+        """The contract's form; ``stands_for`` only where that is more than one."""
+        more = {"stands_for": self.stands_for} if self.stands_for > 1 else {}
+        return {"similarity": self.similarity, **more, **self.image.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Images that are near copies of each other, by id; ``similarity`` is the least cosine to the first of them."""
+
+    ids: tuple[int, ...]
+    similarity: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 from .index.engines import Choice
 from .index.proof import Proof
-from .index.shelf import Saved, Shelf
+from .index.shelf import Saved
 from .maps.cache import MapCache
+from .search.plan import Search
 from .store import LayerState, SetAside, Store
 
 
@@ -18,7 +19,8 @@ from .store import LayerState, SetAside, Store
 class LayerStatus:
     """One layer in ``Status``: ``coverage`` is the share of images that have a vector; ``indexed`` rows of ``rows`` in the
     file are in the saved index, which ``engine`` made; ``proof`` is its own recall, measured against exact answers
-    when it was made; ``reason`` is why this engine was chosen."""
+    when it was made; ``reason`` is why this engine was chosen; ``building`` is how much of an index that this library
+    is making now there is, 0..1."""
 
     state: LayerState
     coverage: float
@@ -26,6 +28,7 @@ class LayerStatus:
     indexed: int
     proof: Proof | None
     reason: str
+    building: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         s = self.state
@@ -35,6 +38,7 @@ class LayerStatus:
             "verdict": s.verdict.to_json() if s.verdict else None,
             "engine": self.engine, "indexed": self.indexed,
             "proof": self.proof.to_json() if self.proof else None, "reason": self.reason,
+            "building": self.building,
         }  # fmt: skip
 
 
@@ -61,17 +65,20 @@ class Status:
                 "set_aside": [rows.to_json() for rows in self.set_aside], "left_out": list(self.left_out)}  # fmt: skip
 
 
-def status_of(store: Store, dt: str, shelf: Shelf, choice: Choice, maps: MapCache) -> Status:
+def status_of(store: Store, dt: str, search: Search, maps: MapCache) -> Status:
     """Reads no vector."""
+    choice = search.choice
     counts = store.counts()
     total = counts["images"][0]
     layers = []
     for state in store.layers():
-        saved = shelf.saved(state.file)
+        saved, searcher = search.shelf.saved(state.file), search.searchers.get(state.name)
         coverage = state.count / total if total else 0.0
         if saved.engine not in {engine.name for engine in choice.for_layer(state.bytes)}:
             saved = Saved(refused=saved.refused)
-        layers.append(LayerStatus(state, coverage, saved.engine, saved.rows, saved.proof, _reason(choice, saved)))
+        reason = _reason(choice, saved, searcher.trouble if searcher else "")
+        building = searcher.building if searcher else None
+        layers.append(LayerStatus(state, coverage, saved.engine, saved.rows, saved.proof, reason, building))
     kept = maps.size()
     size = kept[1]
     for folder in (store.home, store.home / "vectors", store.home / "index"):
@@ -82,9 +89,9 @@ def status_of(store: Store, dt: str, shelf: Shelf, choice: Choice, maps: MapCach
     return Status(store.home, dt, counts, tuple(layers), size, kept, aside, store.left_out())
 
 
-def _reason(choice: Choice, saved: Saved) -> str:
+def _reason(choice: Choice, saved: Saved, trouble: str) -> str:
     """Why a layer is searched as it is, in one sentence."""
     refused = "; ".join(
         f"{engine} is not used, it finds too little of what is nearest ({why})" for engine, why in saved.refused
     )
-    return "; ".join(filter(None, [choice.reason, refused]))
+    return "; ".join(filter(None, [choice.reason, refused, trouble]))

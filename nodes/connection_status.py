@@ -60,6 +60,7 @@ class LunaDTConnectionStatus:
             return ["nothing is synced yet: run luna-dt sync"]
         return [f"synced: {count:,} images, {_age(synced)}"] + [
             f"{layer.state.name}: {layer.state.count:,} vectors ({layer.coverage:.0%}), {_age(layer.state.synced)}"
+            + (f"; its index is being made, {layer.building:.0%}" if layer.building is not None else "")
             for layer in status.layers
         ]
 

@@ -127,6 +127,14 @@ def workflow_file(name: str) -> Path:
 # -- its progress bar and interruption ----------------------------------------------------------------
 
 
+def heed_interruption() -> None:
+    """Ends the node's work, by ComfyUI's own exception, if the user has asked for that."""
+    if running():
+        import comfy.model_management
+
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+
 def each(items: Sequence[T]) -> Iterator[T]:
     """The items one by one, with ComfyUI's progress bar, ended by its interruption."""
     if not running():

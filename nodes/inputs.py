@@ -21,7 +21,8 @@ def image_id(tooltip: str = "DT's id of the picture.") -> Input:
 
 
 def seed(tooltip: str) -> Input:
-    return "INT", {"default": 0, "min": 0, "max": MAX_SEED, "tooltip": tooltip}
+    # the page would draw another after each run: these seeds are not for sampling
+    return "INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": False, "tooltip": tooltip}
 
 
 def text(tooltip: str, multiline: bool = False) -> Input:

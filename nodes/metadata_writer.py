@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..luna_dt.errors import BadInput
 from ..luna_dt.generation import OPERATIONS, Generation
 from ..luna_dt.pixels import read_pictures
+from ..luna_dt.provenance import Made, parameters
 from ..luna_dt.provenance import graph as graphs
-from ..luna_dt.provenance import parameters
-from . import inputs, pictures, shared
+from . import file_names, host, inputs, pictures, shared
 
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
 #: What the node's inputs are while nobody has set them; then the sampler upstream is asked.
 UNSET: dict[str, Any] = {"prompt": "", "negative": "", "model": "", "seed": 0, "steps": 20, "cfg": 7.0, "denoise": 1.0}
+#: Of which nothing, or 0, is no value: DT has that where it does not know.
+NEVER_NOTHING = ("model", "steps", "cfg")
+#: What a record has no field for.
+EXTRA = ("sampler", "scheduler", "guidance", "loras")
 
 
 class LunaDTMetadataWriter:
@@ -28,7 +38,7 @@ class LunaDTMetadataWriter:
     DESCRIPTION = (
         "Records a generation in DiffusionToolkit, each picture of a batch on its own. It is stored on this machine "
         "first and sent in the background, so nothing is lost while DT is closed. What is left at its default is "
-        "taken from the sampler that made the image, if the workflow shows it. With a filename_prefix the pictures "
+        "taken from the workflow, and left out where that does not show it. With a filename_prefix the pictures "
         "are saved as well, with everything DT reads from a PNG."
     )
     RETURN_TYPES = ("IMAGE", "STRING", "STRING")
@@ -59,7 +69,8 @@ class LunaDTMetadataWriter:
                 "denoise": ("FLOAT", {"default": 1.0, "tooltip": "Its denoising strength."}),
                 "metadata": ("METADATA", {"tooltip": "What else is to be kept with it."}),
                 "filename_prefix": inputs.text(
-                    "Save the pictures under this name in ComfyUI's output folder; empty: do not save."
+                    "Save the pictures under this name in ComfyUI's output folder, with %date:yyyy-MM-dd%, "
+                    "%NODE.WIDGET% and the like filled in; empty: do not save."
                 ),
                 "base": inputs.text(
                     "The generation it was made from, of another Metadata Writer, where that is not in DT yet."
@@ -83,14 +94,18 @@ class LunaDTMetadataWriter:
         unique_id: Any = None,
         **given: Any,
     ) -> dict[str, Any]:
-        made_by = graphs.read(graph, unique_id)
-        said = {name: given.get(name, unset) for name, unset in UNSET.items()}
-        said = {name: made_by.get(name, value) if value == UNSET[name] else value for name, value in said.items()}
+        told = _told(graphs.read(graph, unique_id), given, graph, unique_id)
         batch, _, position = batch_id.partition("/")
         opened = shared.library()
-        entries, shown = [], []
+        when = datetime.now()  # the user's own time, as in ComfyUI's names
+        entries, shown, broken = [], [], []
         for i, picture in enumerate(image):
-            extra: dict[str, Any] = {name: made_by[name] for name in ("sampler", "scheduler") if name in made_by}
+            host.heed_interruption()
+            if not picture.isfinite().all():
+                broken.append(str(i + 1))
+                continue
+            height, width = picture.shape[:2]
+            extra = {name: _plain(value) for name in EXTRA if (value := getattr(told, name)) not in (None, ())}
             if len(image) > 1:
                 extra["batch_index"] = i
             if position:
@@ -100,9 +115,9 @@ class LunaDTMetadataWriter:
             made = Generation.from_json(
                 {
                     "operation": operation, "source_image_id": source_image_id or None, "base": base,
-                    "prompt": said["prompt"], "negative_prompt": said["negative"], "model": said["model"],
-                    "seed": said["seed"], "steps": said["steps"], "cfg": said["cfg"], "denoise": said["denoise"],
-                    "width": picture.shape[1], "height": picture.shape[0], "batch_id": batch, "extra_metadata": extra,
+                    "prompt": told.prompt, "negative_prompt": told.negative, "model": told.model, "seed": told.seed,
+                    "steps": told.steps, "cfg": told.cfg, "denoise": told.denoise, "width": width, "height": height,
+                    "batch_id": batch, "extra_metadata": extra,
                 }
             )  # fmt: skip
             # the same picture made in the same way is the same generation, however often it is run; every other row
@@ -110,15 +125,38 @@ class LunaDTMetadataWriter:
             rows = (picture[::2] * 255).round_().clamp_(0, 255).byte().cpu().numpy().tobytes()
             key = hashlib.sha256(json.dumps(made.to_json(), sort_keys=True).encode() + rows).hexdigest()[:40]
             if filename_prefix.strip():
-                saved = pictures.save(
-                    read_pictures(picture)[0], filename_prefix, parameters.write(made), graph, extra_pnginfo
-                )
+                text = parameters.write(replace(told, width=width, height=height))
+                prefix = file_names.filled(filename_prefix, graph, extra_pnginfo, when, i)
+                saved = pictures.save(read_pictures(picture)[0], prefix, text, graph, extra_pnginfo)
                 shown.append(saved.shown)
                 made = Generation.from_json({**made.to_json(), "output": str(saved.path)})
             entries.append(opened.record({**made.to_json(), "key": key}))
+        if not entries:
+            raise BadInput(f"{_broken(broken)}: there is no picture to record; look at what made it, often the VAE")
         status = _status(opened, entries)
+        if broken:
+            status = f"{status}; {_broken(broken)}, and is left out"
+            log.warning(status)
         ui = {"text": [status], **({"images": shown} if shown else {})}
         return {"ui": ui, "result": (image, entries[0].generation.key, status)}
+
+
+def _told(made_by: Made, given: Mapping[str, Any], graph: Any, unique_id: Any) -> Made:
+    """What the node's inputs say, and where they are as nobody has set them, what the workflow shows.
+
+    An input that is linked says what it says, also where that is an input's default.
+    """
+    linked = graphs.linked(graph, unique_id)
+    said = {}
+    for name, unset in UNSET.items():
+        value = given.get(name, unset)
+        if (value != unset or name in linked) and not (name in NEVER_NOTHING and not value):
+            said[name] = value
+    return replace(made_by, **said)
+
+
+def _broken(numbers: list[str]) -> str:
+    return f"number {', '.join(numbers)} of the batch holds values that are no numbers (NaN)"
 
 
 def _status(opened: Any, entries: list[Any]) -> str:

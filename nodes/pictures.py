@@ -51,8 +51,8 @@ class Saved:
     shown: dict[str, Any]
 
 
-def save(picture: Image.Image, prefix: str, parameters: str, graph: Any, extra_pnginfo: Any) -> Saved:
-    """Saves a PNG in ComfyUI's output folder with A1111's ``parameters`` and ComfyUI's own ``prompt`` and ``workflow``."""
+def save(picture: Image.Image, prefix: str, parameters: str | None, graph: Any, extra_pnginfo: Any) -> Saved:
+    """Saves a PNG in ComfyUI's output folder with A1111's ``parameters``, if any, and ComfyUI's own ``prompt`` and ``workflow``."""
     from PIL.PngImagePlugin import PngInfo
 
     if not host.running():
@@ -60,7 +60,8 @@ def save(picture: Image.Image, prefix: str, parameters: str, graph: Any, extra_p
     path, subfolder = host.output_file(prefix.strip(), picture.size)
     text = PngInfo()
     if host.keeps_metadata():
-        text.add_text("parameters", parameters)
+        if parameters is not None:
+            text.add_text("parameters", parameters)
         if graph is not None:
             text.add_text("prompt", json.dumps(graph))
         for key, value in (extra_pnginfo or {}).items():

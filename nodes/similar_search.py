@@ -87,6 +87,28 @@ class LunaDTSimilarSearch:
                         "tooltip": "If nothing is similar enough: stop, or hand on the reference itself.",
                     },
                 ),
+                "where": inputs.text("Only images that fit this query, in DT's language; see docs/library.md."),
+                "collapse": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.005,
+                        "round": 0.001,
+                        "tooltip": "Of hits that are so similar to each other give one, as 0.98; 0 gives all.",
+                    },
+                ),
+                "diverse": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "tooltip": "How much the hits are to differ from each other; 0 not at all.",
+                    },
+                ),
             },
         }
 
@@ -106,6 +128,9 @@ class LunaDTSimilarSearch:
         engine: Engine = "auto",
         clip_vision: Any = None,
         when_empty: str = "error",
+        where: str = "",
+        collapse: float = 0.0,
+        diverse: float = 0.0,
     ) -> dict[str, Any]:
         from ..luna_dt.sheet import contact_sheet
 
@@ -132,6 +157,9 @@ class LunaDTSimilarSearch:
             exclude=exclude,
             exclude_source=exclude_source,
             engine=engine,
+            where=where,
+            collapse=collapse,
+            diverse=diverse,
         )
         found, results = [], []
         opened = library.pictures(host.each([hit.id for hit in hits]))
@@ -142,7 +170,7 @@ class LunaDTSimilarSearch:
                 results.append(hit.to_json())
                 found.append((hit, picture))
         if not found:
-            return self._nothing(search_mode, min_similarity, results, reference_image, when_empty)
+            return self._nothing(search_mode, where, min_similarity, results, reference_image, when_empty)
         query = read_pictures(reference_image)[0] if reference_image is not None else None
         title = (
             text_query
@@ -165,7 +193,13 @@ class LunaDTSimilarSearch:
         }
 
     def _nothing(
-        self, layer: str, least: float, results: list[dict[str, Any]], reference: torch.Tensor | None, when_empty: str
+        self,
+        layer: str,
+        where: str,
+        least: float,
+        results: list[dict[str, Any]],
+        reference: torch.Tensor | None,
+        when_empty: str,
     ) -> dict[str, Any]:
         if when_empty == "reference" and reference is not None:
             return {"ui": {}, "result": ([reference], [""], 0, {"results": results}, [0], [1.0])}
@@ -173,4 +207,5 @@ class LunaDTSimilarSearch:
             raise PictureMissing(
                 f"{len(results)} hits, but none could be opened; the first: {results[0]['not_opened']}"
             )
-        raise NotFound(f"nothing in layer '{layer}' is similar enough (at least {least:g}); lower min_similarity")
+        fits = f" that fits '{where}'" if where.strip() else ""
+        raise NotFound(f"nothing in layer '{layer}'{fits} is similar enough (at least {least:g}); lower min_similarity")

@@ -153,7 +153,7 @@ def saved(workflow: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
                 node["widgets_values"].append(value)
                 if key == "cluster":
                     node["widgets_values"] += REMOTE_WIDGETS
-                if key == "seed":
+                if key == "seed" and kind in CORE:  # ours have no "control after generate"
                     node["widgets_values"].append("fixed")
     return {"last_node_id": len(nodes), "last_link_id": len(links), "nodes": list(nodes.values()), "links": links,
             "groups": [], "config": {}, "extra": {}, "version": 0.4}  # fmt: skip

@@ -20,6 +20,7 @@ from ..settings import Settings
 from ..version import __version__
 from .batch import batch
 from .demo import demo
+from .duplicates import duplicates
 from .layers import embed, verify
 from .lineage import lineage
 from .maps import make_map
@@ -63,5 +64,5 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
     context.obj = Settings.load(home)
 
 
-for command in (sync, search, status, verify, embed, make_map, outbox, lineage, batch, serve, demo):
+for command in (sync, search, duplicates, status, verify, embed, make_map, outbox, lineage, batch, serve, demo):
     main.add_command(command)

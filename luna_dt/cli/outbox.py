@@ -38,7 +38,7 @@ def outbox_list(settings: Settings, states: tuple[str, ...], as_json: bool) -> N
         for e in entries:
             g = e.generation
             source = "" if g.source_image_id is None else str(g.source_image_id)
-            words = plain(g.prompt[:40])
+            words = plain((g.prompt or "")[:40])
             table.add_row(str(e.position), e.state, str(e.tries), g.operation, source, words, plain(e.reason))
         out.print(table)
 

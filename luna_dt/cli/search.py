@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from rich.table import Table
@@ -11,11 +11,19 @@ from rich.table import Table
 from ..errors import BadVector, SettingsError
 from ..library import Library
 from ..records import LAYERS, Term
+from ..search.results import Collapse, Order
 from ..settings import Settings
-from .terminal import json_option, out, plain, print_json
+from .terminal import err, json_option, out, plain, print_json
 
 if TYPE_CHECKING:
     from ..records import Hit
+
+
+def _collapse(_context: click.Context, _parameter: click.Parameter, value: str) -> Collapse:
+    try:
+        return "seed" if value == "seed" else float(value)
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is neither a cosine nor seed") from None
 
 
 @click.command()
@@ -23,9 +31,16 @@ if TYPE_CHECKING:
 @click.option("--id", "image_id", type=int, help="An image of the library by its id.")
 @click.option("--vector", type=click.Path(path_type=Path), help="A reference vector (.npy).")
 @click.option("--text", help="A text, for layers that share a space with texts.")
-@click.option("--layer", type=click.Choice(LAYERS), default="visual", show_default=True)
+@click.option("--layer", type=click.Choice(LAYERS), help="[default: visual; for a text one that can answer it]")
+@click.option("--where", default="", help="Only images that fit this query, in DT's language.")
 @click.option("-k", "--top-k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--min-similarity", type=click.FloatRange(-1, 1), default=-1.0, show_default=True)
+@click.option("--order", type=click.Choice(get_args(Order)), default="similarity", show_default=True,
+              help="Of what is at least --min-similarity similar: the newest or the best rated first.")  # fmt: skip
+@click.option("--offset", type=click.IntRange(0), default=0, help="Pass over so many hits, for pages.")
+@click.option("--collapse", metavar="COSINE|seed", default="0", callback=_collapse,
+              help="Of near copies give the first: of a cosine of so much, or of one prompt and seed.")  # fmt: skip
+@click.option("--diverse", type=click.FloatRange(0, 1), default=0.0, help="How much hits are to differ, 0 to 1.")
 @click.option("--exclude", type=int, multiple=True, help="Leave this id out (repeatable).")
 @click.option(
     "--term",
@@ -37,6 +52,7 @@ if TYPE_CHECKING:
     help="Part of a weighted query (repeatable): REF is id:4711, text:snow, or a picture; WEIGHT may be negative.",
 )
 @click.option("--contact-sheet", type=click.Path(path_type=Path), help="Draw query and hits into this picture.")
+@click.option("--explain", is_flag=True, help="Say what answers, and how many images it is about.")
 @json_option
 @click.pass_obj
 def search(
@@ -45,12 +61,18 @@ def search(
     image_id: int | None,
     vector: Path | None,
     text: str | None,
-    layer: str,
+    layer: str | None,
+    where: str,
     top_k: int,
     min_similarity: float,
+    order: Order,
+    offset: int,
+    collapse: Collapse,
+    diverse: float,
     exclude: tuple[int, ...],
     terms: tuple[tuple[str, float, str], ...],
     contact_sheet: Path | None,
+    explain: bool,
     as_json: bool,
 ) -> None:
     """Find similar pictures: by picture, by id, by vector, by text, or by a weighted sum of such; works with DT closed."""
@@ -58,6 +80,9 @@ def search(
         raise click.UsageError("--term stands for itself: say the rest of the query in terms, too")
     # one question does not repay loading a graph
     with Library(settings=settings.replace(index="exact")) as library:
+        if text is not None and layer is None:
+            layer = library.text_layer()
+            err.print(f"the text is searched for in layer {layer}; --layer names another")
         hits = library.search(
             [_term(*term) for term in terms] or image,
             image_id=image_id,
@@ -68,7 +93,15 @@ def search(
             min_similarity=min_similarity,
             exclude=exclude,
             engine="local",
+            where=where,
+            order=order,
+            offset=offset,
+            collapse=collapse,
+            diverse=diverse,
         )
+        if explain:
+            for name in dict.fromkeys(term[0] for term in terms) if terms else [layer or "visual"]:
+                err.print(plain(library.explain(name, where)), soft_wrap=True)
         if contact_sheet:
             _draw_sheet(library, contact_sheet, image, image_id, text, hits)
     if as_json:
@@ -77,9 +110,11 @@ def search(
     if not hits:
         out.print(f"nothing is similar enough (at least {min_similarity})" if min_similarity > -1 else "nothing found")
         return
-    table = Table("similarity", "id", "path", "prompt", box=None)
+    table = Table("similarity", "id", *(["images"] if collapse else []), "path", "prompt", box=None)
     for hit in hits:
-        table.add_row(f"{hit.similarity:.4f}", str(hit.id), plain(hit.image.path), plain(hit.image.prompt[:80]))
+        stands_for = [str(hit.stands_for)] if collapse else []
+        row = (f"{hit.similarity:.4f}", str(hit.id), *stands_for, plain(hit.image.path), plain(hit.image.prompt[:80]))
+        table.add_row(*row)
     out.print(table)
 
 

@@ -17,10 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..dt.postgres import LAYER_COLUMNS
 from ..errors import MissingExtra
-from ..generation import Generation
 from ..identity import Identity
 from ..models.weights import TINY_ARCHITECTURE
-from ..provenance import parameters
+from ..provenance import Made, parameters
 from ..records import Float32s
 from .drawing import SUBJECTS, Scene, draw, random_scene
 
@@ -54,11 +53,13 @@ class Drawing:
     @property
     def parameters(self) -> str:
         """The text AUTOMATIC1111 writes into a PNG, which DT's scanner reads."""
-        made = Generation(
-            prompt=self.scene.caption, negative_prompt=NEGATIVE, model="drawings_v1", seed=self.seed, steps=self.steps,
-            cfg=7.0, width=self.size[0], height=self.size[1], extra_metadata={"sampler": self.sampler},
+        made = Made(
+            prompt=self.scene.caption, negative=NEGATIVE, seed=self.seed, steps=self.steps, cfg=7.0,
+            sampler=self.sampler, model="drawings_v1", width=self.size[0], height=self.size[1],
         )  # fmt: skip
-        return parameters.write(made)
+        text = parameters.write(made)
+        assert text is not None
+        return text
 
 
 @contextmanager

@@ -41,6 +41,7 @@ class Engine(Protocol):
     suffix: str
     parameters: Mapping[str, int]
     mapped: bool  # whether an index that was read takes no memory of its own to speak of
+    part: int  # points that take so long to add that an index is saved after so many more; 0 if none do
 
     def installed(self) -> bool:
         """Whether what it needs can be imported."""

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from .. import threads
 from ..errors import IndexDamaged, MissingExtra
 from ..records import Float32s, Int64s, checked_vectors
 from .base import Bools, Index
@@ -21,6 +22,7 @@ from .points import Points
 M, EF_CONSTRUCTION = 16, 200
 EF, EF_WIDE = 64, 256  # candidates looked at for each query
 CHUNK = 1000  # points added between two looks at whether to stop
+PART = 50_000  # points whose making is worth saving, a minute's or so
 NOTHING = np.empty(0, np.int64), np.empty(0, np.float32)
 
 
@@ -69,7 +71,7 @@ class HnswIndex:
 class HnswEngine:
     """See base.Engine."""
 
-    name, suffix, mapped = "hnswlib", ".hnsw", False
+    name, suffix, mapped, part = "hnswlib", ".hnsw", False, PART
     parameters: Mapping[str, int] = {"M": M, "ef_construction": EF_CONSTRUCTION}
 
     def installed(self) -> bool:
@@ -99,7 +101,7 @@ class HnswEngine:
             if stop():
                 return None
             chunk = checked_vectors(vectors[points.first[at : at + CHUNK]], dim, "a stored vector", ndim=2)
-            graph.add_items(chunk, np.arange(at, at + len(chunk)))
+            graph.add_items(chunk, np.arange(at, at + len(chunk)), num_threads=threads.cores())
             progress(at + len(chunk))
         return HnswIndex(graph)
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..errors import IndexDamaged
 from ..records import Float32s, Int64s
+from .exact import cosines_of
 
 READ_AT_ONCE = 4096  # rows read at a time
 
@@ -57,6 +58,11 @@ class Points:
         number[order] = np.arange(len(order), dtype=np.int32)
         new = (first[order][known:] - known + start).astype(np.int32)
         return Points(every[order], np.concatenate([self.first, new]), np.concatenate([self.of, number[of[known:]]]))
+
+    def upto(self, rows: int) -> Points:
+        """The points of the first ``rows`` rows."""
+        count = int(np.searchsorted(self.first, rows))
+        return Points(self._keys[:count], self.first[:count], self.of[:rows])
 
     def usable(self, allowed: Bools | None) -> Bools | None:
         """bool[points]: those with a row that is ``allowed`` (bool[rows]); None for all."""
@@ -103,8 +109,7 @@ class Points:
         """float32[n]: exactly, from the rows themselves."""
         found = np.empty(len(points), np.float32)
         for at in range(0, len(points), READ_AT_ONCE):
-            rows = vectors[self.first[points[at : at + READ_AT_ONCE]]]
-            found[at : at + READ_AT_ONCE] = rows @ unit / np.sqrt(np.einsum("ij,ij->i", rows, rows))
+            found[at : at + READ_AT_ONCE] = cosines_of(vectors[self.first[points[at : at + READ_AT_ONCE]]], unit)
         return found
 
     def write(self, file: Path) -> int:

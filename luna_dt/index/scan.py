@@ -191,7 +191,7 @@ class _Query:
 class ScanEngine:
     """See base.Engine."""
 
-    name, suffix, mapped = "scan", ".scan", True
+    name, suffix, mapped, part = "scan", ".scan", True, 0
     parameters: Mapping[str, int] = {"grown": GROWN}
 
     def installed(self) -> bool:

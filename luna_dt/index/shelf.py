@@ -3,23 +3,25 @@
 An index is written under a new name, flushed, and only then named by the small JSON file that is replaced in
 one step; that JSON holds everything a load must check first, because engines check nothing: a flipped bit
 crashes the process, another dimension loads in silence.  It names the vectors that are covered by their checksum,
-for their file may be another's, or an older copy may have been put in its place.
+for their file may be another's, or an older copy may have been put in its place; and it is signed with its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import secrets
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ..errors import IndexDamaged, StoreError
 from ..files import sha256, sha256_of
@@ -33,6 +35,8 @@ from .rows import RowIndex
 log = logging.getLogger(__name__)
 
 AGAIN = 1.5  # times as many rows as when no engine was right: they are tried again
+#: What may be raised in reading a description that is not as it was written.
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,36 @@ class Shelf:
         # a home that can only be read is searched by the index it has, which is loaded under this lock, too
         self._lock_file = (home if os.access(home, os.W_OK) else Path(tempfile.gettempdir())) / "index.lock"
 
-    def lock(self) -> FileLock:
-        """Held by whoever makes an index: two at once are too much memory."""
-        return FileLock(self._lock_file)
+    @contextlib.contextmanager
+    def lock(self, stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+        """Held by whoever makes an index: two at once are too much memory.
+
+        Gives False when ``stop`` said so before it was free.  Raises StoreError.
+        """
+        lock = FileLock(self._lock_file)
+        try:
+            if self._lock_file.is_dir():
+                self._lock_file.rmdir()  # nobody can hold that; with something in it it is not ours
+            while not lock.is_locked and not stop():
+                with contextlib.suppress(Timeout):  # another process may be building for minutes
+                    lock.acquire(timeout=0.5)
+        except OSError as error:
+            raise StoreError(f"{self._lock_file} cannot be locked ({error}); no index is made meanwhile") from error
+        try:
+            yield lock.is_locked
+        finally:
+            lock.release()
 
     def saved(self, vectors_file: str) -> Saved:
-        """What the description of a vectors file's index says; nothing is loaded or checked."""
+        """What the description of a vectors file's index says, if its files are there; nothing is loaded."""
         try:
             told = self._described(vectors_file)
-            proof = Proof.from_json(told["proof"]) if told.get("proof") else None
-            refused = tuple((str(name), str(why)) for name, why in told.get("refused", ()))
-            return Saved(str(told["engine"]), int(told["rows"]), proof, refused)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            saved = _saved(told)
+            for each in told["files"].values() if saved.proof else ():
+                self._sized(each)
+        except BROKEN:
             return Saved()
+        return saved
 
     def is_up(self, engines: Sequence[Engine], vectors_file: str, rows: int) -> bool:
         """Whether an index of one of those engines covers all rows, or none of them is right."""
@@ -84,7 +105,8 @@ class Shelf:
         progress: Callable[[int], object] = lambda _: None,
     ) -> RowIndex | None:
         """The index over all rows of a vectors file: as saved, extended, or made anew by the first engine that proves
-        itself; saved again if it grew.
+        itself; saved again if it grew, and on the way after every ``part`` of an engine that takes long, so that who
+        is stopped goes on from there.  ``progress`` hears how many rows are in.
 
         None when ``stop`` said so, when there is nothing to index, or when no engine is right: then every vector is to
         be compared.  The caller holds ``lock``.
@@ -95,41 +117,48 @@ class Shelf:
         refused = dict(saved.refused)
         if not saved.rows or saved.rows * AGAIN < len(vectors):
             refused = {}
-        by_name = {engine.name: engine for engine in engines}
-        if saved.engine in by_name:
-            try:
-                index = self.load(by_name[saved.engine], vectors, vectors_file, identity, stop)
-            except IndexDamaged as error:
-                log.warning("the index of %s is made anew: %s", vectors_file, error)
+        try:
+            loaded = (self.load(engine, vectors, vectors_file, identity, stop) for engine in engines)
+            index = next((each for each in loaded if each), None)
+        except IndexDamaged as error:
+            log.warning("the index of %s is made anew: %s", vectors_file, error)
         if index and index.rows == len(vectors):
             return index
-        tried = [by_name[saved.engine]] if index else [each for each in engines if each.name not in refused]
-        if not tried:
+        first = index.engine if index else ""
+        tried = [each for each in engines if each.name == first or each.name not in refused]
+        tried.sort(key=lambda each: each.name != first)
+        points = (index.points if index else Points.none()).with_rows(vectors, stop) if tried else None
+        if points is None:
             return None
-        points = (index.points if index else Points.none()).with_rows(vectors, stop)
         for engine in tried:
-            if points is None:
-                return None
-            start = index.index if index else None
-            made = engine.build(vectors, points, start, stop, progress)
-            if made is None:
-                return None
-            answering = RowIndex(engine.name, made, points, vectors)
-            needed_again = engine is not tried[-1]
-            proof = prove(answering, vectors, stop)
-            while proof and not proof.enough(needed_again) and made.widen():
-                proof = prove(answering, vectors, stop)
-                proof = proof and replace(proof, wide=True)
-            if proof is None:
-                return None
-            if proof.enough(needed_again):
-                return self._kept(engine, answering, vectors, vectors_file, identity, proof, refused)
+            another, made = engine is not tried[-1], index
+            for rows in _parts(engine, points, len(index.points) if index else 0):
+                grown = _grown(
+                    engine,
+                    made,
+                    vectors,
+                    points.upto(rows),
+                    another,
+                    stop,
+                    lambda done: progress(done * points.rows // len(points)),
+                )
+                if grown is None:
+                    return None
+                made, proof = grown
+                if not proof.enough(another):
+                    break  # nor will it find more among more
+                made = self._kept(engine, made, vectors, vectors_file, identity, proof, refused)
+            else:
+                return made
             refused[engine.name] = str(proof)
             log.warning(
                 "%s is not used for %s: it finds too little of what is nearest (%s)", engine.name, vectors_file, proof
             )
             index = None
-        self._describe(vectors_file, {"engine": "exact", "rows": len(vectors), "refused": list(refused.items())})
+        try:
+            self._describe(vectors_file, {"engine": "exact", "rows": len(vectors), "refused": list(refused.items())})
+        except OSError as error:
+            log.warning("that no index of %s is right could not be noted: %s", vectors_file, error)
         return None
 
     def _kept(
@@ -144,12 +173,12 @@ class Shelf:
     ) -> RowIndex:
         try:
             file = self.save(engine, index, vectors, vectors_file, identity, proof, refused)
+            if not engine.mapped:
+                return index
+            read = engine.read(file, vectors, index.points)  # what was built lies in memory, what is read does not
         except (StoreError, OSError) as error:
             log.warning("the index of %s is used, but could not be saved: %s", vectors_file, error)
             return index
-        if not engine.mapped:
-            return index
-        read = engine.read(file, vectors, index.points)  # what was built lies in memory, what is read does not
         if proof.wide:
             read.widen()
         return RowIndex(engine.name, read, index.points, vectors)
@@ -168,7 +197,7 @@ class Shelf:
 
         Gives the index's own file; raises IndexDamaged when the disk did not take all of it.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         stem = Path(vectors_file).stem
         name = f"{stem}-{index.rows}-{secrets.token_hex(3)}"  # never one that may be mapped: Windows replaces none
         points, file = self._folder / f"{name}.points", self._folder / f"{name}{engine.suffix}"
@@ -204,23 +233,22 @@ class Shelf:
         Raises IndexDamaged, before the engine sees a byte, when anything about it is not as it was saved.
         """
         described = self._description(vectors_file)
-        if not described.is_file():
-            return None
         try:
-            saved = self._described(vectors_file)
-            if saved["engine"] != engine.name:
+            told = self._described(vectors_file)
+            saved = _saved(told)
+            if saved.engine != engine.name:
                 return None
-            rows, dim, proof = int(saved["rows"]), int(saved["dim"]), Proof.from_json(saved["proof"])
+            rows, proof = saved.rows, Proof.from_json(told["proof"])
             fits = (
-                saved["vectors"] == vectors_file and saved["metric"] == "cosine" and dim == identity.dim
-                and Identity.from_json(saved["identity"]) == identity and rows <= len(vectors)
+                told["vectors"] == vectors_file and told["metric"] == "cosine" and told["dim"] == identity.dim
+                and Identity.from_json(told["identity"]) == identity and 0 <= rows <= len(vectors)
             )  # fmt: skip
-            points_file, file = (self._checked(saved["files"][name], stop) for name in ("points", "index"))
-            fits = fits and sha256_of(vectors[:rows], stop) == saved["vectors_sha256"]
-        except InterruptedError:
+            points_file, file = (self._checked(told["files"][name], stop) for name in ("points", "index"))
+            fits = fits and sha256_of(vectors[:rows], stop) == told["vectors_sha256"]
+        except (InterruptedError, FileNotFoundError):
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IndexDamaged(f"{described} cannot be used: {error!r}") from error
+        except BROKEN as error:
+            raise IndexDamaged(f"{described} cannot be used: {error!r:.200}") from error
         if not fits:
             raise IndexDamaged(f"{described} is of other vectors (file, checksum, rows or identity differ)")
         points = Points.read(points_file)
@@ -237,28 +265,42 @@ class Shelf:
         for file in self._folder.glob("*") if self._folder.is_dir() else ():
             if not any(file.name.startswith(stem) for stem in stems):
                 with contextlib.suppress(OSError):  # still in use on Windows: next time
-                    file.unlink()
+                    _clear(file)
 
     def _checked(self, told: dict[str, Any], stop: Callable[[], bool]) -> Path:
-        file = self._folder / Path(told["file"]).name
-        if file.stat().st_size != told["bytes"] or sha256(file, stop) != told["sha256"]:
+        file = self._sized(told)
+        if sha256(file, stop) != told["sha256"]:
             raise ValueError(f"{file} is not what was saved")
         return file
+
+    def _sized(self, told: dict[str, Any]) -> Path:
+        file = self._folder / Path(told["file"]).name
+        if not file.is_file() or file.stat().st_size != told["bytes"]:
+            raise ValueError(f"{file} is not as large as what was saved, or not there")
+        return file
+
+    def _make_folder(self) -> None:
+        if not self._folder.is_dir():
+            _clear(self._folder)  # a file, or a link to nothing
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def _description(self, vectors_file: str) -> Path:
         return self._folder / f"{Path(vectors_file).stem}.json"
 
     def _described(self, vectors_file: str) -> dict[str, Any]:
         told = json.loads(self._description(vectors_file).read_text(encoding="utf-8"))
-        if not isinstance(told, dict):
-            raise ValueError("no description")
+        if not isinstance(told, dict) or told != signed(told):
+            raise ValueError("the description is not what was saved")
         return told
 
     def _describe(self, vectors_file: str, told: dict[str, Any]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         described = self._description(vectors_file)
         part = described.with_suffix(".part")
-        part.write_text(json.dumps(told, indent=1), encoding="utf-8")
+        for file in (described, part):
+            if file.is_dir():
+                _clear(file)
+        part.write_text(json.dumps(signed(told), indent=1), encoding="utf-8")
         _flush(part)
         part.replace(described)
 
@@ -266,9 +308,58 @@ class Shelf:
         for file in self._folder.glob(f"{stem}*"):
             if file not in keep:
                 try:
-                    file.unlink()
+                    _clear(file)
                 except OSError as error:
                     log.info("%s is still in use and stays for now (%s)", file, error)
+
+
+def signed(told: dict[str, Any]) -> dict[str, Any]:
+    """A description with the checksum of all else in it: who edits it by hand gives the index up."""
+    rest = {name: value for name, value in told.items() if name != "sha256"}
+    return {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+
+
+def _saved(told: dict[str, Any]) -> Saved:
+    """What a description says; raises one of BROKEN."""
+    proof = Proof.from_json(told["proof"]) if told.get("proof") else None
+    refused = tuple((str(name), str(why)) for name, why in told.get("refused", ()))
+    return Saved(str(told["engine"]), int(told["rows"]), proof, refused)
+
+
+def _parts(engine: Engine, points: Points, known: int) -> Iterator[int]:
+    """The numbers of rows up to which an index is made and saved, one after the other, if it has ``known`` points."""
+    if engine.part:
+        yield from points.first[range(known + engine.part, len(points) - engine.part, engine.part)].tolist()
+    yield points.rows
+
+
+def _grown(
+    engine: Engine,
+    start: RowIndex | None,
+    vectors: Float32s,
+    points: Points,
+    another: bool,
+    stop: Callable[[], bool],
+    progress: Callable[[int], object],
+) -> tuple[RowIndex, Proof] | None:
+    """An index over ``points``, taking up ``start``, searched as wide as it must be to be enough; None when stopped."""
+    made = engine.build(vectors, points, start.index if start else None, stop, progress)
+    if made is None:
+        return None
+    index = RowIndex(engine.name, made, points, vectors)
+    proof = prove(index, vectors, stop)
+    while proof and not proof.enough(another) and made.widen():
+        proof = prove(index, vectors, stop)
+        proof = proof and replace(proof, wide=True)
+    return (index, proof) if proof else None
+
+
+def _clear(place: Path) -> None:
+    """Deletes what stands in a place of ours; a folder too."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _written(file: Path, write: Callable[[Path], int]) -> dict[str, Any]:

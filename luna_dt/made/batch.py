@@ -258,8 +258,8 @@ class Batches:
             Generation(
                 operation=batch.operation,
                 source_image_id=item.image_id or None,
-                prompt=item.prompt or "",
-                seed=item.seed or 0,
+                prompt=item.prompt,
+                seed=item.seed,
                 batch_id=batch.id,
                 key=f"{batch.id}/{item.position}",
                 extra_metadata={"batch_item": item.position, "files": files},

@@ -17,7 +17,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-DEPTH, ENTRIES = 4, 20_000  # folders below a models folder that are looked into, and entries of them
+FOLDERS_DEEP, ENTRIES = 4, 20_000  # folders below a models folder that are looked into, and entries of them
 HEADER = 64 << 20  # bytes; that of a model with 10,000 tensors has one million
 #: Names that say nothing: that of the folder counts.
 GENERIC = {"model", "pytorchmodel", "openclipmodel", "openclippytorchmodel", "diffusionpytorchmodel"}
@@ -33,7 +33,7 @@ def files(folders: Sequence[Path]) -> Iterator[Path]:
         for root, below, names in os.walk(folder, followlinks=True):
             here = Path(root)
             below[:] = sorted(name for name in below if not name.startswith("."))
-            if len(here.relative_to(folder).parts) >= DEPTH:
+            if len(here.relative_to(folder).parts) >= FOLDERS_DEEP:
                 below.clear()
             left -= len(names) + len(below)
             yield from (here / name for name in sorted(names) if name.lower().endswith(SUFFIXES))

@@ -2,55 +2,302 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from . import Lora, Made
+from . import node_classes as known
+from .walk import MOST_TEXT, NOTHING, Node, Nodes, Output, as_text, link_of, scalar
+
+MOST_STEPS = 10_000
+MOST_PICTURES = 20_000  # nodes that a picture passes through
+MOST_SAMPLERS = 64  # samplers in a row
+MOST_PARTS = 64  # texts of one prompt
+MOST_MAKERS = 4  # samplers that one picture may come from
 
 
-def read(graph: Any, node: Any) -> dict[str, Any]:
-    """What a graph shows of how a node's image was made: of the nearest sampler upstream its seed, steps, cfg,
-    denoise, sampler, scheduler, and the prompt, negative and model that are written out there; {} for nothing."""
-    sampler = _upstream(
-        graph, node, lambda n: "sampler_name" in n["inputs"] and {"seed", "noise_seed"} & set(n["inputs"])
-    )
-    if sampler is None:
-        return {}
-    inputs = graph[sampler]["inputs"]
-    names = {
-        "seed": "seed", "noise_seed": "seed", "steps": "steps", "cfg": "cfg", "denoise": "denoise",
-        "sampler_name": "sampler", "scheduler": "scheduler",
-    }  # fmt: skip
-    found = {ours: inputs[theirs] for theirs, ours in names.items() if _written(inputs.get(theirs))}
-    for theirs, ours in (("positive", "prompt"), ("negative", "negative")):
-        if source := _upstream(graph, sampler, lambda n: isinstance(n["inputs"].get("text"), str), via=theirs):
-            found[ours] = graph[source]["inputs"]["text"]
-    if loader := _upstream(graph, sampler, lambda n: isinstance(n["inputs"].get("ckpt_name"), str), via="model"):
-        found["model"] = graph[loader]["inputs"]["ckpt_name"]
-    return found
+class _Words(NamedTuple):
+    """What conditioning says: its texts (None: not to be known), and Flux's guidance."""
+
+    texts: tuple[str, ...] | None
+    guidance: float | None = None
 
 
-def _written(value: Any) -> bool:
-    return isinstance(value, (str, int, float))
+class _Model(NamedTuple):
+    name: str | None
+    loras: tuple[Lora, ...] | None
 
 
-def _upstream(graph: Any, node: Any, fits: Callable[[Any], Any], via: str = "") -> str | None:
-    """The nearest node that fits, going up the links from a node, first along one of its inputs if named."""
-    start = (graph or {}).get(str(node))
-    if start is None:
-        return None
+class _Makers(NamedTuple):
+    """The samplers that a picture may come from; ``lost``: or others, out of sight."""
 
-    def onward(inputs: dict[str, Any]) -> list[Any]:
-        """A node that has an input of that name, as a ControlNet has, is passed through along it."""
-        return [inputs[via]] if via in inputs else list(inputs.values())
+    nodes: frozenset[str] = frozenset()
+    lost: bool = False
 
-    ahead = onward(start["inputs"])
-    seen: set[str] = set()
-    while ahead:
-        value = ahead.pop(0)
-        name = str(value[0]) if isinstance(value, list) and len(value) == 2 else ""
-        if name in seen or name not in graph:
-            continue
-        seen.add(name)
-        if fits(graph[name]):
-            return name
-        ahead.extend(onward(graph[name]["inputs"]))
-    return None
+
+LOST = _Makers(lost=True)
+
+
+def read(graph: Any, node: Any) -> Made:
+    """What a graph shows of how a node's picture was made; any graph may be asked, whatever its shape.
+
+    Of several samplers in a row the first counts, which began with noise alone or with a picture from elsewhere:
+    not the refiner, not the second pass, not what mends faces.  Where a picture comes from several, only that is
+    told in which they agree.
+    """
+    nodes = _Graph(graph)
+    makers = nodes.makers(Output(str(node), 0))
+    if makers.lost or not 0 < len(makers.nodes) <= MOST_MAKERS:
+        return Made()
+    told = [nodes.made_by(name) for name in sorted(makers.nodes)]
+    same = {
+        field.name: getattr(told[0], field.name)
+        for field in fields(Made)
+        if all(getattr(each, field.name) == getattr(told[0], field.name) for each in told)
+    }
+    return Made(**same)
+
+
+def linked(graph: Any, node: Any) -> set[str]:
+    """The inputs of a node that another node sets."""
+    found = Nodes(graph).node(str(node))
+    return set(found.links()) if found else set()
+
+
+class _Graph(Nodes):
+    # -- what came from where -------------------------------------------------------------------------
+
+    def makers(self, start: Output) -> _Makers:
+        """The samplers that a picture comes from."""
+
+        def whole(node: Node, output: Output, made_of: list[_Makers]) -> _Makers:
+            nodes = frozenset(name for each in made_of for name in each.nodes)
+            before = _Makers(nodes, any(each.lost for each in made_of))
+            if not _is_sampler(node):
+                return before if len(before.nodes) <= MOST_MAKERS else LOST
+            itself = _Makers(frozenset([output.node]))
+            whole_picture = self._makes_all(node)
+            if whole_picture or not (before.nodes or before.lost):
+                return itself
+            return before if whole_picture is False else _Makers(before.nodes | itself.nodes, before.lost)
+
+        samplers = iter(range(MOST_SAMPLERS))
+
+        def parts(node: Node, _: int) -> Sequence[Output | None]:
+            if not _is_sampler(node):
+                return _pictures(node)
+            if next(samplers, None) is None:
+                return [None]
+            return [] if self._makes_all(node) else self._before(node)
+
+        return self.fold(start, parts, whole, LOST, MOST_PICTURES)
+
+    def _before(self, sampler: Node) -> list[Output | None]:
+        """The picture that a sampler began with."""
+        latent = self._earlier_stage(sampler) or sampler.link(*LATENTS)
+        return [latent] if latent else []
+
+    def _earlier_stage(self, sampler: Node) -> Output | None:
+        conditioning = self.at(sampler.link("positive"))
+        return conditioning.link(known.STAGES.get(conditioning.kind, "")) if conditioning else None
+
+    def _makes_all(self, sampler: Node) -> bool | None:
+        """Whether a sampler makes the whole picture of noise; False: it goes on with another, None: unknown."""
+        noise, denoise = self._noise(sampler), self._denoise(sampler)
+        if noise is False or (denoise is not None and denoise < 1) or self._goes_on(sampler):
+            return False
+        if self._earlier_stage(sampler):
+            return False
+        before = self.at(sampler.link(*LATENTS))
+        return True if noise and denoise == 1 and not (before and before.kind in known.MASKED) else None
+
+    def _goes_on(self, sampler: Node) -> bool:
+        """Whether a sampler begins in the middle of its schedule."""
+        return bool(self.whole(sampler, "start_at_step", most=MOST_STEPS)) or self.source(sampler, "sigmas")[1]
+
+    def _noise(self, sampler: Node) -> bool | None:
+        """Whether a sampler adds noise, which its seed makes."""
+        if "noise" in sampler.inputs:
+            noise, _ = self.source(sampler, "noise")
+            return None if noise is None else noise.kind != "DisableNoise"
+        if "add_noise" not in sampler.inputs:
+            return True
+        told = self.value(sampler, "add_noise")
+        return True if told in ("enable", True) else False if told in ("disable", False) else None
+
+    def _denoise(self, sampler: Node) -> float | None:
+        if "start_at_step" in sampler.inputs:
+            start = self.whole(sampler, "start_at_step", most=MOST_STEPS)
+            return 1.0 if start == 0 and self._noise(sampler) else None
+        if "sigmas" not in sampler.inputs:
+            return self.number(sampler, "denoise", 1)
+        sigmas, second = self.source(sampler, "sigmas")
+        return None if sigmas is None or second else self.number(sigmas, "denoise", 1)
+
+    def made_by(self, name: str) -> Made:
+        """What one sampler was told."""
+        sampler = self.node(name) or NOTHING
+
+        def place(part: str) -> Node:
+            """The node that holds those settings: another, or the sampler itself."""
+            return (self.source(sampler, part)[0] or NOTHING) if part in sampler.inputs else sampler
+
+        guider, sigmas, method, noise = (place(part) for part in ("guider", "sigmas", "sampler", "noise"))
+        positive = self._words(guider.link("positive", "conditioning", "cond1"), "positive")
+        negative = self._words(guider.link("negative"), "negative")
+        if guider.kind == "BasicGuider":  # which has no place for one
+            negative = _Words(())
+        model = self._model(guider.link("model"))
+        named = known.NAMED_SAMPLERS.get(method.kind)
+        if named and self.value(method, "noise_device") == "gpu":
+            named += "_gpu"
+        latent = self.at(sampler.link(*LATENTS))
+        empty = latent if latent and latent.kind.startswith("Empty") else NOTHING
+        return Made(
+            prompt=_joined(positive.texts),
+            negative=_joined(negative.texts),
+            seed=None if self._noise(sampler) is False else self.whole(noise, "seed", "noise_seed", most=2**64 - 1),
+            steps=self.whole(sigmas, "steps", most=MOST_STEPS) or None,
+            cfg=self.number(guider, "cfg", 1e6),
+            denoise=self._denoise(sampler),
+            sampler=named or self.text(method, "sampler_name"),
+            scheduler=known.NAMED_SCHEDULERS.get(sigmas.kind) or self.text(sigmas, "scheduler"),
+            model=model.name,
+            loras=model.loras,
+            guidance=positive.guidance,
+            width=self.whole(empty, "width", most=2**31) or None,
+            height=self.whole(empty, "height", most=2**31) or None,
+        )
+
+    # -- conditioning and models ----------------------------------------------------------------------
+
+    def _words(self, start: Output | None, role: str) -> _Words:
+        """What conditioning says; ``role``, positive or negative, tells which way to go in a node that is not known."""
+
+        def parts(node: Node, slot: int) -> Sequence[Output | None]:
+            if node.kind in known.TEXTS or node.kind in known.ZEROED:
+                return []
+            if node.kind == "ConditioningAverage":
+                share = self.number(node, "conditioning_to_strength", 1)
+                names = [f"conditioning_{end}" for end, gone in (("to", 0), ("from", 1)) if share != gone]
+            elif node.kind in known.CONDITIONING:
+                ways = known.CONDITIONING[node.kind]
+                names = list(ways[min(max(slot, 0), len(ways) - 1)])
+            elif any(_is_wordy(name, said) for name, said in node.inputs.items()):
+                return [None]
+            else:
+                names = [role if role in node.links() else "conditioning"]
+            return [node.link(name) for name in names]
+
+        def whole(node: Node, _: Output, made_of: list[_Words]) -> _Words:
+            if node.kind in known.ZEROED:
+                return _Words(())
+            if node.kind in known.TEXTS:
+                said = [self.text(node, name) for name in known.TEXTS[node.kind] if name in node.inputs]
+                return _Words(_distinct([said or None]), self.number(node, "guidance", 1e6))
+            told = {each.guidance for each in made_of}
+            guidance = told.pop() if len(told) == 1 else None
+            if node.kind == "FluxGuidance":
+                guidance = self.number(node, "guidance", 1e6)
+            elif node.kind == "FluxDisableGuidance":
+                guidance = None
+            return _Words(_distinct([each.texts for each in made_of]), guidance)
+
+        return self.fold(start, parts, whole, _Words(None))
+
+    def _model(self, start: Output | None) -> _Model:
+        def parts(node: Node, _: int) -> Sequence[Output | None]:
+            if "model" in node.links():
+                return [node.link("model")]
+            return [] if any(name in node.inputs for name in known.MODEL_NAMES) else [None]
+
+        def whole(node: Node, _: Output, made_of: list[_Model]) -> _Model:
+            loras = self._loras(node)
+            if made_of:
+                name, before = made_of[0]
+            else:
+                name = self.text(node, next((name for name in known.MODEL_NAMES if name in node.inputs), ""))
+                before = ()
+            loras = None if before is None or loras is None else (*before, *loras)
+            return _Model(name, loras if loras is None or len(loras) <= MOST_PARTS else None)
+
+        return self.fold(start, parts, whole, _Model(None, None))
+
+    def _loras(self, node: Node) -> tuple[Lora, ...] | None:
+        """The LoRAs that a node applies; None where they cannot be known."""
+        found: list[Lora] = []
+        for name, said in node.inputs.items():
+            if not isinstance(name, str) or "lora" not in name.lower() or name in known.LORA_STRENGTHS:
+                continue
+            if said in ("", None) or isinstance(said, (int, float)):
+                continue
+            if isinstance(said, Mapping) and "lora" not in said and name != "lora_name":
+                continue
+            if isinstance(said, Mapping) and "lora" in said:  # rgthree's power loader
+                file, strength, on = as_text(scalar(said["lora"])), scalar(said.get("strength")), said.get("on", True)
+                clip = said.get("strengthTwo")
+            elif name == "lora_name" or re.fullmatch("lora_[0-9]+", name):
+                file, on = self.text(node, name), True
+                suffixed = (f"strength_{name[5:]}",) if name != "lora_name" else known.LORA_STRENGTHS
+                strength = self.value(node, next((each for each in suffixed if each in node.inputs), ""))
+                clip = self.value(node, "strength_clip") if "strength_clip" in node.inputs else 0
+            else:
+                return None
+            if file is None:
+                return None
+            strength = float(strength) if isinstance(strength, (int, float)) else None
+            if on and file != "None" and (strength != 0 or clip):
+                found.append((file, strength))
+        return tuple(found)
+
+
+# -- one node -----------------------------------------------------------------------------------------
+
+LATENTS = ("latent_image", "latent", "samples", "latents")
+PICTURE = re.compile(r"(input_)?(images?|pixels|samples|latents?|latent_images?)(_?\d+|_[a-z])?", re.IGNORECASE)
+
+
+def _is_sampler(node: Node) -> bool:
+    if node.kind in known.SAMPLERS:
+        return True
+    steps = "steps" in node.inputs or "sigmas" in node.inputs
+    seeded = any(name in node.inputs for name in ("seed", "noise_seed", "noise"))
+    return steps and seeded and node.link(*LATENTS) is not None
+
+
+def _pictures(node: Node) -> list[Output | None]:
+    """The inputs that the picture of a node is made of."""
+    links = node.links()
+    if node.kind in known.PICTURES:
+        return [links[name] for name in known.PICTURES[node.kind] if name in links]
+    if found := [link for name, link in links.items() if PICTURE.fullmatch(name)]:
+        return list(found)
+    others = [link for name, link in links.items() if not name.lower().startswith(known.NO_PICTURE)]
+    return list(others) if len(others) < 2 else [None]
+
+
+def _is_wordy(name: Any, said: Any) -> bool:
+    """Whether an input may add words of its own."""
+    wordy = isinstance(name, str) and ("text" in name.lower() or "prompt" in name.lower())
+    return wordy and (isinstance(said, str) or link_of(said) is not None)
+
+
+def _distinct(parts: Sequence[Sequence[str | None] | None]) -> tuple[str, ...] | None:
+    """Several texts as one list, each once, blank ones left out; None where one is unknown."""
+    found: dict[str, str] = {}
+    for texts in parts:
+        if texts is None:
+            return None
+        for text in texts:
+            if text is None:
+                return None
+            if text.strip():
+                found.setdefault(text.strip(), text)
+    too_much = len(found) > MOST_PARTS or sum(map(len, found)) > MOST_TEXT
+    return None if too_much or not parts else tuple(found.values())
+
+
+def _joined(texts: tuple[str, ...] | None) -> str | None:
+    return None if texts is None else "\n".join(texts)

@@ -2,17 +2,153 @@
 
 from __future__ import annotations
 
-from ..generation import Generation
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from . import Made
+
+NEGATIVE_LINE, SETTINGS_LINE = "Negative prompt:", "Steps:"
+#: Lines by which readers, DT's among them, tell the parts apart; in a prompt they would be taken for that.
+MARKS = re.compile(r"\s*(negative prompt|steps|parameters):", re.IGNORECASE)
+SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
 
 
-def write(made: Generation) -> str:
-    """That text for something that was made; its sampler and scheduler stand in ``extra_metadata``."""
-    extra = made.extra_metadata
+def write(made: Made) -> str | None:
+    """That text for something that was made; None where it would say less than is known of it elsewhere, or other.
+
+    Without the prompt, the seed and the steps there is none: readers prefer it to ComfyUI's own data, and DT finds the
+    settings by ``Steps:``.  There is none either for a prompt with a line that begins as such a part does, which no
+    reader could tell from it, and whatever else ``read`` would not read back the same.  Spaces around a line are left
+    out, as readers leave them out.  What is unknown is not named; LoRAs have no place in it.
+    """
+    if made.prompt is None or made.seed is None or made.steps is None:
+        return None
+    told = replace(made, prompt=_trimmed(made.prompt), negative=_trimmed(made.negative or "") or None, loras=None)
+    if told.denoise == 1:
+        told = replace(told, denoise=None)  # as AUTOMATIC1111 has it for what was made of noise alone
+    lines = [*(told.prompt or "").split("\n"), *(told.negative or "").split("\n")]
+    if any(MARKS.match(line) for line in lines):
+        return None
+    size = None if told.width is None or told.height is None else f"{told.width}x{told.height}"
     parts = {
-        "Steps": made.steps, "Sampler": extra.get("sampler"), "Schedule type": extra.get("scheduler"),
-        "CFG scale": f"{made.cfg:g}", "Seed": made.seed, "Size": f"{made.width}x{made.height}",
-        "Model": made.model or None, "Denoising strength": f"{made.denoise:g}" if made.denoise != 1 else None,
+        "Steps": told.steps, "Sampler": told.sampler, "Schedule type": told.scheduler, "CFG scale": _number(told.cfg),
+        "Distilled CFG Scale": _number(told.guidance), "Seed": told.seed, "Size": size, "Model": told.model,
+        "Denoising strength": _number(told.denoise),
     }  # fmt: skip
-    lines = [made.prompt, f"Negative prompt: {made.negative_prompt}" if made.negative_prompt else None]
-    lines.append(", ".join(f"{name}: {value}" for name, value in parts.items() if value is not None))
-    return "\n".join(line for line in lines if line is not None)
+    settings = ", ".join(f"{name}: {_quoted(value)}" for name, value in parts.items() if value is not None)
+    text = "\n".join(
+        [
+            *([told.prompt] if told.prompt else []),
+            *([f"{NEGATIVE_LINE} {told.negative}"] if told.negative else []),
+            settings,
+        ]
+    )
+    if size is None:
+        told = replace(told, width=None, height=None)
+    return text if "\0" not in text and read(text) == (told, {}) else None
+
+
+def read(text: str) -> tuple[Made, dict[str, str]]:
+    """What such a text says, and its other settings by their names; of any text, without an error.
+
+    The settings are the last line that begins with ``Steps:``, else the last line if it holds three settings or more.
+    A negative prompt that is not there is unknown.
+    """
+    lines = [line.strip() for line in text.strip().split("\n")]
+    last = next((i for i in reversed(range(len(lines))) if lines[i].startswith(SETTINGS_LINE)), len(lines) - 1)
+    settings = dict(_settings(lines[last]))
+    if not lines[last].startswith(SETTINGS_LINE) and len(settings) < 3:
+        settings, last = {}, len(lines)
+    lines = lines[:last]
+    begins = next((i for i, line in enumerate(lines) if line.startswith(NEGATIVE_LINE)), len(lines))
+    found: dict[str, Any] = {"prompt": "\n".join(lines[:begins]).strip()}
+    if begins < len(lines):
+        found["negative"] = "\n".join([lines[begins][len(NEGATIVE_LINE) :], *lines[begins + 1 :]]).strip()
+    for name, (field, convert) in FIELDS.items():
+        if name in settings:
+            try:
+                found[field] = convert(settings[name])
+            except ValueError:
+                continue
+            del settings[name]
+    if size := SIZE.fullmatch(settings.get("Size", "")):
+        found["width"], found["height"] = map(int, size.groups())
+        del settings["Size"]
+    return Made(**found), settings
+
+
+def _settings(line: str) -> Iterator[tuple[str, str]]:
+    """``Name: value`` between commas, a value in quotes as JSON."""
+    at, decoder = 0, json.JSONDecoder()
+    while at < len(line):
+        end = line.find(",", at)
+        end = len(line) if end < 0 else end
+        colon = line.find(":", at, end)
+        name = line[at:colon].strip()
+        if colon < 0 or not name:
+            at = end + 1
+            continue
+        begin = colon + 1
+        while begin < len(line) and line[begin] == " ":
+            begin += 1
+        if line[begin : begin + 1] == '"':
+            try:
+                value, after = decoder.raw_decode(line, begin)
+            except (ValueError, RecursionError):
+                after = -1
+            if after == len(line) or line[after : after + 1] == ",":
+                yield name, str(value)
+                at = after + 1
+                continue
+        yield name, line[colon + 1 : end].strip()
+        at = end + 1
+
+
+def _quoted(value: Any) -> str:
+    """A value as AUTOMATIC1111 puts it: as JSON where it would not be told from the rest.
+
+    DT splits at commas in quotes, too: no colon is left behind one, or a part of a name could pass for a setting.
+    """
+    text = str(value)
+    if text == text.strip() and not text.startswith('"') and not any(mark in text for mark in ",:\n"):
+        return text
+    first, *rest = json.dumps(text, ensure_ascii=False).split(",")
+    return ",".join([first, *(part.replace(":", "\\u003a") for part in rest)])
+
+
+def _number(value: float | None) -> str | None:
+    """Without an exponent, which DT does not read."""
+    if value is None:
+        return None
+    text = format(Decimal(repr(value)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _trimmed(text: str) -> str:
+    return "\n".join(line.strip() for line in text.strip().split("\n"))
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,20}", text) or not least <= int(text) <= most:
+            raise ValueError(text)
+        return int(text)
+
+    return convert
+
+
+def _decimal(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,40}(\.[0-9]{1,400})?", text):
+        raise ValueError(text)
+    return float(text)
+
+
+FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "Steps": ("steps", _whole(1, 10_000)), "Sampler": ("sampler", str), "Schedule type": ("scheduler", str),
+    "CFG scale": ("cfg", _decimal), "Distilled CFG Scale": ("guidance", _decimal), "Seed": ("seed", _whole(0, 2**64 - 1)),
+    "Model": ("model", str), "Denoising strength": ("denoise", _decimal),
+}  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -19,10 +20,14 @@ from ..index.shelf import Shelf
 from ..mirror.lookups import Lookups
 from ..models import Encoders
 from ..progress import Progress
-from ..records import EMBEDDINGS, Float32s, Hit, Term, checked_layer, checked_vectors
+from ..records import EMBEDDINGS, Duplicates, Float32s, Hit, Int64s, Term, checked_layer, checked_vectors
 from ..store import Store
+from .duplicates import duplicates
 from .reference import References
+from .results import Wanted, chosen
 from .searcher import Searcher, fused
+
+log = logging.getLogger(__name__)
 
 Engine = Literal["auto", "local", "dt"]
 WAYS = ("image", "image_id", "vector", "text")  # in which a reference can be given
@@ -37,7 +42,7 @@ class Search:
         self._store, self._lookups, self._catalog, self._setting = store, lookups, catalog, checked(index)
         self.references = References(store, encoders, catalog)
         self.shelf = Shelf(store.home)
-        self._searchers: dict[str, Searcher] = {}
+        self.searchers: dict[str, Searcher] = {}
         self._lock = threading.Lock()
 
     @functools.cached_property
@@ -48,15 +53,12 @@ class Search:
     def hits(
         self,
         terms: Sequence[Term],
-        top_k: int,
-        min_similarity: float,
+        wanted: Wanted,
         exclude: Iterable[int],
         exclude_source: bool,
         engine: Engine,
     ) -> list[Hit]:
-        """The answer to a query, best first; see Library.search."""
-        if top_k < 1:
-            raise BadInput(f"top_k must be at least 1, not {top_k}")
+        """The answer to a query; see Library.search."""
         left_out = {int(image_id) for image_id in exclude}
         for term in terms:
             one_of({name: getattr(term, name) for name in WAYS})
@@ -69,18 +71,27 @@ class Search:
             if engine == "dt":
                 raise BadInput("a query of several terms is searched here, and has everything in its terms")
             engine = "local"
+        if wanted.only_here:
+            if engine == "dt":
+                raise BadInput("conditions, orders, collapsed and diverse results are not DT's: search here for them")
+            engine = "local"
         layer = terms[0].layer
         if engine == "local" or (engine == "auto" and self._lookups.mirrors(EMBEDDINGS + layer)):
-            return self._here(terms, top_k, min_similarity, left_out)
+            return self._here(terms, wanted, left_out)
         try:
-            return self._in_dt(terms[0], top_k, min_similarity, left_out)
+            return self._in_dt(terms[0], wanted, left_out)
         except Unreachable as away:
             if engine == "auto" and self._store.generation(EMBEDDINGS + layer):
-                return self._here(terms, top_k, min_similarity, left_out)  # the part of the layer that is here
+                return self._here(terms, wanted, left_out)  # the part of the layer that is here
             raise NotSearchable(f"layer '{layer}' is not synced (run: luna-dt sync), and {away}") from away
 
-    def _here(self, terms: Sequence[Term], top_k: int, min_similarity: float, left_out: set[int]) -> list[Hit]:
+    def _here(self, terms: Sequence[Term], wanted: Wanted, left_out: set[int]) -> list[Hit]:
         """Weights are normalised so that their sizes add up to 1: similarities are in -1..1, as one cosine is."""
+        if wanted.of_records:
+            self._check_records()
+        only = self.fitting(wanted.where)
+        if only is not None and not len(only):
+            return []
         directions: dict[str, Float32s] = {}
         total = sum(abs(term.weight) for term in terms)
         for term in terms:
@@ -89,17 +100,61 @@ class Search:
             vector = checked_vectors(vector, searcher.layer().identity.dim)
             weighted = vector * np.float32(term.weight / total / np.linalg.norm(vector))
             directions[term.layer] = directions.get(term.layer, 0) + weighted
-        found = fused({layer: (self.searcher(layer), each) for layer, each in directions.items()}, top_k, left_out)
-        ids, similarities = (array.tolist() for array in found)
+        parts = {layer: (self.searcher(layer), each) for layer, each in directions.items()}
+        found = chosen(
+            wanted, lambda k: fused(parts, k, left_out, only), self._store, self.searcher(terms[0].layer).layer
+        )
+        ids, similarities, stands_for = (array.tolist() for array in found)
         records = self._store.images(ids)
         return [
-            Hit(image_id, similarity, records[image_id])
-            for image_id, similarity in zip(ids, similarities, strict=True)
-            if similarity >= min_similarity and image_id in records
+            Hit(image_id, similarity, records[image_id], count)
+            for image_id, similarity, count in zip(ids, similarities, stands_for, strict=True)
+            if image_id in records
         ]
 
-    def _in_dt(self, term: Term, top_k: int, min_similarity: float, left_out: set[int]) -> list[Hit]:
-        catalog, count = self._catalog(), top_k + len(left_out)
+    def fitting(self, where: str) -> Int64s | None:
+        """The ids of the mirrored images that fit a condition; None where there is none.
+
+        Raises BadQuery; NotSearchable where no images are mirrored.
+        """
+        if not where.strip():
+            return None
+        self._check_records()
+        return self._store.ids_of(where)
+
+    def _check_records(self) -> None:
+        if not self._lookups.mirrors("images"):
+            raise NotSearchable(
+                "conditions and orders ask the images' records, which are not synced; run: luna-dt sync"
+            )
+
+    def text_layer(self, engine: Engine = "auto") -> str:
+        """The layer that a text is searched in if none is named: one here that can answer, else DT's semantic, or where
+        visual is here, and nothing that can, visual, whose error says so."""
+        able = self.references.text_layers() if engine != "dt" else []
+        if not able:
+            able = ["visual" if engine != "dt" and self._lookups.mirrors(EMBEDDINGS + "visual") else "semantic"]
+        layer = able[0]
+        log.info("a text is searched for in layer %s", layer)
+        return layer
+
+    def explained(self, layer: str, where: str) -> str:
+        """One line: what answers a search of a layer, and how many images it is about."""
+        searcher, only = self.searcher(layer), self.fitting(where)
+        now = searcher.layer()
+        told = f"layer {layer}: {np.count_nonzero(now.visible):,} images"
+        if only is None:
+            return f"{told}, by the engine {searcher.engine}"
+        fit = np.count_nonzero(now.visible & np.isin(now.ids, only))
+        return f"{told}, of which {fit:,} fit the condition and are compared exactly"
+
+    def duplicates(self, layer: str, similarity: float, where: str, progress: Progress) -> list[Duplicates]:
+        """Groups of near copies; see Library.duplicates."""
+        return duplicates(self.searcher(checked_layer(layer)), similarity, self.fitting(where), progress)
+
+    def _in_dt(self, term: Term, wanted: Wanted, left_out: set[int]) -> list[Hit]:
+        catalog, count = self._catalog(), wanted.offset + wanted.top_k + len(left_out)
+        min_similarity = wanted.min_similarity
         hits = None
         if term.text is not None:
             with contextlib.suppress(NotOffered):  # then it is encoded here
@@ -109,15 +164,15 @@ class Search:
             if term.image_id is None:
                 query = self.references.encoded(term, self.references.made_by_in_dt(term.layer))
             hits = catalog.similar(term.layer, query, term.image_id, count, min_similarity)
-        return [hit for hit in hits if hit.id not in left_out][:top_k]
+        return [hit for hit in hits if hit.id not in left_out][wanted.offset :][: wanted.top_k]
 
     def searcher(self, layer: str) -> Searcher:
         """The searcher of a layer that is here; raises UnknownLayer, NotSearchable."""
         with self._lock:
-            if layer not in self._searchers:
+            if layer not in self.searchers:
                 self._store.layer_identity(layer)
-                self._searchers[layer] = Searcher(self._store, self.shelf, layer, self.choice)
-            return self._searchers[layer]
+                self.searchers[layer] = Searcher(self._store, self.shelf, layer, self.choice)
+            return self.searchers[layer]
 
     def index(self, progress: Progress) -> None:
         """Brings the saved indexes up to the synced vectors."""
@@ -139,14 +194,14 @@ class Search:
 
     def wait(self) -> None:
         """Returns when no index is made in the background."""
-        for searcher in list(self._searchers.values()):
+        for searcher in list(self.searchers.values()):
             searcher.wait()
 
     def close(self) -> None:
         with self._lock:
-            for searcher in self._searchers.values():
+            for searcher in self.searchers.values():
                 searcher.close()
-            self._searchers.clear()
+            self.searchers.clear()
 
 
 def terms_of(

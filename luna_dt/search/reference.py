@@ -55,7 +55,11 @@ class References:
         if term.text is not None:
             if not term.text.strip():
                 raise BadInput("the text to search for is empty")
-            return cast("Float32s", self._encoders.texts(made_by, [term.text])[0])
+            try:
+                return cast("Float32s", self._encoders.texts(made_by, [term.text])[0])
+            except IdentityMismatch as error:
+                able = ", ".join(self.text_layers()) or "none (luna-dt sync takes DT's, luna-dt embed makes one)"
+                raise IdentityMismatch(f"{error}; layers here that can be searched by a text: {able}") from error
         mean: Float32s = self._encoders.pictures(made_by, read_pictures(term.image)).mean(axis=0)
         return mean
 
@@ -69,6 +73,15 @@ class References:
             log.warning("layer %s, verified %s, %s; to make it anew: luna-dt embed --layer %s",
                         layer, verdict.when[:10], verdict, layer)  # fmt: skip
         return verdict.fits or verdict.claim
+
+    def text_layers(self) -> list[str]:
+        """The layers here that can be searched by a text: pictures in texts' space first, then prompts' meaning."""
+        found = []
+        for state in self._store.layers():
+            made_by = (state.verdict and state.verdict.fits) or state.identity
+            if state.count and (state.synced or state.local) and (made_by.tower, made_by.output) != ("image", "pooled"):
+                found.append((made_by.tower == "text", state.name != "semantic", state.name == "negative", state.name))
+        return [name for *_, name in sorted(found, key=lambda each: each[:3])]
 
     def forget_doubt(self, layer: str) -> None:
         """A layer was verified again: what is wrong with it is to be said again."""

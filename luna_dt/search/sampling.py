@@ -1,4 +1,4 @@
-"""Sampling a cluster's images: the best, the surest, any, or such as differ from each other."""
+"""Sampling images: a cluster's best, surest, any, or such as differ; of hits such as are similar and yet differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..errors import BadInput
-from ..records import ClusterImage, Float32s
+from ..records import ClusterImage, Float32s, Int64s
 
 SORTS = ("quality", "confidence", "random", "diverse")
 
@@ -55,3 +55,19 @@ def farthest_first(vectors: Sequence[Float32s | None], limit: int) -> list[int]:
         chosen.append(int(np.argmin(nearest)))
         nearest = np.maximum(nearest, units @ units[chosen[-1]])
     return [having[i][0] for i in chosen] + without
+
+
+def by_marginal_relevance(similarities: Float32s, units: Float32s, diverse: float, limit: int) -> Int64s:
+    """The places of at most ``limit`` of some hits, each the one of the largest marginal relevance to those before it.
+
+    That is (1 - diverse) times its similarity less diverse times its largest cosine to one that was chosen
+    (Carbonell and Goldstein, 1998); ``units`` float32[n, dim] are the hits' vectors, zeros where one has none.
+    """
+    left = (1 - diverse) * similarities
+    nearest = np.full(len(similarities), -np.inf, np.float32)
+    chosen: list[int] = []
+    while len(chosen) < min(limit, len(similarities)):
+        chosen.append(int(np.argmax(left - diverse * nearest if chosen else similarities)))
+        left[chosen[-1]] = -np.inf
+        nearest = np.maximum(nearest, units @ units[chosen[-1]])
+    return np.array(chosen, np.int64)

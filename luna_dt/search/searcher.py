@@ -7,12 +7,12 @@ index: it is loaded, caught up or rebuilt in a thread, and a search is at worst 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from filelock import Timeout
 
 from .. import threads
 from ..errors import BadInput, LunaError, NotSearchable
@@ -31,7 +31,11 @@ FAR = 0.1  # asking an index for more than this share of its rows costs more tha
 
 
 class Searcher:
-    """One layer, ready to be searched from several threads; follows the store as it is synced."""
+    """One layer, ready to be searched from several threads; follows the store as it is synced.
+
+    ``building`` is the share of rows that an index made in the background has, 0..1, None while none is made;
+    ``trouble`` says why none could be made, if so.
+    """
 
     def __init__(self, store: Store, shelf: Shelf, name: str, choice: Choice) -> None:
         self._store, self._shelf, self._name, self._choice = store, shelf, name, choice
@@ -44,6 +48,8 @@ class Searcher:
         self._tried: tuple[str, int] | None = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
+        self.building: float | None = None
+        self.trouble = ""
 
     def layer(self) -> Layer:
         """The layer as it is now; raises NotSearchable, UnknownLayer."""
@@ -88,14 +94,18 @@ class Searcher:
 
     def wait(self) -> None:
         """Returns when no index work is going on in the background."""
-        self._current()
-        if self._thread:
-            self._thread.join()
+        while True:
+            with contextlib.suppress(LunaError):  # the layer may be gone meanwhile
+                self._current()
+            if not self._thread or not self._thread.is_alive():
+                return
+            self._thread.join()  # and look again: the layer may have grown under it
 
     @property
     def engine(self) -> str:
         """What answers now: an engine's name, or ``exact``."""
-        return self._index.engine if self._index else "exact"
+        with self._lock:
+            return self._index.engine if self._index else "exact"
 
     def close(self) -> None:
         """Stops what goes on in the background and waits for it."""
@@ -112,7 +122,8 @@ class Searcher:
                     self._layer = None  # if reading it fails, it is not there any more
                     layer = self._layer = self._store.layer(self._name)
                     exact = self._exact = Exact(layer.vectors, layer.norms, layer.ids >= 0)
-                    if self._index_file != layer.file.name:
+                    shrunk = self._index is not None and self._index.rows > layer.rows  # an older copy was put back
+                    if shrunk or self._index_file != layer.file.name:
                         self._index, self._index_file = None, layer.file.name
                 self._version = version
                 self._prepare_if_needed(layer)
@@ -128,33 +139,35 @@ class Searcher:
             self._version = None  # look again with the next search
             return
         self._tried = now
-        self._thread = threads.start(f"index of {layer.name}", lambda: self._prepare(layer), self._closing.set)
+        self._thread = threads.start(
+            f"index of {layer.name}", lambda: self._prepare(layer), self._closing.set, background=True
+        )
 
     def _prepare(self, layer: Layer) -> None:
-        lock = self._shelf.lock()
-        while not self._closing.is_set():
-            try:  # another process may be building for minutes, and this one may be closed meanwhile
-                lock.acquire(timeout=0.5)
-                break
-            except Timeout:
-                log.debug("waiting for the index of layer %s", layer.name)
-        else:
-            return
+        def tell(rows: int) -> None:
+            self.building = rows / layer.rows
+
         try:
-            # an index in use must not grow, and two at once are too much memory: exact meanwhile
-            self._index = None
-            found = self._shelf.catch_up(
-                self._choice.for_layer(layer.vectors.nbytes),
-                layer.vectors,
-                layer.file.name,
-                layer.identity,
-                self._closing.is_set,
-            )
-        except LunaError as error:
-            log.warning("layer %s is searched exactly: %s", layer.name, error)
+            with self._shelf.lock(self._closing.is_set) as held:
+                if not held:
+                    return
+                if layer.generation != self._store.layer_generation(layer.name):
+                    layer = self._store.layer(layer.name)  # who held the lock may have indexed more than was here then
+                engines = self._choice.for_layer(layer.vectors.nbytes)
+                with self._lock:  # two at once are too much memory, so exact meanwhile; but what is mapped takes none
+                    if self._index and self._index.engine not in {each.name for each in engines if each.mapped}:
+                        self._index = None
+                found = self._shelf.catch_up(
+                    engines, layer.vectors, layer.file.name, layer.identity, self._closing.is_set, tell
+                )
+        except Exception as error:  # whatever it is, every vector can be compared
+            told = str(error) or type(error).__name__
+            self.trouble = f"no index could be made: {told}"
+            log.warning("layer %s is searched exactly: %s", layer.name, told, exc_info=not isinstance(error, LunaError))
             return
         finally:
-            lock.release()
+            self.building = None
+        self.trouble = ""
         with self._lock:
             if self._index_file == layer.file.name:
                 self._index = found

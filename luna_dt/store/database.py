@@ -134,6 +134,8 @@ class Database:
                 cursor = self._reader.execute(sql, values)
                 while rows := cursor.fetchmany(50_000):
                     parts.append(np.array(rows, fields))
+        except OverflowError as error:
+            raise BadInput("a number is too large for a library's ids and seeds") from error
         except sqlite3.Error as error:
             raise StoreError(f"{self.path} cannot be read: {error}") from error
         return np.concatenate(parts)

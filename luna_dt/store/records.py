@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from .. import query
 from ..errors import UnknownCluster, UnknownImage
-from ..records import RECORD_KINDS, Batch, Captions, Cluster, ClusterImage, ImageRecord
+from ..records import RECORD_KINDS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s
 from .database import Database
 
 IDS = {"images": "id", "captions": "image_id", "clusters": "id"}  # what a row of each kind is known by
@@ -52,6 +53,27 @@ class Records(Database):
     def find(self, text: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         """Images in id order that fit a query in DT's language (see query.py)."""
         return self._find(query.where(text, _COLUMNS), after_id, limit)
+
+    def ids_of(self, text: str) -> Int64s:
+        """The ids, ascending, of all images that fit a query; raises BadQuery."""
+        condition, values = query.where(text, _COLUMNS)
+        return self._array([("id", "i8")], f"SELECT id FROM images WHERE {condition} ORDER BY id", values)["id"].copy()
+
+    def in_order(self, ids: Int64s, order: Literal["date", "rating"]) -> Int64s:
+        """The places of those ids that are known, the newest or the best rated first; equal ones stay as they were."""
+        by = {"date": "created", "rating": "rating"}[order]
+        sql = f"SELECT key FROM json_each(?) JOIN images ON images.id = value ORDER BY {by} DESC, key"
+        return self._array([("place", "i8")], sql, [json.dumps(ids.tolist())])["place"].copy()
+
+    def made_alike(self, ids: Int64s) -> tuple[Int64s, Int64s]:
+        """The places of those ids that are known and the first with their prompt and seed, in order, and how many have
+        the same; one without a prompt or a seed is like no other."""
+        sql = (
+            "SELECT MIN(key), COUNT(*) FROM json_each(?) JOIN images ON images.id = value "
+            "GROUP BY prompt, seed, CASE WHEN prompt = '' OR seed = 0 THEN images.id END ORDER BY 1"
+        )
+        found = self._array([("place", "i8"), ("count", "i8")], sql, [json.dumps(ids.tolist())])
+        return found["place"].copy(), found["count"].copy()
 
     def _find(self, where: query.Sql, after_id: int, limit: int) -> list[ImageRecord]:
         condition, values = where

@@ -20,7 +20,7 @@ from luna_dt.index.points import Points
 from luna_dt.index.proof import Proof, prove
 from luna_dt.index.rows import RowIndex
 from luna_dt.index.scan import ScanEngine
-from luna_dt.index.shelf import Shelf
+from luna_dt.index.shelf import Shelf, signed
 from luna_dt.records import Float32s
 from tests.conftest import IDENTITY, unit_vectors
 
@@ -281,13 +281,19 @@ def test_any_damage_is_seen_before_loading(saved: tuple[Engine, Path], seed: int
         {"files": {"points": {"file": "../../etc/passwd"}, "index": {"file": "../../etc/passwd"}}},
         {"rows": None},
         {"proof": None},
+        {"rows": 10**400},
+        {"rows": float("inf")},
+        {"refused": 7},
+        {"files": {"points": [], "index": "x"}},
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(saved: tuple[Engine, Path], change: dict[str, object]) -> None:
     described = saved[1] / "visual-1.json"
-    described.write_text(json.dumps({**json.loads(described.read_text()), **change}))
-    with pytest.raises(IndexDamaged):
-        load(saved)
+    changed = {**json.loads(described.read_text()), **change}
+    for each in (changed, signed(changed)):
+        described.write_text(json.dumps(each))
+        with pytest.raises(IndexDamaged):
+            load(saved)
     described.write_text("{")
     with pytest.raises(IndexDamaged):
         load(saved)

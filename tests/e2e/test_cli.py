@@ -74,6 +74,53 @@ def test_search_by_id_vector_and_text(home: Path, drawn: Drawn, tmp_path: Path) 
     assert by_text[0]["similarity"] == pytest.approx(1, abs=1e-4)
 
 
+def test_conditions_orders_pages_and_near_copies(home: Path, drawn: Drawn) -> None:
+    cats = [i + 1 for i, d in enumerate(drawn.drawings) if d.scene.subject == "cat"]
+    asked = ("search", "--image", drawn.drawings[30].path, "--where", '"cat"')
+    hits = answer(*asked, "-k", 50, home=home)
+    assert sorted(hit["id"] for hit in hits) == cats
+    page = answer(*asked, "-k", 2, "--offset", 2, home=home)
+    assert [hit["id"] for hit in page] == [hit["id"] for hit in hits[2:4]]
+    newest = answer(*asked, "-k", 50, "--order", "date", "--min-similarity", -0.99, home=home)
+    assert sorted(hit["id"] for hit in newest) == cats
+    assert [hit["created"] for hit in newest] == sorted((hit["created"] for hit in hits), reverse=True)
+    alike = answer("search", "--id", 31, "-k", 100, "--collapse", 0.9, home=home)
+    assert len(alike) < 99
+    assert sum(hit.get("stands_for", 1) for hit in alike) == 99
+    assert len(answer("search", "--id", 31, "-k", 5, "--diverse", 0.5, "--collapse", "seed", home=home)) == 5
+    told = luna_dt(*asked, "--explain", "--collapse", 0.9, home=home)
+    assert f"layer visual: 100 images, of which {len(cats)} fit the condition" in told.stderr
+    assert told.stdout.split()[:3] == ["similarity", "id", "images"]
+    nothing = luna_dt("search", "--id", 31, "--where", "steps: 9999", home=home)
+    assert (nothing.returncode, nothing.stdout) == (0, "nothing found\n")
+
+
+def test_a_text_without_a_layer_says_where_it_is_searched_for(home: Path, drawn: Drawn) -> None:
+    caption = drawn.drawings[30].scene.caption
+    named = answer("search", "--text", caption, "--layer", "semantic", "-k", 3, home=home)
+    told = luna_dt("search", "--text", caption, "-k", 3, "--json", home=home)
+    assert json.loads(told.stdout) == named
+    assert told.stderr == "the text is searched for in layer semantic; --layer names another\n"
+
+
+def test_duplicates_are_listed_and_drawn(home: Path, drawn: Drawn, tmp_path: Path) -> None:
+    vectors = drawn.vectors["semantic"]
+    target = tmp_path / "copies.png"
+    groups = answer("duplicates", "--layer", "semantic", "--similarity", 0.97, "--contact-sheet", target, home=home)
+    counts = [group["count"] for group in groups]
+    assert counts == sorted(counts, reverse=True)
+    near = vectors @ vectors.T >= 0.97
+    assert sum(counts) == np.count_nonzero(near.sum(axis=1) > 1)
+    first = groups[0]["images"][0]
+    assert first["path"] == str(drawn.drawings[first["id"] - 1].path)
+    with Image.open(target) as sheet:
+        assert sheet.width > 5 * 192
+    shown = luna_dt("duplicates", "--layer", "semantic", "--similarity", 0.97, home=home)
+    assert f"{len(groups)} groups" in shown.stdout
+    none = luna_dt("duplicates", "--where", "steps: 9999", home=home)
+    assert (none.returncode, none.stdout) == (0, "no image is a near copy of another\n")
+
+
 def test_verify_embed_and_weighted_search(home: Path, drawn: Drawn, tmp_path: Path) -> None:
     verdicts = answer("verify", home=home)
     assert {layer: v["result"] for layer, v in verdicts.items()} == dict.fromkeys(
@@ -279,7 +326,12 @@ def test_status_tells_programs_what_is_here(home: Path) -> None:
         (["search", "--id", "4711"], "unknown_image", "image 4711"),
         (["search", "--vector", "gone.npy"], "bad_vector", "gone.npy"),
         (["search", "--id", "1", "--layer", "style"], "not_searchable", "luna-dt sync"),
-        (["search", "--text", "a cat"], "identity_mismatch", "before the projection"),
+        (["search", "--text", "a cat", "--layer", "visual"], "identity_mismatch", "before the projection"),
+        (["search", "--text", "a cat", "--layer", "visual"], "identity_mismatch", "by a text: semantic, composition"),
+        (["search", "--id", "1", "--where", "size: huge"], "bad_query", "size"),
+        (["search", "--id", "1", "--order", "date"], "bad_input", "min_similarity"),
+        (["duplicates", "--layer", "style"], "not_searchable", "luna-dt sync"),
+        (["duplicates", "--where", "size: huge"], "bad_query", "size"),
         (["search"], "bad_input", "give one of"),
         (["sync"], "dt_unreachable", "http://127.0.0.1:9 does not answer"),
         (["sync", "--dt", "ftp://x"], "bad_settings", "postgresql://"),
@@ -303,6 +355,7 @@ def test_an_empty_library_says_what_to_do(tmp_path: Path) -> None:
 def test_a_wrong_command_line_ends_with_2(tmp_path: Path) -> None:
     assert luna_dt("search", "--layer", "smell", home=tmp_path).returncode == 2
     assert luna_dt("fly", home=tmp_path).returncode == 2
+    assert "neither a cosine nor seed" in luna_dt("search", "--id", 1, "--collapse", "hash", home=tmp_path).stderr
 
 
 def test_the_demo(tmp_path: Path) -> None:

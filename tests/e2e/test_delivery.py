@@ -115,9 +115,9 @@ def check(drawn: Drawn, home: Path, batch: str) -> None:
     catalog = PostgresCatalog(drawn.address)
     stored = catalog.generations(batch_id=batch)
     catalog.close()
-    assert sorted(int(made.prompt) for made in stored) == list(range(RECORDS))
+    assert sorted(int(made.prompt or "") for made in stored) == list(range(RECORDS))
     for source in range(1, 8):
-        of_source = [int(made.prompt) for made in stored if made.source_image_id == source]
+        of_source = [int(made.prompt or "") for made in stored if made.source_image_id == source]
         assert of_source == sorted(of_source)
     with Library(home) as library:
         counts = library.outbox.counts()

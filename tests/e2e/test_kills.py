@@ -119,9 +119,12 @@ def test_killed_twenty_times_while_dt_changes(dt: ChangingDT, tmp_path: Path) ->
     home = tmp_path / "home"
     cut_short, counts = 0, []
     with served(dt.address) as url:
+        start = time.monotonic()
+        assert start_sync(tmp_path / "another home", url).wait(120) == 0
+        whole = time.monotonic() - start  # on this machine, as busy as it is
         for turn in range(KILLS):
             sync = start_sync(home, url)
-            time.sleep(rng.uniform(0.4, 3.0))
+            time.sleep(whole * rng.uniform(0.15, 1.0))
             cut_short += sync.poll() is None
             sync.kill()
             sync.communicate()

@@ -8,13 +8,12 @@ import os
 import shutil
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
@@ -31,7 +30,6 @@ from luna_dt.errors import (
 )
 from luna_dt.memory import Memory, Residency
 from luna_dt.models import Encoders
-from luna_dt.models.clip import ImageTower
 from luna_dt.pixels import read_pictures
 from luna_dt.records import Batch, Float32s
 from tests.conftest import beside, mirror
@@ -245,17 +243,8 @@ def test_a_layer_is_made_here_and_found_by_picture_id_and_text(
 
 
 @pytest.mark.slow
-def test_ten_thousand_pictures_embed_twice_and_the_second_time_none_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With their first pixels for vectors: it is not the encoder that is looked at, which would take minutes."""
-
-    def first_pixels(_: ImageTower, prepared: Sequence[npt.NDArray[np.uint8]], identity: Identity) -> Float32s:
-        vectors = np.stack([each.ravel()[: identity.dim] for each in prepared]).astype(np.float32)
-        units: Float32s = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return units
-
-    monkeypatch.setattr(ImageTower, "vectors", first_pixels)
+@pytest.mark.slow
+def test_ten_thousand_pictures_embed_twice_and_the_second_time_none_is_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -319,7 +319,9 @@ def test_a_map_that_cannot_be_locked_is_there_all_the_same(tmp_path: Path, pictu
 def test_a_library_of_the_second_format_goes_on(tmp_path: Path, picture: Path) -> None:
     opened(tmp_path).close()
     with sqlite3.connect(tmp_path / "library.db") as connection:
-        connection.executescript("DROP TABLE maps; DROP TABLE weights; PRAGMA user_version = 2;")
+        connection.executescript(
+            "DROP TABLE set_aside; DROP TABLE left_out; DROP TABLE maps; DROP TABLE weights; PRAGMA user_version = 2;"
+        )
     connection.close()
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "3-canny.png").touch()

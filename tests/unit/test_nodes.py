@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -246,6 +248,26 @@ def test_similar_search_never_gives_an_empty_list(down: Path, drawn: Drawn) -> N
     assert joint["count"] == 3  # prompts, compared with the picture in the space they share
 
 
+def test_similar_search_by_condition_collapsed_and_diverse(down: Path, drawn: Drawn) -> None:
+    asked = {"reference_image_id": 31, "min_similarity": 0.0, "top_k": 100}
+    cats = {i + 1 for i, d in enumerate(drawn.drawings) if d.scene.subject == "cat"}
+    whole = run("LunaDTSimilarSearch", **asked)
+    out = run("LunaDTSimilarSearch", **asked, where='"cat"')
+    assert out["image_ids"] == [i for i in whole["image_ids"] if i in cats]
+    alike = run("LunaDTSimilarSearch", **asked, collapse=0.9)
+    assert alike["count"] < whole["count"]
+    assert sum(hit.get("stands_for", 1) for hit in alike["results_metadata"]["results"]) == whole["count"]
+    diverse = run("LunaDTSimilarSearch", **{**asked, "top_k": 5}, diverse=0.7)
+    assert diverse["image_ids"][0] == whole["image_ids"][0]
+    assert diverse["image_ids"] != whole["image_ids"][:5]
+    with pytest.raises(ERRORS.NotFound, match="that fits 'steps: 9999' is similar enough"):
+        run("LunaDTSimilarSearch", **asked, where="steps: 9999")
+    with pytest.raises(ERRORS.BadInput, match="not DT's"):
+        run("LunaDTSimilarSearch", **asked, where="cat", engine="dt")
+    with pytest.raises(ERRORS.IdentityMismatch, match="searched by a text: semantic, composition"):
+        run("LunaDTSimilarSearch", text_query="a cat")
+
+
 def test_a_hit_that_cannot_be_opened_is_kept_with_its_reason(down: Path, drawn: Drawn, tmp_path: Path) -> None:
     first = run("LunaDTSimilarSearch", reference_image_id=31, top_k=3, min_similarity=0.1)
     gone = drawn.drawings[first["image_ids"][1] - 1].path
@@ -461,7 +483,8 @@ def test_the_writer_takes_from_the_workflow_what_is_not_said(down: Path) -> None
     assert (made.prompt, made.negative_prompt, made.model) == ("a cat", "blurry", "dreams.safetensors")
     assert (made.seed, made.steps, made.cfg, made.denoise) == (2**63, 30, 3.5, 0.6)  # 30 was said
     assert made.extra_metadata == {"sampler": "euler", "scheduler": "karras"}
-    assert parameters.write(made) == (
+    told = replace(graphs.read(GRAPH, "6"), steps=30, width=8, height=8)
+    assert parameters.write(told) == (
         "a cat\nNegative prompt: blurry\nSteps: 30, Sampler: euler, Schedule type: karras, CFG scale: 3.5, "
         f"Seed: {2**63}, Size: 8x8, Model: dreams.safetensors, Denoising strength: 0.6"
     )
@@ -475,7 +498,72 @@ def test_the_prompts_are_told_apart_through_a_controlnet() -> None:
         "inputs": {**GRAPH["4"]["inputs"], "positive": ["7", 0], "negative": ["7", 1]},
     }
     found = graphs.read(graph, "6")
-    assert (found["prompt"], found["negative"]) == ("a cat", "blurry")
+    assert (found.prompt, found.negative) == ("a cat", "blurry")
+
+
+def test_what_nobody_knows_is_no_value(down: Path) -> None:
+    run("LunaDTMetadataWriter", image=torch.zeros(1, 8, 8, 3), prompt="a cat")
+    made = recorded()[0]
+    assert (made.negative_prompt, made.model, made.seed, made.steps, made.cfg, made.denoise) == (None,) * 6
+    assert set(made.to_json()) == {
+        "operation", "source_image_id", "prompt", "width", "height", "base", "output", "batch_id", "extra_metadata",
+        "key", "id", "created",
+    }  # fmt: skip
+
+
+def test_an_input_that_is_linked_counts_though_its_value_be_the_default(down: Path) -> None:
+    inputs = {"image": ["5", 0], "steps": ["7", 5], "cfg": ["7", 4], "negative": ["7", 1], "model": ["7", 7]}
+    graph = {**GRAPH, "6": {"class_type": "LunaDTMetadataWriter", "inputs": inputs}}
+    given = {"steps": 20, "cfg": 0.0, "negative": "", "model": ""}  # DT knows neither the CFG scale nor the model
+    run("LunaDTMetadataWriter", image=torch.zeros(1, 8, 8, 3), graph=graph, unique_id="6", **given)
+    made = recorded()[0]
+    assert (made.steps, made.cfg, made.negative_prompt, made.model) == (20, 3.5, "", "dreams.safetensors")
+
+
+def test_one_broken_picture_of_a_batch_is_told_and_the_others_are_recorded(down: Path) -> None:
+    image = torch.rand(3, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    image[1, 2, 2, 0] = float("nan")
+    out = run("LunaDTMetadataWriter", image=image, prompt="a cat")
+    assert "2 records stored" in out["status"]
+    assert "number 2 of the batch holds values that are no numbers" in out["status"]
+    assert [made.extra_metadata["batch_index"] for made in recorded()] == [0, 2]
+    with pytest.raises(ERRORS.BadInput, match=r"number 1 of the batch.*no picture to record"):
+        run("LunaDTMetadataWriter", image=image[1:2])
+
+
+def test_a_seed_that_is_only_noted_is_not_drawn_anew_by_the_page() -> None:
+    for name in ("LunaDTMetadataWriter", "LunaDTClusterSampler"):
+        assert NODES[name].INPUT_TYPES()["optional"]["seed"][1]["control_after_generate"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("%date:yyyy-MM-dd%/x", "2026-03-04/x"),
+        ("%date:yy.M.d hhmmss%", "26.3.4 050607"),
+        ("%KSampler.seed%_%KSampler.cfg%", f"{2**63}_3.5"),
+        ("%The model.ckpt_name%", "dreams_x.safetensors"),
+        ("%Mine.text%", "a cat"),
+        ("%KSampler.positive%", "%KSampler.positive%"),  # another node's to say
+        (
+            "%KSampler.none% %Nobody.seed% %width%x%height% %year% 100%",
+            "%KSampler.none% %Nobody.seed% %width%x%height% %year% 100%",
+        ),
+        ("x_%batch_num%", "x_3"),
+        ("", ""),
+    ],
+)
+def test_names_are_filled_in_as_by_the_page(name: str, expected: str) -> None:
+    filled = sys.modules[f"{PACK.__name__}.nodes.file_names"].filled
+    loader = {"class_type": "L", "inputs": {"ckpt_name": "dreams/x.safetensors"}, "_meta": {"title": "The model"}}
+    workflow = {
+        "workflow": {"nodes": [{"id": 2, "title": "Mine", "properties": {"Node name for S&R": "CLIPTextEncode"}}]}
+    }
+    when = datetime(2026, 3, 4, 5, 6, 7)
+    assert filled(name, {**GRAPH, "1": loader}, workflow, when, 3) == expected
+    odd: list[Any] = [None, {}, [], {"1": None, "2": {"inputs": 3}}]
+    for nothing in odd:
+        assert isinstance(filled(name, nothing, {"workflow": {"nodes": [None, 3, {"id": []}]}}, when), str)
 
 
 def test_the_writer_says_what_it_cannot_do(down: Path) -> None:

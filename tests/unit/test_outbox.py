@@ -26,7 +26,7 @@ class DT:
         self.asked: list[str] = []
 
     def record(self, generation: Generation) -> str:
-        self.asked.append(generation.prompt)
+        self.asked.append(generation.prompt or "")
         error = self.answers(generation)
         if error:
             raise error
@@ -39,13 +39,23 @@ def dt() -> DT:
     return DT()
 
 
+def opened(home: Path, dt: DT, backoff: float) -> Iterator[Outbox]:
+    store = Store(home)
+    box = Outbox(store, lambda: dt, backoff=backoff)  # type: ignore[arg-type, return-value]
+    yield box
+    box.close()
+    store.close()
+
+
 @pytest.fixture
 def outbox(tmp_path: Path, dt: DT) -> Iterator[Outbox]:
-    store = Store(tmp_path)
-    opened = Outbox(store, lambda: dt, backoff=0.01)  # type: ignore[arg-type, return-value]
-    yield opened
-    opened.close()
-    store.close()
+    yield from opened(tmp_path, dt, 0.01)
+
+
+@pytest.fixture
+def patient(tmp_path: Path, dt: DT) -> Iterator[Outbox]:
+    """One that waits for the longest pause there is after the first failure."""
+    yield from opened(tmp_path, dt, 10_000.0)
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -110,7 +120,7 @@ def test_while_dt_is_away_all_waits_and_then_goes_in_order(outbox: Outbox, dt: D
     dt.answers = lambda _: None
     wait_until(lambda: outbox.counts()["sent"] == 20)
     for source in (1, 2, 3):
-        of_source = [int(g.prompt) for g in dt.stored if g.source_image_id == source]
+        of_source = [int(g.prompt or "") for g in dt.stored if g.source_image_id == source]
         assert of_source == sorted(of_source)
 
 
@@ -231,7 +241,7 @@ def test_two_instances_on_one_home_send_each_record_once(tmp_path: Path, dt: DT)
     for i in range(40):
         boxes[i % 2].put(made(f"{i}", source=1))
     wait_until(lambda: boxes[0].counts()["sent"] == 40)
-    assert [int(g.prompt) for g in dt.stored] == list(range(40))  # and in order, although two could send
+    assert [int(g.prompt or "") for g in dt.stored] == list(range(40))  # and in order, although two could send
     for box, store in zip(boxes, stores, strict=True):
         box.close()
         store.close()
@@ -287,29 +297,27 @@ def test_recording_is_quick(library: Library) -> None:
 
 @pytest.mark.parametrize("put_back", [3600.0, 86_400.0, 10 * 365 * 86_400.0])
 def test_a_clock_that_is_put_back_holds_nothing_up(
-    outbox: Outbox, dt: DT, monkeypatch: pytest.MonkeyPatch, put_back: float
+    patient: Outbox, dt: DT, monkeypatch: pytest.MonkeyPatch, put_back: float
 ) -> None:
-    outbox._first = 100.0
     dt.answers = lambda _: Refused("not now", 500)
-    outbox.put(made("first", source=1))
-    wait_until(lambda: outbox.counts()["failing"] == 1)
+    patient.put(made("first", source=1))
+    wait_until(lambda: patient.counts()["failing"] == 1)
     dt.answers = lambda _: None
-    outbox.put(made("second", source=1))
+    patient.put(made("second", source=1))
     time.sleep(0.2)
     assert dt.stored == []  # its pause is not over
     then = time.time
     monkeypatch.setattr(time, "time", lambda: then() - put_back)
-    outbox.put(made("third", source=1))
-    wait_until(lambda: outbox.counts()["sent"] == 3)
+    patient.put(made("third", source=1))
+    wait_until(lambda: patient.counts()["sent"] == 3)
     assert [g.prompt for g in dt.stored] == ["first", "second", "third"]
 
 
-def test_a_pause_is_kept_where_the_clock_goes_on(outbox: Outbox, dt: DT, monkeypatch: pytest.MonkeyPatch) -> None:
-    outbox._first = 10_000.0  # the longest there is
+def test_a_pause_is_kept_where_the_clock_goes_on(patient: Outbox, dt: DT, monkeypatch: pytest.MonkeyPatch) -> None:
     dt.answers = lambda _: Refused("not now", 500)
-    outbox.put(made("first", source=1))
-    wait_until(lambda: outbox.counts()["failing"] == 1)
+    patient.put(made("first", source=1))
+    wait_until(lambda: patient.counts()["failing"] == 1)
     for source in range(2, 6):
-        outbox.put(made("another", source=source))
-    wait_until(lambda: outbox.counts()["failing"] == 5)
+        patient.put(made("another", source=source))
+    wait_until(lambda: patient.counts()["failing"] == 5)
     assert dt.asked.count("first") == 1

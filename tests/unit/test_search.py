@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from luna_dt import Identity, Library, Settings
+from luna_dt import Identity, Library, Settings, threads
 from luna_dt.errors import (
     BadInput,
     BadVector,
@@ -22,6 +24,7 @@ from luna_dt.errors import (
     NotSearchable,
     NoVector,
     SettingsError,
+    StoreError,
     UnknownImage,
 )
 from luna_dt.index.engines import choose
@@ -36,6 +39,7 @@ from luna_dt.store import Store
 from tests.conftest import IDENTITY, fill, image_batch, unit_vectors
 
 needs_hnswlib = pytest.mark.skipif(not HnswEngine().installed(), reason="hnswlib is not installed")
+needs_scan = pytest.mark.skipif(not ScanEngine().installed(), reason="numkong is not installed")
 
 
 @pytest.fixture
@@ -330,3 +334,146 @@ def test_an_older_copy_of_the_store_beside_newer_vectors_answers_rightly(tmp_pat
             assert library.nearest(now[row], top_k=1)[0].tolist() == [row + 1]
             library.wait()
             assert library.nearest(now[row], top_k=1)[0].tolist() == [row + 1]
+
+
+def caught_up(shelf: Shelf, vectors: Any, stop: Any = lambda: False, progress: Any = lambda _: None) -> Any:
+    with shelf.lock() as held:
+        assert held
+        return shelf.catch_up([HnswEngine()], vectors, "visual-1.f32", IDENTITY, stop, progress)
+
+
+@needs_hnswlib
+def test_a_build_that_is_stopped_goes_on_from_what_it_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HnswEngine, "part", 1000)
+    vectors = unit_vectors(4000)[np.r_[:1500, :500, 1500:4000]]  # in which rows are not points
+    told: list[int] = []
+    assert caught_up(Shelf(tmp_path), vectors, lambda: bool(told) and told[-1] > 2500, told.append) is None
+    assert Shelf(tmp_path).saved("visual-1.f32").rows == 2500  # of 2,000 points
+    told.clear()
+    index = caught_up(Shelf(tmp_path), vectors, progress=told.append)
+    assert told[0] > 2500
+    assert told[-1] == index.rows == Shelf(tmp_path).saved("visual-1.f32").rows == 4500
+    assert len(list((tmp_path / "index").iterdir())) == 3
+    for at in (0, 1700, 4400):
+        assert np.allclose(vectors[index.query(vectors[at], 1)[0][0]], vectors[at])
+
+
+def slow_scan(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Has the scan stop halfway through its work; gives what is set then, and what it waits for."""
+    halfway, go_on, build = threading.Event(), threading.Event(), ScanEngine.build
+
+    def slow(self: ScanEngine, vectors: Any, points: Points, start: Any, stop: Any, progress: Any) -> Any:
+        progress(len(points) // 2)
+        halfway.set()
+        while not (go_on.wait(0.01) or stop()):
+            pass
+        return build(self, vectors, points, start, stop, progress)
+
+    monkeypatch.setattr(ScanEngine, "build", slow)
+    return halfway, go_on
+
+
+@needs_scan
+def test_how_far_a_background_build_is_is_in_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    halfway, go_on = slow_scan(monkeypatch)
+    with Library(settings=Settings(home=tmp_path, index="scan")) as library:
+        vectors = unit_vectors(50)
+        fill(library, vectors)
+        assert library.status().layers[0].building is None
+        assert library.search(vector=vectors[0])[0].id == 1
+        assert halfway.wait(30)
+        assert library.status().layers[0].building == 0.5
+        assert library.search(vector=vectors[1])[0].id == 2
+        go_on.set()
+        library.wait()
+        layer = library.status().layers[0]
+        assert (layer.building, layer.indexed) == (None, 50)
+
+
+@needs_scan
+def test_an_index_that_is_mapped_answers_while_it_is_extended(
+    library: Library, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luna_dt.index.proof.SAMPLE", 32)
+    vectors = unit_vectors(2 * TAIL + 200)
+    fill(library, vectors[:TAIL])
+    searcher = Searcher(store, Shelf(store.home), "visual", choose("scan"))
+    searcher.nearest(vectors[0], 1)
+    searcher.wait()
+    halfway, _ = slow_scan(monkeypatch)
+    fill(library, vectors[TAIL:], first_id=TAIL + 1)
+    for at in (3, TAIL + 3, 2 * TAIL + 3):
+        assert searcher.nearest(vectors[at], 3)[0].tolist() == truth(vectors, vectors[at], 3)
+        assert halfway.wait(30)
+        assert searcher.engine == "scan"
+    searcher.close()  # in the middle of it
+    assert searcher.nearest(vectors[9], 1)[0].tolist() == [10]
+
+
+@needs_scan
+def test_who_waited_for_anothers_index_takes_it_though_it_covers_more(library: Library, store: Store) -> None:
+    vectors = unit_vectors(1500)
+    fill(library, vectors[:1200])
+    shelf, choice = Shelf(store.home), choose("scan")
+    searcher = Searcher(store, shelf, "visual", choice)
+    with shelf.lock():
+        searcher.nearest(vectors[0], 1)  # its thread waits from now on
+        fill(library, vectors[1200:], first_id=1201)
+        layer = store.layer("visual")
+        assert shelf.catch_up(choice.engines, layer.vectors, layer.file.name, layer.identity)
+        made = sorted((store.home / "index").iterdir())
+    searcher.wait()
+    assert searcher.engine == "scan"
+    assert sorted((store.home / "index").iterdir()) == made
+    assert searcher.nearest(vectors[1400], 1)[0].tolist() == [1401]
+    searcher.close()
+
+
+@needs_scan
+@pytest.mark.parametrize("error", [MemoryError(), OSError("the disk is gone"), RuntimeError("whatever")])
+def test_whatever_stops_a_background_build_is_said(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ScanEngine, "build", failing)
+    with Library(settings=Settings(home=tmp_path, index="scan")) as library:
+        vectors = unit_vectors(50)
+        fill(library, vectors)
+        assert library.search(vector=vectors[0])[0].id == 1
+        library.wait()
+        assert library.search(vector=vectors[1])[0].id == 2
+        assert f"no index could be made: {str(error) or 'MemoryError'}" in library.status().layers[0].reason
+    assert "is searched exactly" in caplog.text
+
+
+@needs_scan
+def test_a_lock_that_cannot_be_taken_is_said(tmp_path: Path) -> None:
+    (tmp_path / "index.lock").mkdir()
+    (tmp_path / "index.lock" / "something").write_text("that is not ours")
+    with Library(settings=Settings(home=tmp_path, index="scan")) as library:
+        vectors = unit_vectors(50)
+        fill(library, vectors)
+        assert library.search(vector=vectors[0])[0].id == 1
+        library.wait()
+        assert "cannot be locked" in library.status().layers[0].reason
+        with pytest.raises(StoreError, match="cannot be locked"):
+            library.index()
+        assert (tmp_path / "index.lock" / "something").exists()
+
+
+def test_background_threads_step_back() -> None:
+    found: list[Any] = []
+
+    def look() -> None:
+        found.append(threads.cores())
+        if sys.platform == "linux":
+            found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    threads.start("test", look, lambda: None, background=True).join()
+    assert found[0] == max(1, threads.cores() // 2)
+    if sys.platform == "linux":
+        own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        assert found[1] == max(own, threads.NICE)
+        assert own < threads.NICE or own == found[1]

@@ -109,6 +109,6 @@ def test_no_folder_is_walked_for_ever(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "round").symlink_to(tmp_path, target_is_directory=True)
     header(tmp_path / "1.safetensors", {})
     found = list(lookalike.files([tmp_path, tmp_path / "nowhere"]))
-    assert len(found) == lookalike.DEPTH + 1
+    assert len(found) == lookalike.FOLDERS_DEEP + 1
     monkeypatch.setattr(lookalike, "ENTRIES", 2)
     assert len(list(lookalike.files([tmp_path]))) <= 2

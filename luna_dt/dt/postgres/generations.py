@@ -49,7 +49,7 @@ class Generations:
             found = connection.execute(POSTED, [self._collection, generation.key]).fetchone()
         assert found is not None
         stored = _generation(found)  # as it was sent; it may have been amended since
-        if replace(stored, id="", created="") != replace(generation, id="", created=""):
+        if _told(stored) != _told(generation):
             raise BadInput(f"the key '{generation.key}' is that of another generation, {stored.id}")
         return stored.id
 
@@ -113,6 +113,12 @@ class Generations:
                 if not connection.closed:
                     connection.rollback()
                     connection.read_only = True
+
+
+def _told(generation: Generation) -> dict[str, Any]:
+    """What makes two records the same; one of an earlier version has these values where nothing was known."""
+    former = {"prompt": "", "negative_prompt": "", "model": "", "seed": 0, "steps": 0, "cfg": 0.0, "denoise": 1.0}
+    return {**former, "width": 0, "height": 0, **replace(generation, id="", created="").to_json()}
 
 
 def _is_missing(connection: psycopg.Connection[Any], what: str) -> bool:

@@ -1,0 +1,208 @@
+"""A ComfyUI graph's nodes and links, and how they are walked: within bounds, whatever shape they have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from . import node_classes as known
+
+T = TypeVar("T")
+
+MOST_NODES = 1_000  # walked through for one setting; more is not to be known
+MOST_TEXT = 100_000  # characters of one text
+
+
+class Output(NamedTuple):
+    """An output of a node, which is what a link names."""
+
+    node: str
+    slot: int
+
+
+class Node(NamedTuple):
+    kind: str
+    inputs: Mapping[str, Any]
+
+    def links(self) -> dict[str, Output]:
+        found = {name: link_of(value) for name, value in self.inputs.items() if isinstance(name, str)}
+        return {name: link for name, link in found.items() if link}
+
+    def link(self, *names: str) -> Output | None:
+        """The first of those inputs that is linked."""
+        return next((link for name in names if (link := link_of(self.inputs.get(name)))), None)
+
+
+class Nodes:
+    """The nodes of a graph by their names."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph = graph if isinstance(graph, Mapping) else {}
+
+    def node(self, name: str) -> Node | None:
+        found = self._graph.get(name)
+        if not isinstance(found, Mapping):
+            return None
+        kind, inputs = found.get("class_type"), found.get("inputs")
+        return Node(kind, inputs) if isinstance(kind, str) and isinstance(inputs, Mapping) else None
+
+    # -- walking --------------------------------------------------------------------------------------
+
+    def fold(
+        self,
+        start: Output | None,
+        parts: Callable[[Node, int], Sequence[Output | None]],
+        whole: Callable[[Node, Output, list[T]], T],
+        lost: T,
+        most: int = MOST_NODES,
+    ) -> T:
+        """Works an output out from what it is made of, each output once; ``lost`` stands for what is missing, turns in
+        a circle, or is too much."""
+        if start is None:
+            return lost
+        done: dict[Output, T] = {}
+        under_way: dict[Output, Sequence[Output | None]] = {}
+        ahead = [start]
+        while ahead:
+            output = ahead[-1]
+            node = self.node(output.node)
+            if node is None or output in done:
+                ahead.pop()
+                continue
+            passed = through(node)
+            if output in under_way:
+                made_of = [lost if part is None else done.get(part, lost) for part in under_way.pop(output)]
+                done[output] = made_of[0] if passed else whole(node, output, made_of)
+                ahead.pop()
+            elif len(done) + len(under_way) >= most:
+                return lost
+            else:
+                under_way[output] = found = [passed] if passed else parts(node, output.slot)
+                ahead += [part for part in reversed(found) if part and part not in done and part not in under_way]
+        return done.get(start, lost)
+
+    def at(self, link: Output | None) -> Node | None:
+        """The node that a link comes from, whatever only passes it on."""
+        for _ in range(MOST_NODES):
+            found = self.node(link.node) if link else None
+            link = through(found) if found else None
+            if link is None:
+                return found
+        return None
+
+    def source(self, node: Node, name: str) -> tuple[Node | None, bool]:
+        """The node that an input comes from, through those that pass an input of that name on; and whether it is the
+        second part of a schedule that was split."""
+        second = False
+        seen: set[Output] = set()
+        output = node.link(name)
+        while output and output not in seen and len(seen) < MOST_NODES:
+            seen.add(output)
+            found = self.node(output.node)
+            if found is None:
+                return None, second
+            second = second or (found.kind in known.SPLITS and output.slot == 1)
+            if found.kind in known.BENT:
+                return None, second
+            output = through(found) or found.link(name)
+            if output is None:
+                return found, second
+        return None, second
+
+    # -- words and numbers ----------------------------------------------------------------------------
+
+    def value(self, node: Node, name: str) -> str | int | float | None:
+        linked = node.link(name)
+        if linked is None:
+            return scalar(node.inputs.get(name))
+        return self.fold(linked, _value_parts, _value, None)
+
+    def text(self, node: Node, name: str) -> str | None:
+        return as_text(self.value(node, name))
+
+    def whole(self, node: Node, *names: str, most: int) -> int | None:
+        """The first of those inputs that there is, as a whole number."""
+        name = next((name for name in names if name in node.inputs), "")
+        found = self.value(node, name)
+        if isinstance(found, (str, bool)) or found is None or not 0 <= found <= most or int(found) != found:
+            return None
+        return int(found)
+
+    def number(self, node: Node, name: str, most: float) -> float | None:
+        found = self.value(node, name)
+        if isinstance(found, (str, bool)) or found is None or not 0 <= found <= most:
+            return None
+        return float(found)
+
+
+# -- one node -----------------------------------------------------------------------------------------
+
+NOTHING = Node("", {})
+
+
+def link_of(value: Any) -> Output | None:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return None
+    node, slot = value
+    if not isinstance(node, (str, int)) or not isinstance(slot, int) or isinstance(slot, bool):
+        return None
+    return Output(str(node), slot) if not isinstance(node, int) or abs(node) < 2**63 else None
+
+
+def scalar(value: Any) -> str | int | float | None:
+    """A value that is written out, if it is one that can be used."""
+    if isinstance(value, Mapping):  # a choice with its picture, as some packs have them
+        value = value.get("content")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return None
+        return value if len(value) <= MOST_TEXT else None
+    if isinstance(value, int):
+        return value if abs(value) < 2**64 else None
+    return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def as_text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def through(node: Node) -> Output | None:
+    """The input that a node only passes on: a reroute, or a switch that is set."""
+    if "Reroute" in node.kind and len(links := node.links()) == 1:
+        return next(iter(links.values()))
+    chooser, chosen = known.SWITCHES.get(node.kind, ("", ""))
+    set_to = node.inputs.get(chooser)
+    return node.link(chosen.format(str(set_to).lower())) if isinstance(set_to, int) else None
+
+
+def _value_names(node: Node, slot: int) -> list[str]:
+    if (node.kind, slot) in known.OVERRIDES:
+        return [known.OVERRIDES[node.kind, slot]]
+    if slot == 0 and node.kind in known.VALUES:
+        return [known.VALUES[node.kind]]
+    if slot == 0 and node.kind in known.JOINED:
+        joined, between = known.JOINED[node.kind]
+        return [*joined, *([between] if between else [])]
+    return []
+
+
+def _value_parts(node: Node, slot: int) -> list[Output | None]:
+    return [link for name in _value_names(node, slot) if (link := node.link(name))]
+
+
+def _value(node: Node, output: Output, made_of: list[str | int | float | None]) -> str | int | float | None:
+    linked = iter(made_of)
+    names = _value_names(node, output.slot)
+    values = [next(linked) if node.link(name) else scalar(node.inputs.get(name)) for name in names]
+    if node.kind in known.JOINED and values:
+        texts = [each for each in values if isinstance(each, str)]
+        between = texts.pop() if known.JOINED[node.kind][1] and texts else ""
+        if len(values) != len(names) or len(texts) + bool(known.JOINED[node.kind][1]) != len(values):
+            return None
+        return scalar(between.join(texts))
+    if node.kind in {kind for kind, _ in known.OVERRIDES} and not str(values[0] if values else "").strip():
+        return None  # then it is DT's own
+    return values[0] if values else None

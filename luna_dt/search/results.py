@@ -1,0 +1,147 @@
+"""Which of the images that are similar are given: in what order, which page, without near copies, or differing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..errors import BadInput
+from ..records import Float32s, Int64s
+from ..store import Layer, Store
+from .sampling import by_marginal_relevance
+
+Order = Literal["similarity", "date", "rating"]
+Collapse = float | Literal["seed"]
+
+FIRST_LOOK, WIDER = 200, 8  # candidates looked at first where it is not known how many are needed; then times so many
+POOL, POOL_SHARE, MOST_DIVERSE = 50, 5, 1000  # candidates of diverse results: at least, and for each wanted one
+ROUNDING = 1e-6  # by which cosines of equal vectors may be less than 1
+BLOCK = 1024  # vectors compared at a time
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of the images that are similar; see Library.search.  Raises BadInput."""
+
+    top_k: int = 10
+    min_similarity: float = -1.0
+    where: str = ""
+    order: Order = "similarity"
+    offset: int = 0
+    collapse: Collapse = 0.0
+    diverse: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise BadInput(f"top_k must be at least 1, not {self.top_k}")
+        if self.offset < 0:
+            raise BadInput(f"offset must be at least 0, not {self.offset}")
+        if self.order not in ("similarity", "date", "rating"):
+            raise BadInput(f"'{self.order}' is no order of hits; there is: similarity, date, rating")
+        if self.order != "similarity" and not self.min_similarity > -1:
+            raise BadInput(f"order '{self.order}' sorts what is similar enough: say with min_similarity how similar")
+        if self.collapse != "seed" and not (isinstance(self.collapse, (int, float)) and 0 <= self.collapse <= 1):
+            raise BadInput(f"collapse is a cosine, 0 (nothing is collapsed) to 1, or 'seed', not {self.collapse!r}")
+        if not (math.isfinite(self.diverse) and 0 <= self.diverse <= 1):
+            raise BadInput(f"diverse must be 0 to 1, not {self.diverse}")
+        if self.diverse and (self.offset or self.order != "similarity"):
+            raise BadInput("diverse results have an order of their own, and no further pages: raise top_k instead")
+        if self.diverse and self.top_k > MOST_DIVERSE:
+            raise BadInput(f"of diverse results there are at most {MOST_DIVERSE:,}")
+
+    @property
+    def of_records(self) -> bool:
+        """Whether it takes the images' records, and not only vectors, to answer."""
+        return bool(self.where.strip()) or self.order != "similarity" or self.collapse == "seed"
+
+    @property
+    def only_here(self) -> bool:
+        """Whether DT cannot answer it."""
+        return self.of_records or bool(self.collapse) or bool(self.diverse)
+
+    @property
+    def needed(self) -> int:
+        """How many must be found, near copies counted once, before any is given."""
+        if self.diverse:
+            return max(POOL, POOL_SHARE * self.top_k)
+        return self.offset + self.top_k
+
+
+def chosen(
+    wanted: Wanted, find: Callable[[int], tuple[Int64s, Float32s]], store: Store, layer: Callable[[], Layer]
+) -> tuple[Int64s, Float32s, Int64s]:
+    """The ids that are given, their similarities, and for how many each stands.
+
+    ``find`` gives the ids and similarities of so many nearest images, best first, and of fewer the beginning of
+    the same; ``layer`` the one by whose vectors near copies are told.  More are looked at until enough are found.
+    """
+    k = wanted.needed
+    if wanted.collapse or wanted.order != "similarity":
+        k = max(FIRST_LOOK, 2 * k)
+    while True:
+        ids, similarities = find(k)
+        enough = similarities >= wanted.min_similarity
+        is_all = len(ids) < k or not enough.all()
+        ids, similarities = ids[enough], similarities[enough]
+        if is_all or wanted.order == "similarity":
+            if wanted.order != "similarity":
+                places = store.in_order(ids, wanted.order)
+                ids, similarities = ids[places], similarities[places]
+            places, stands_for = np.arange(len(ids)), np.ones(len(ids), np.int64)
+            if wanted.collapse == "seed":
+                places, stands_for = store.made_alike(ids)
+            elif wanted.collapse:
+                places, stands_for = alike(layer(), ids, wanted.collapse, wanted.needed)
+            if is_all or len(places) >= wanted.needed:
+                break
+        k *= WIDER
+    ids, similarities = ids[places], similarities[places]
+    page = np.arange(wanted.offset, min(wanted.offset + wanted.top_k, len(ids)))
+    if wanted.diverse:
+        pool, now = slice(wanted.needed), layer()
+        units = units_of(now, rows_of(now, ids[pool]))
+        page = by_marginal_relevance(similarities[pool], units, wanted.diverse, wanted.top_k)
+    return ids[page], similarities[page], stands_for[page]
+
+
+def alike(layer: Layer, ids: Int64s, least: float, most: int) -> tuple[Int64s, Int64s]:
+    """The places in ``ids`` of the first ``most`` that are no near copies of one before them, and for how many
+    each stands, itself among them; a near copy's cosine is at least ``least``, and it counts for the first such."""
+    rows = rows_of(layer, ids)
+    leaders = np.empty((min(most, len(ids)), layer.vectors.shape[1]), np.float32)
+    places: list[int] = []
+    counts = np.zeros(len(leaders), np.int64)
+    for start in range(0, len(ids), BLOCK):
+        units = units_of(layer, rows[start : start + BLOCK])
+        near = units @ leaders[: len(places)].T >= least - ROUNDING
+        belongs = np.where(near.any(axis=1), near.argmax(axis=1), -1) if places else np.full(len(units), -1)
+        while len(places) < len(leaders) and (belongs < 0).any():
+            free = np.flatnonzero(belongs < 0)
+            leaders[len(places)] = leader = units[free[0]]
+            belongs[free[units[free] @ leader >= least - ROUNDING]] = len(places)
+            belongs[free[0]] = len(places)  # also one that has no vector, and is like nothing
+            places.append(start + int(free[0]))
+        counts += np.bincount(belongs[belongs >= 0], minlength=len(counts))
+    return np.array(places, np.int64), counts[: len(places)]
+
+
+def rows_of(layer: Layer, ids: Int64s) -> Int64s:
+    """The images' rows in a layer, -1 where one has none."""
+    at = np.flatnonzero(np.isin(layer.ids, ids) & (layer.ids >= 0))
+    if not len(at):
+        return np.full(len(ids), -1, np.int64)
+    at = at[np.argsort(layer.ids[at])]
+    places = np.minimum(np.searchsorted(layer.ids[at], ids), len(at) - 1)
+    return np.where(layer.ids[at[places]] == ids, at[places], -1)
+
+
+def units_of(layer: Layer, rows: Int64s) -> Float32s:
+    """float32[n, dim]: the vectors of a layer's rows, of length 1; zeros for a row of -1."""
+    units = np.zeros((len(rows), layer.vectors.shape[1]), np.float32)
+    having = rows >= 0
+    units[having] = layer.vectors[rows[having]] / layer.norms[rows[having], None]
+    return units
