@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,7 +55,8 @@ class Shelf:
 
     def __init__(self, home: Path) -> None:
         self._folder = home / "index"
-        self._lock_file = home / "index.lock"
+        # a home that can only be read is searched by the index it has, which is loaded under this lock, too
+        self._lock_file = (home if os.access(home, os.W_OK) else Path(tempfile.gettempdir())) / "index.lock"
 
     @contextlib.contextmanager
     def lock(self, stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -26,6 +28,12 @@ class Database:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.path = home / "library.db"
+        #: Whether the home lies where nothing can be written: what is there can be read and searched all the same.
+        self.read_only = self.path.is_file() and not all(os.access(each, os.W_OK) for each in (home, self.path))
+        self._read_lock, self._write_lock = threading.RLock(), threading.RLock()
+        if self.read_only:
+            self._reader = self._writer = self._connect_to_read()
+            return
         try:
             (home / "vectors").mkdir(parents=True, exist_ok=True)
             # one at a time, for SQLite does not wait where two change a new file to WAL
@@ -47,7 +55,34 @@ class Database:
             raise StoreError(f"another program has been opening {home} for 30 s; wait for it or stop it") from error
         except OSError as error:
             raise StoreError(f"{home} cannot be used as the library's home: {error}") from error
-        self._read_lock, self._write_lock = threading.RLock(), threading.RLock()
+
+    def _connect_to_read(self) -> sqlite3.Connection:
+        """The one connection of a home that cannot be written; raises StoreError, saying what must be done first."""
+        elsewhere = f"open {self.home} once where it can be written (luna-dt status), then it can be read here"
+        address = f"file:{quote(str(self.path.absolute()))}?mode=ro"
+        log = self.path.with_name("library.db-wal")
+        with contextlib.ExitStack() as opened:
+            try:
+                if not (log.is_file() and log.stat().st_size):  # all is in the file itself, which nobody writes
+                    address += "&immutable=1"
+                connection = sqlite3.connect(
+                    address, timeout=30, isolation_level=None, check_same_thread=False, uri=True
+                )
+                opened.callback(connection.close)
+                connection.create_function("LOWER", 1, _lower, deterministic=True)
+                current = formats.is_current(connection)
+            except (sqlite3.Error, OSError) as error:
+                raise StoreError(f"{self.path} cannot be read ({error}); {elsewhere}") from error
+            if not current:
+                raise StoreError(
+                    f"{self.path} is of format {formats.format_of(connection)}, not this version's; {elsewhere}"
+                )
+            self._opened = opened.pop_all()
+        return connection
+
+    def _must_be_writable(self) -> None:
+        if self.read_only:
+            raise StoreError(f"{self.home} can only be read, so nothing can be changed or kept there")
 
     def _connect(self, opened: contextlib.ExitStack) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -65,6 +100,7 @@ class Database:
     @contextlib.contextmanager
     def sole_writer(self) -> Iterator[None]:
         """Held by whoever syncs or embeds; raises StoreError when another process or thread does already."""
+        self._must_be_writable()
         lock = FileLock(self.home / "sync.lock", timeout=0)
         try:
             with lock:
@@ -123,6 +159,7 @@ class Database:
     @contextlib.contextmanager
     def writing(self, *kinds: str) -> Iterator[sqlite3.Connection]:
         """One transaction, on disk when it ends, that moves those kinds to their next generation; raises StoreError."""
+        self._must_be_writable()
         try:
             with self._write_lock, _transaction(self._writer):
                 self._writer.executemany(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sqlite3
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +314,55 @@ def test_an_image_is_found_at_its_path_in_either_form_of_unicode(store: Store) -
     asked = [unicodedata.normalize("NFC", "d:/ünï/É.png"), unicodedata.normalize("NFD", "/srv/ü.png"), "/srv/u.png"]
     found = store.at_paths(asked)
     assert {path: record.id for path, record in found.items()} == {asked[0]: 1, asked[1]: 2}
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+    """Makes the home of ``library`` one that can only be read, for whoever asks first; gives it."""
+    home, may = tmp_path / "home", os.access
+
+    def seal() -> Path:
+        monkeypatch.setattr(
+            os,
+            "access",
+            lambda path, mode: not (mode == os.W_OK and Path(path).is_relative_to(home)) and may(path, mode),
+        )
+        return home
+
+    return seal
+
+
+def content(home: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in home.rglob("*") if file.is_file() and file.suffix != ".lock"}
+
+
+def test_a_home_that_can_only_be_read_is_searched(library: Library, sealed: Callable[[], Path]) -> None:
+    fill(library, unit_vectors(3000))
+    library.index()
+    expected = [hit.id for hit in library.search(image_id=5)]
+    library.close()
+    home = sealed()
+    before = content(home)
+    with Library(home, dt="http://127.0.0.1:9") as reader:
+        assert [hit.id for hit in reader.search(image_id=5)] == expected
+        reader.wait()
+        assert reader._searcher("visual")._index is not None
+        assert [hit.id for hit in reader.search(image_id=5)] == expected
+        assert (len(reader.images(limit=9)), reader.status().counts["images"][0]) == (9, 3000)
+        for change in (reader.sync, lambda: reader.record({"operation": "img2img"})):
+            with pytest.raises(StoreError, match="can only be read"):
+                change()
+    assert content(home) == before
+
+
+def test_what_must_be_done_before_a_home_can_only_be_read_is_told(library: Library, sealed: Callable[[], Path]) -> None:
+    library.close()
+    home = sealed()
+    with sqlite3.connect(home / "library.db") as connection:
+        connection.execute("PRAGMA user_version = 3")
+    connection.close()
+    with pytest.raises(StoreError, match=r"is of format 3.*once where it can be written"):
+        Store(home)
+    (home / "library.db").write_bytes(b"something else entirely" * 100)
+    with pytest.raises(StoreError, match="cannot be read"):
+        Store(home)
