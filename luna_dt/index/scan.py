@@ -96,6 +96,8 @@ class ScanIndex:
         c = self.codes
         query = _Query.of(vector, self._partition)
         order, borders = self._partition.by_border(query.distances)
+        only = None if usable is None else np.flatnonzero(usable[c.slots])
+        starts = c.starts if only is None else np.searchsorted(only, c.starts)
         found: list[Int64s] = []
         lows: list[Float32s] = []
         highs = np.empty(0, np.float32)
@@ -105,21 +107,19 @@ class ScanIndex:
             if end <= at:
                 break
             lists = order[at:end]
-            begins, sizes = c.starts[lists], c.starts[lists + 1] - c.starts[lists]
+            begins, sizes = starts[lists], starts[lists + 1] - starts[lists]
             at, batch = end, MORE_LISTS * batch
-            middle, slack = self._by_head(query, lists, begins, sizes)
-            if usable is not None:
-                slots = [c.slots[b : b + n] for b, n in zip(begins.tolist(), sizes.tolist(), strict=True)]
-                middle[~usable[np.concatenate(slots)]] = np.inf
+            middle, slack = self._by_head(query, lists, begins, sizes, only)
             if len(highs) < k:
                 worst = _kth(middle + slack, k)
             middle -= slack
-            good = np.flatnonzero((middle <= worst) & (middle < np.inf))
+            good = np.flatnonzero(middle <= worst)
             if not len(good):
                 continue
             ends = np.cumsum(sizes)
             which = np.searchsorted(ends, good, side="right")
             where = good + (begins - ends + sizes)[which]
+            where = where if only is None else only[where]
             low, high = self._by_code(query, lists, where, which)
             found.append(where)
             lows.append(low)
@@ -130,20 +130,29 @@ class ScanIndex:
             return np.empty(0, np.int64)
         return c.slots[np.concatenate(found)[np.concatenate(lows) <= worst]].astype(np.int64)
 
-    def _by_head(self, query: _Query, lists: Int64s, begins: Int64s, sizes: Int64s) -> tuple[Float32s, Float32s]:
-        """Of every code in ``lists``: its squared distance by the head, and how wrong that may be."""
+    def _by_head(
+        self, query: _Query, lists: Int64s, begins: Int64s, sizes: Int64s, only: Int64s | None
+    ) -> tuple[Float32s, Float32s]:
+        """Of every code in ``lists`` (of those at ``only``, where ``begins`` counts these): its squared distance by the
+        head, and how wrong that may be."""
         left = query.head - self._partition.head_centres[lists]
         codes, scale = rounded(left)
         lost = ((left - codes * scale[:, None]) ** 2).sum(axis=1)
         beyond = _lacking(query.distances[lists], (left**2).sum(axis=1), lost)
         products = np.empty((1, int(sizes.sum())), np.float32)
-        facts, end = [], 0
-        for i, (begin, size) in enumerate(zip(begins.tolist(), sizes.tolist(), strict=True)):
+        parts = [slice(begin, begin + size) for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True)]
+        heads = self.codes.heads
+        if only is None:
+            step, square, lacking = np.concatenate([self.codes.facts[:, part] for part in parts], axis=1)
+        else:
+            where = np.concatenate([only[part] for part in parts])
+            heads, (step, square, lacking) = heads.take(where, axis=0), self.codes.facts.take(where, axis=1)
+        end = 0
+        for i, size in enumerate(sizes.tolist()):
             if size:
-                _products(codes[i : i + 1], self.codes.heads[begin : begin + size], products[:, end : end + size])
+                rows = heads[parts[i]] if only is None else heads[end : end + size]
+                _products(codes[i : i + 1], rows, products[:, end : end + size])
                 end += size
-            facts.append(self.codes.facts[:, begin : begin + size])
-        step, square, lacking = np.concatenate(facts, axis=1)
         middle = products[0]
         middle *= step
         middle *= np.repeat(-2 * scale, sizes)
