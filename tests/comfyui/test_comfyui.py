@@ -363,7 +363,7 @@ def test_the_writer_saves_what_dts_scanner_reads(comfyui: ComfyUI) -> None:
             "class_type": "LunaDTMetadataWriter",
             "inputs": {
                 "image": ["1", 0], "source_image_id": 7, "operation": "upscale", "prompt": "a car, ünï", "seed": 2**63,
-                "filename_prefix": "luna/made", "metadata": ["1", 5],
+                "steps": 28, "cfg": 4.5, "filename_prefix": "luna/made", "metadata": ["1", 5],
             },
         },
     }  # fmt: skip
@@ -372,7 +372,7 @@ def test_the_writer_saves_what_dts_scanner_reads(comfyui: ComfyUI) -> None:
     picture = comfyui.picture(outputs["images"][0])
     assert picture.size == (64, 64)
     assert picture.text["parameters"] == (  # type: ignore[attr-defined]
-        f"a car, ünï\nSteps: 20, CFG scale: 7, Seed: {2**63}, Size: 64x64"
+        f"a car, ünï\nSteps: 28, CFG scale: 4.5, Seed: {2**63}, Size: 64x64"
     )
     assert json.loads(picture.text["prompt"])["2"]["class_type"] == "LunaDTMetadataWriter"  # type: ignore[attr-defined]
 
