@@ -105,17 +105,19 @@ def test_a_text_without_a_layer_says_where_it_is_searched_for(home: Path, drawn:
 
 def test_duplicates_are_listed_and_drawn(home: Path, drawn: Drawn, tmp_path: Path) -> None:
     vectors = drawn.vectors["semantic"]
+    cosines = vectors @ vectors.T
+    least = round(float(np.sort(cosines[np.triu_indices(len(vectors), 1)])[-12]) - 1e-3, 3)  # so that some are copies
     target = tmp_path / "copies.png"
-    groups = answer("duplicates", "--layer", "semantic", "--similarity", 0.97, "--contact-sheet", target, home=home)
+    groups = answer("duplicates", "--layer", "semantic", "--similarity", least, "--contact-sheet", target, home=home)
     counts = [group["count"] for group in groups]
     assert counts == sorted(counts, reverse=True)
-    near = vectors @ vectors.T >= 0.97
+    near = cosines >= least
     assert sum(counts) == np.count_nonzero(near.sum(axis=1) > 1)
     first = groups[0]["images"][0]
     assert first["path"] == str(drawn.drawings[first["id"] - 1].path)
     with Image.open(target) as sheet:
-        assert sheet.width > 5 * 192
-    shown = luna_dt("duplicates", "--layer", "semantic", "--similarity", 0.97, home=home)
+        assert sheet.width > 2 * 192
+    shown = luna_dt("duplicates", "--layer", "semantic", "--similarity", least, home=home)
     assert f"{len(groups)} groups" in shown.stdout
     none = luna_dt("duplicates", "--where", "steps: 9999", home=home)
     assert (none.returncode, none.stdout) == (0, "no image is a near copy of another\n")

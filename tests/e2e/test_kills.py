@@ -52,12 +52,12 @@ class ChangingDT:
     def _add(self, first: int, last: int) -> None:
         self._run(
             "INSERT INTO image (id, root_folder_id, folder_id, path, file_name, prompt, created_date, modified_date,"
-            f" clip_vision_embedding) SELECT id, 1, 1, 'D:\\' || id, '', 'prompt ' || id, now(), now(), {VECTOR}"
+            f" image_embedding) SELECT id, 1, 1, 'D:\\' || id, '', 'prompt ' || id, now(), now(), {VECTOR}"
             f" FROM generate_series({first}, {last}) id"
         )
 
     def change(self, turn: int) -> None:
-        self._run(f"UPDATE image SET clip_vision_embedding = {VECTOR} WHERE id % 3 = {turn % 3}")
+        self._run(f"UPDATE image SET image_embedding = {VECTOR} WHERE id % 3 = {turn % 3}")
         self._run(f"UPDATE image SET prompt = 'turn {turn}' WHERE id % 5 = {turn % 5}")
         self._run(f"DELETE FROM image WHERE id % 101 = {turn}")
         self._add(10**6 * (turn + 1), 10**6 * (turn + 1) + 100)
