@@ -120,11 +120,11 @@ def test_killed_twenty_times_while_dt_changes(dt: ChangingDT, tmp_path: Path) ->
     cut_short, counts = 0, []
     with served(dt.address) as url:
         start = time.monotonic()
-        assert start_sync(tmp_path / "another home", url).wait(120) == 0
+        start_sync(tmp_path / "another home", url).communicate(timeout=120)
         whole = time.monotonic() - start  # on this machine, as busy as it is
         for turn in range(KILLS):
             sync = start_sync(home, url)
-            time.sleep(whole * rng.uniform(0.15, 1.0))
+            time.sleep(min(whole, 6.0) * rng.uniform(0.15, 1.0))
             cut_short += sync.poll() is None
             sync.kill()
             sync.communicate()
