@@ -329,3 +329,11 @@ def checked_vectors(vectors: Any, dim: int, name: str = "the query vector", ndim
         which = "" if ndim == 1 else f" (row {int(np.argmin(good))} of {len(array)})"
         raise BadVector(f"{name}{which} is zero, or holds NaN, infinite or far too large values")
     return array
+
+
+def one_of(given: dict[str, Any]) -> None:
+    """Raises BadInput unless exactly one of the ways to give a reference is used."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        *ways, last = given
+        raise BadInput(f"give one of {', '.join(ways)} and {last}, not {' and '.join(names) or 'none'}")

@@ -8,16 +8,24 @@ import numpy.typing as npt
 from ..records import Float32s, Int64s, checked_vectors
 
 COMPARED_AT_ONCE = 16_384  # rows; bounds what is touched at once, not what is found
+GATHERED_AT_ONCE = 4096  # rows, where only some are compared
 NOISE = 2e-6  # of a cosine: sums in another order differ by less
 
 
-def cosines_of(rows: Float32s, unit: Float32s) -> Float32s:
-    """float32[n]: the cosines of rows with a unit vector, the same for equal rows wherever they lie.
+def nearest_of(vectors: Float32s, rows: npt.NDArray[np.integer], unit: Float32s, k: int) -> tuple[Int64s, Float32s]:
+    """The places in ``rows`` of the ``k`` (fewer if there are fewer) nearest to a unit vector, and their cosine, best
+    first, lower rows first among equals; from the vectors themselves.
 
-    A product of matrices adds the rows at its edges up in another order, and equal rows would come in any.
+    A product of matrices adds the rows at its edges up in another order, and equal rows would come in any; this is
+    the same for equal rows wherever they lie.
     """
-    found: Float32s = np.einsum("ij,j->i", rows, unit) / np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    return found
+    cosines = np.empty(len(rows), np.float32)
+    for at in range(0, len(rows), GATHERED_AT_ONCE):
+        some = vectors[rows[at : at + GATHERED_AT_ONCE]]
+        lengths = np.sqrt(np.einsum("ij,ij->i", some, some))
+        cosines[at : at + len(some)] = np.einsum("ij,j->i", some, unit) / lengths
+    best = np.lexsort((rows, -cosines))[:k]
+    return best, cosines[best]
 
 
 class Exact:
@@ -51,8 +59,5 @@ class Exact:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         near = np.flatnonzero(scores >= np.partition(scores, -k)[-k] - NOISE)
         unit = np.asarray(vector, np.float32) / np.linalg.norm(np.asarray(vector, np.float32))
-        similarities = np.concatenate(
-            [cosines_of(self._vectors[near[at : at + 4096] + start], unit) for at in range(0, len(near), 4096)]
-        )
-        best = np.lexsort((near, -similarities))[:k]
-        return near[best] + start, similarities[best]
+        best, similarities = nearest_of(self._vectors, near + start, unit, k)
+        return near[best] + start, similarities

@@ -25,11 +25,6 @@ class Partition:
         apart = self._squares + self._squares[:, None] - 2 * centres @ centres.T
         self._apart = 2 * np.sqrt(np.maximum(apart, 1e-12))
 
-    def nearest(self, units: Float32s) -> Int64s:
-        """int64[n]: for each vector its centre."""
-        found: Int64s = np.argmax(units @ self.centres.T - self._squares / 2, axis=1)
-        return found
-
     def distances(self, unit: Float32s) -> Float32s:
         """float32[lists]: squared, to all centres."""
         found: Float32s = 1 + self._squares - 2 * (self.centres @ unit)
@@ -63,18 +58,19 @@ def train(vectors: Float32s, points: Points, stop: Callable[[], bool]) -> Partit
     for _ in range(ROUNDS):
         if stop():
             return None
-        labels = _labels(units, centres)
+        labels = labels_of(units, centres)
         order = np.argsort(labels, kind="stable")
         begins = np.flatnonzero(np.diff(labels[order], prepend=-1))
         used = labels[order][begins]
         counts = np.bincount(labels, minlength=count)[used, None].astype(np.float32)
         centres[used] = np.add.reduceat(units[order], begins, axis=0) / counts
-    left = units - centres[_labels(units, centres)]
+    left = units - centres[labels_of(units, centres)]
     width = max(vectors.shape[1] // HEAD, 1)
     directions = np.linalg.eigh(left.T @ left)[1][:, : -width - 1 : -1]
     return Partition(centres, np.ascontiguousarray(directions.T.astype(np.float32)))
 
 
-def _labels(units: Float32s, centres: Float32s) -> Int32s:
+def labels_of(units: Float32s, centres: Float32s) -> Int32s:
+    """int32[n]: for each vector its nearest centre."""
     found: Int32s = np.argmax(units @ centres.T - (centres**2).sum(axis=1) / 2, axis=1).astype(np.int32)
     return found

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from ..errors import IndexDamaged
 from ..records import Float32s, Int64s
-from .exact import cosines_of
 
 READ_AT_ONCE = 4096  # rows read at a time
 
@@ -104,13 +103,6 @@ class Points:
         for at in range(0, len(points), READ_AT_ONCE):
             block = vectors[self.first[points[at : at + READ_AT_ONCE]]]
             yield at, block / np.linalg.norm(block, axis=1, keepdims=True)
-
-    def cosines(self, vectors: Float32s, points: npt.NDArray[np.integer], unit: Float32s) -> Float32s:
-        """float32[n]: exactly, from the rows themselves."""
-        found = np.empty(len(points), np.float32)
-        for at in range(0, len(points), READ_AT_ONCE):
-            found[at : at + READ_AT_ONCE] = cosines_of(vectors[self.first[points[at : at + READ_AT_ONCE]]], unit)
-        return found
 
     def write(self, file: Path) -> int:
         """Gives the bytes that must be there then."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..records import Float32s, Int64s, checked_vectors
 from .base import Bools, Index
+from .exact import nearest_of
 from .points import Points
 
 FEW, SHARE = 4096, 20  # of that many points, or a part of all, every one is compared: as quick as any index, and exact
@@ -42,9 +43,5 @@ class RowIndex:
                 return self.points.expanded(found, similarities, k, allowed)
         # few are left, or it reaches too few, as a graph under a condition may
         every = np.arange(len(self.points)) if usable is None else np.flatnonzero(usable)
-        similarities = self.points.cosines(self._vectors, every, unit)
-        if len(every) > k:
-            best = np.argpartition(-similarities, k - 1)[:k]
-            every, similarities = every[best], similarities[best]
-        best = np.lexsort((every, -similarities))
-        return self.points.expanded(every[best].astype(np.int64), similarities[best], k, allowed)
+        best, similarities = nearest_of(self._vectors, self.points.first[every], unit, k)
+        return self.points.expanded(every[best], similarities, k, allowed)

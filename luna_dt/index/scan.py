@@ -29,7 +29,8 @@ import numpy.typing as npt
 from ..errors import IndexDamaged, MissingExtra
 from ..records import Float32s, Int64s
 from .base import Bools, Index
-from .partition import Partition, train
+from .exact import nearest_of
+from .partition import Partition, labels_of, train
 from .points import Int32s, Points
 
 Int8s = npt.NDArray[np.int8]
@@ -39,7 +40,6 @@ TRUST = 0.5  # of the bound of a whole code's rounding: errors of many dimension
 EVEN = np.float32(0.1)  # evens out how long a head is and how long what rounding takes from it
 GROWN = 4  # times as many points as trained on: trained anew
 FIRST_LISTS, MORE_LISTS = 4, 4  # lists in the first batch, and how much larger each next one is
-NOTHING = np.empty(0, np.int64), np.empty(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,8 @@ class ScanIndex:
 
     def query(self, vector: Float32s, k: int, usable: Bools | None) -> tuple[Int64s, Float32s]:
         candidates = self._candidates(vector, k, usable)
-        if not len(candidates):
-            return NOTHING
-        similarities = self._points.cosines(self._vectors, candidates, vector)
-        if len(candidates) > k:
-            best = np.argpartition(-similarities, k - 1)[:k]
-            candidates, similarities = candidates[best], similarities[best]
-        best = np.lexsort((candidates, -similarities))
-        return candidates[best], similarities[best]
+        best, similarities = nearest_of(self._vectors, self._points.first[candidates], vector, k)
+        return candidates[best], similarities
 
     def _reach(self, k: int) -> float:
         """As measured: proof costs next to nothing below 100,000 points; more neighbours lie behind more borders."""
@@ -235,7 +229,7 @@ class ScanEngine:
         if old:
             labels[:known] = np.repeat(np.arange(len(old.starts) - 1), np.diff(old.starts))
         for at, block in points.units(vectors, new):
-            labels[known + at : known + at + len(block)] = partition.nearest(block)
+            labels[known + at : known + at + len(block)] = labels_of(block, partition.centres)
             if stop():
                 return None
         order = np.argsort(labels, kind="stable")

@@ -175,13 +175,12 @@ class Shelf:
             file = self.save(engine, index, vectors, vectors_file, identity, proof, refused)
             if not engine.mapped:
                 return index
-            read = engine.read(file, vectors, index.points)  # what was built lies in memory, what is read does not
+            return _read(
+                engine, file, vectors, index.points, proof
+            )  # what was built lies in memory, what is read does not
         except (StoreError, OSError) as error:
             log.warning("the index of %s is used, but could not be saved: %s", vectors_file, error)
             return index
-        if proof.wide:
-            read.widen()
-        return RowIndex(engine.name, read, index.points, vectors)
 
     def save(
         self,
@@ -254,10 +253,7 @@ class Shelf:
         points = Points.read(points_file)
         if points.rows != rows:
             raise IndexDamaged(f"{points_file} holds {points.rows} rows instead of {rows}")
-        index = engine.read(file, vectors, points)
-        if proof.wide:
-            index.widen()
-        return RowIndex(engine.name, index, points, vectors)
+        return _read(engine, file, vectors, points, proof)
 
     def remove_others(self, vectors_files: set[str]) -> None:
         """Deletes the indexes of vectors files that are no more."""
@@ -324,6 +320,14 @@ def _saved(told: dict[str, Any]) -> Saved:
     proof = Proof.from_json(told["proof"]) if told.get("proof") else None
     refused = tuple((str(name), str(why)) for name, why in told.get("refused", ()))
     return Saved(str(told["engine"]), int(told["rows"]), proof, refused)
+
+
+def _read(engine: Engine, file: Path, vectors: Float32s, points: Points, proof: Proof) -> RowIndex:
+    """An index as it was written, searched as wide as its proof was."""
+    index = engine.read(file, vectors, points)
+    if proof.wide:
+        index.widen()
+    return RowIndex(engine.name, index, points, vectors)
 
 
 def _parts(engine: Engine, points: Points, known: int) -> Iterator[int]:

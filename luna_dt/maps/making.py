@@ -35,7 +35,7 @@ from ..pixels import Picture, PictureLike, read_pictures
 from ..preproc import Detectors
 from ..preproc.map_types import MapType, Resolution, map_type
 from ..progress import Progress
-from ..records import StoredMap
+from ..records import StoredMap, one_of
 from ..store import Store
 from .cache import FROM_DT, MapCache, MapKey, encoded
 
@@ -125,8 +125,7 @@ class Maps:
         anew: bool,
     ) -> ControlMap:
         """The map of a picture, or of an image by its id; see Library.map."""
-        if (image is None) == (image_id is None):
-            raise BadInput(f"give one of image and image_id, not {'none' if image is None else 'image and image_id'}")
+        one_of({"image": image, "image_id": image_id})
         source = source_of(image) if image_id is None else self._pictures.source(int(image_id))
         return self.get(map_type(kind), source, parameters, make, anew)
 

@@ -20,7 +20,7 @@ from ..index.shelf import Shelf
 from ..mirror.lookups import Lookups
 from ..models import Encoders
 from ..progress import Progress
-from ..records import EMBEDDINGS, Duplicates, Float32s, Hit, Int64s, Term, checked_layer, checked_vectors
+from ..records import EMBEDDINGS, Duplicates, Float32s, Hit, Int64s, Term, checked_layer, checked_vectors, one_of
 from ..store import Store
 from .duplicates import duplicates
 from .reference import References
@@ -213,11 +213,3 @@ def terms_of(
             raise BadInput("a query of several terms is searched here, and has everything in its terms")
         return image
     return [Term(image, image_id, vector, text, layer, identity=identity)]
-
-
-def one_of(given: dict[str, Any]) -> None:
-    """Raises BadInput unless exactly one of the ways to give a reference is used."""
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) != 1:
-        *ways, last = given
-        raise BadInput(f"give one of {', '.join(ways)} and {last}, not {' and '.join(names) or 'none'}")
