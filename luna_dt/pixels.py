@@ -147,7 +147,6 @@ def _check_size(picture: Image.Image, name: str) -> None:
 
 
 def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
-
     _check_size(picture, name)
     upright = _upright(picture)
     if upright.mode == "RGB":

@@ -140,12 +140,11 @@ def each(items: Sequence[T]) -> Iterator[T]:
     if not running():
         yield from items
         return
-    import comfy.model_management
     import comfy.utils
 
     bar = comfy.utils.ProgressBar(len(items))
     for item in items:
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        heed_interruption()
         yield item
         bar.update(1)
 
