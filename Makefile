@@ -34,7 +34,7 @@ light:
 	@$(PYTHON) -m venv --clear build/light
 	@build/light/bin/python $(PIP) install -c constraints.txt -e ".[light]"
 	@build/light/bin/python $(PIP) $(HNSWLIB) 2>/dev/null || $(NO_HNSWLIB)
-	build/light/bin/python -m pytest -p no:cacheprovider -m "$(QUICK)"
+	OMP_NUM_THREADS=1 build/light/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist loadgroup -m "$(QUICK)"
 
 lint: .venv/test
 	$(BIN)/ruff check --quiet .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
 from . import status as state
@@ -62,20 +63,27 @@ class _Rooms:
         residency: Residency | None = None,
     ) -> None:
         self.settings = (settings or Settings.load(home)).replace(home=home, dt=dt)
-        self._store = Store(self.settings.home)
-        self._memory = Memory(residency)
-        self._dt = Connection(self.settings)
         folders = self.settings.models_folders
-        self.encoders = Encoders(self.settings, self._memory)
-        self._lookups = Lookups(self._store, self._dt)
-        self._pictures = Pictures(self._store, self._lookups, self._dt, self._path_map)
-        self._search = Search(self._store, self._lookups, self.encoders, self._dt, self.settings.index)
-        self._searcher = self._search.searcher
-        self._map_cache = MapCache(self._store, self.settings.maps_bytes)
-        detectors = Detectors(self.settings.device, folders, self._memory, self._store.sha256)
-        self._maps = Maps(self._store, self._map_cache, detectors, self._pictures, self._dt, self._path_map)
-        self.outbox = Outbox(self._store, self._dt)
-        self.batches = Batches(self._store, self.outbox)
+        with ExitStack() as opened:  # closed, the last first, unless all goes well
+            self._store = opened.enter_context(closing(Store(self.settings.home)))
+            self._memory = Memory(residency)
+            opened.callback(self._memory.release)
+            self._dt = opened.enter_context(closing(Connection(self.settings)))
+            self.encoders = Encoders(self.settings, self._memory)
+            self._lookups = Lookups(self._store, self._dt)
+            self._pictures = Pictures(self._store, self._lookups, self._dt, self._path_map)
+            self._search = opened.enter_context(
+                closing(Search(self._store, self._lookups, self.encoders, self._dt, self.settings.index))
+            )
+            self._searcher = self._search.searcher
+            self._map_cache = opened.enter_context(closing(MapCache(self._store, self.settings.maps_bytes)))
+            detectors = Detectors(self.settings.device, folders, self._memory, self._store.sha256)
+            self._maps = opened.enter_context(
+                closing(Maps(self._store, self._map_cache, detectors, self._pictures, self._dt, self._path_map))
+            )
+            self.outbox = opened.enter_context(closing(Outbox(self._store, self._dt)))
+            self.batches = opened.enter_context(closing(Batches(self._store, self.outbox)))
+            self._opened = opened.pop_all()
 
     def _path_map(self) -> Mapping[str, str]:
         return self.settings.path_map  # as it is now
@@ -88,14 +96,7 @@ class _Rooms:
 
     def close(self) -> None:
         """Stops background work and closes files; the library cannot be used after."""
-        self._maps.close()
-        self.batches.close()
-        self.outbox.close()
-        self._search.close()
-        self._dt.close()
-        self._memory.release()
-        self._map_cache.close()
-        self._store.close()
+        self._opened.close()
 
     def release(self) -> None:
         """Lets the models' memory go; they are loaded again when next needed."""

@@ -51,6 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # side by side (pytest-xdist): what shares something that is slow to make runs in one worker
             group = "weights" if "weights" in item.fixturenames else item.path.name
             item.add_marker(pytest.mark.xdist_group(group))
+    # the longest of them first, so that no worker waits for it at the end
+    items.sort(key=lambda item: "weights" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(autouse=True)

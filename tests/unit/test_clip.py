@@ -433,6 +433,7 @@ def test_devices() -> None:
 # -- the tiny model means something -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_held_out_pictures_are_found_by_picture_and_by_caption(settings: Settings) -> None:
     """Of the 10 nearest, at least 80 % share the query's subject; its scenes were never trained on."""
     rng = random.Random(20_261_122)

@@ -132,6 +132,7 @@ def test_vectors_made_in_another_known_way_are_named(
         assert "luna-dt embed --layer visual" in caplog.text
 
 
+@pytest.mark.slow
 def test_half_precision_and_equal_layers_pass(
     tmp_path: Path, drawings: list[Drawing], shown: Encode, captions: Encode
 ) -> None:
@@ -197,6 +198,7 @@ def test_vectors_that_nothing_known_makes_are_told(tmp_path: Path, drawings: lis
         assert library.search(drawings[0].path, top_k=3)  # searched all the same
 
 
+@pytest.mark.slow
 def test_a_layer_that_cannot_be_checked_says_why(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
     away = [replace(d, path=tmp_path / "gone.png") for d in drawings]
     vectors = shown(TINY_IMAGE)
@@ -376,6 +378,7 @@ def test_models_that_make_no_such_layer_are_refused(tmp_path: Path, drawings: li
 # -- memory -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_where_memory_runs_out_others_leave_and_the_batch_is_halved(tmp_path: Path, drawings: list[Drawing]) -> None:
     modules: list[Any] = []
     encoders = Encoders(Settings(home=tmp_path, device="cpu"), Memory(residency=modules.append))
@@ -403,6 +406,7 @@ def test_where_memory_runs_out_others_leave_and_the_batch_is_halved(tmp_path: Pa
         encoders.pictures(TINY_IMAGE, opened)
 
 
+@pytest.mark.slow
 def test_idle_towers_leave_and_come_back(tmp_path: Path, drawings: list[Drawing]) -> None:
     memory = Memory(idle=1.0)
     encoders = Encoders(Settings(home=tmp_path, device="cpu"), memory)

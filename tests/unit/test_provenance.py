@@ -345,6 +345,7 @@ NODES = st.fixed_dictionaries(
 
 @settings(max_examples=400, deadline=None)
 @given(st.dictionaries(NAMES, NODES | ANYTHING, max_size=12) | ANYTHING)
+@pytest.mark.slow
 def test_no_graph_raises_or_gives_what_cannot_be(graph: Any) -> None:
     for node in ("0", "1", None):
         made = read(graph, node)
@@ -357,6 +358,7 @@ def test_no_graph_raises_or_gives_what_cannot_be(graph: Any) -> None:
 @pytest.mark.parametrize(
     "shape", ["pictures", "conditioning", "doubled", "model", "text", "samplers", "reroutes", "sigmas"]
 )
+@pytest.mark.slow
 def test_a_very_large_graph_is_read_within_bounds(shape: str) -> None:
     many = 100_000
     links: dict[str, Callable[[int], dict[str, Any]]] = {
