@@ -26,6 +26,7 @@ LunaError
      ├─ Unreachable          no connection, or none in time
      ├─ Refused              DT answered with an error; has ``http_status``
      ├─ BadAnswer            an answer that does not keep the contract
+     ├─ AnotherDT            it is not the DT that this home belongs to, or has lost most of its images
      └─ NotOffered           this DT cannot do that
 
 ``code`` is stable and travels in the server's problem details and in ``--json`` output;
@@ -163,6 +164,11 @@ class Refused(CatalogError):
 class BadAnswer(CatalogError):
     code = "dt_bad_answer"
     http_status = 502
+
+
+class AnotherDT(CatalogError):
+    code = "another_dt"
+    http_status = 409
 
 
 class NotOffered(CatalogError):

@@ -68,7 +68,7 @@ class _Rooms:
             self._store = opened.enter_context(closing(Store(self.settings.home)))
             self._memory = Memory(residency)
             opened.callback(self._memory.release)
-            self._dt = opened.enter_context(closing(Connection(self.settings)))
+            self._dt = opened.enter_context(closing(Connection(self.settings, self._store.dt)))
             self.encoders = Encoders(self.settings, self._memory)
             self._lookups = Lookups(self._store, self._dt)
             self._pictures = Pictures(self._store, self._lookups, self._dt, self._path_map)
@@ -110,7 +110,7 @@ class _Rooms:
     @property
     def catalog(self) -> Catalog:
         """DT itself, through the one protocol; not contacted before something is asked of it."""
-        return self._dt()
+        return self._dt.whichever()
 
     @property
     def served_maps(self) -> ServedMaps | None:
@@ -133,14 +133,18 @@ class Library(_Rooms):
     Raises StoreError, SettingsError.
     """
 
-    def sync(self, progress: Progress = silent) -> list[syncing.Change]:
+    def sync(self, progress: Progress = silent, accept: bool = False) -> list[syncing.Change]:
         """Brings this library to what DT has now, and its indexes with it.
+
+        A home belongs to one DT: where another answers, or one that has lost most images, AnotherDT is raised and
+        nothing is changed.  With ``accept`` that is taken for what there is: what is mirrored, and made here of
+        pictures that are gone, is given up; what waits to be sent to another DT is kept here.
 
         ``progress`` hears (kind, done, total), kinds being images, captions, clusters,
         ``embeddings.LAYER`` and ``index.LAYER``.  May be stopped at any moment; the next one goes on.
         Raises CatalogError, StoreError.
         """
-        changes = syncing.sync(self._store, self.catalog, progress)
+        changes = syncing.sync(self._store, self.catalog, progress, accept, self.outbox.keep)
         self.index(progress)
         return changes
 

@@ -13,12 +13,13 @@ from .terminal import ProgressBars, dt_option, json_option, out, plain, print_js
 
 @click.command()
 @dt_option
+@click.option("--accept", is_flag=True, help="Take another DT, or one that has lost most images, for what there is.")
 @json_option
 @click.pass_obj
-def sync(settings: Settings, dt: str | None, as_json: bool) -> None:
+def sync(settings: Settings, dt: str | None, accept: bool, as_json: bool) -> None:
     """Bring the library to what DT has now; stop it at any time, it goes on from there."""
     with Library(settings=settings, dt=dt) as library, ProgressBars(shown=not as_json) as progress:
-        changes = library.sync(progress)
+        changes = library.sync(progress, accept)
         found = library.status()
     if as_json:
         print_json([vars(change) for change in changes])

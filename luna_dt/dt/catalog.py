@@ -32,12 +32,14 @@ CAPABILITIES = {
 @dataclass(frozen=True)
 class Health:
     """What answers at an address, which parts of the contract it knows ("images", "sync" …), and what it has that
-    cannot be used (``left_out``), a sentence each."""
+    cannot be used (``left_out``), a sentence each; ``library`` is what this library is known by among all, wherever it is
+    asked, "" where that cannot be told."""
 
     name: str
     version: str
     capabilities: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    library: str = ""
 
 
 class Catalog:

@@ -141,7 +141,8 @@ class RestCatalog(Catalog):
         if not isinstance(found, Mapping) or found.get("status") != "ok":
             raise BadAnswer(f"DT at {self.address} does not say that it is well: {str(found)[:200]}")
         capabilities, left_out = (tuple(map(str, found.get(name) or ())) for name in ("capabilities", "left_out"))
-        return Health(str(found.get("name") or "DT"), str(found.get("version") or ""), capabilities, left_out)
+        name, version, library = (str(found.get(key) or "") for key in ("name", "version", "library"))
+        return Health(name or "DT", version, capabilities, left_out, library)
 
     def image(self, image_id: int) -> ImageRecord:
         found = self._json("GET", f"/api/images/{int(image_id)}")

@@ -22,8 +22,10 @@ def nearest_of(vectors: Float32s, rows: npt.NDArray[np.integer], unit: Float32s,
     cosines = np.empty(len(rows), np.float32)
     for at in range(0, len(rows), GATHERED_AT_ONCE):
         some = vectors[rows[at : at + GATHERED_AT_ONCE]]
-        lengths = np.sqrt(np.einsum("ij,ij->i", some, some))
-        cosines[at : at + len(some)] = np.einsum("ij,j->i", some, unit) / lengths
+        with np.errstate(all="ignore"):  # what was damaged may hold any number
+            lengths = np.sqrt(np.einsum("ij,ij->i", some, some))
+            cosines[at : at + len(some)] = np.einsum("ij,j->i", some, unit) / lengths
+    cosines[np.isnan(cosines)] = -np.inf
     best = np.lexsort((rows, -cosines))[:k]
     return best, cosines[best]
 
@@ -41,9 +43,10 @@ class Exact:
         scores = np.empty(self.rows - start, np.float32)
         for at in range(start, self.rows, COMPARED_AT_ONCE):
             block = self._vectors[at : at + COMPARED_AT_ONCE]
-            np.matmul(block, vector, out=scores[at - start : at - start + len(block)])
+            with np.errstate(all="ignore"):
+                np.matmul(block, vector, out=scores[at - start : at - start + len(block)])
         scores /= self._norms[start:] * np.linalg.norm(vector)
-        scores[~self._live[start:]] = -np.inf
+        scores[~self._live[start:] | np.isnan(scores)] = -np.inf  # what is no number is damage
         return scores
 
     def query(

@@ -116,6 +116,14 @@ class Outbox:
                 for position in positions
             )
 
+    def keep(self) -> None:
+        """Has what waits stay here, unsent until ``send``: the home is to belong to another DT."""
+        with self._store.writing() as writer:
+            writer.execute(
+                "UPDATE outbox SET state = 'kept', reason = 'it was made for the DT that this home belonged to before' "
+                "WHERE state = 'waiting'"
+            )
+
     # -- sending ------------------------------------------------------------------------------------
 
     def start(self) -> None:

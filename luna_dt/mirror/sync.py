@@ -2,25 +2,28 @@
 
 DT lists (id, digest); what is not here or has another digest is fetched in pages, what DT no longer
 lists is dropped.  Each page is one transaction that stores the digests it came with, so a sync that was
-killed goes on where it was, and one with nothing to do transfers no row.
+killed goes on where it was, and one with nothing to do transfers no row but the samples of trust.py.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..dt.catalog import Catalog
+from ..dt.catalog import Catalog, Health
 from ..errors import LunaError, Unreachable
 from ..progress import Progress, silent
 from ..records import LAYERS, RECORD_KINDS, Batch, Int64s, Kind
 from ..storable import sifted
 from ..store import Store
+from .binding import must_be_ours
+from .trust import drop_damaged, not_as_in_dt
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +44,25 @@ class Change:
     set_aside: int = 0
 
 
-def sync(store: Store, catalog: Catalog, progress: Progress = silent) -> list[Change]:
+def sync(
+    store: Store,
+    catalog: Catalog,
+    progress: Progress = silent,
+    accept: bool = False,
+    leave: Callable[[], object] = lambda: None,
+) -> list[Change]:
     """Mirrors everything the catalog offers; raises CatalogError or StoreError, keeping what is done.
 
     Images come first: rows of other kinds are taken only for images that are here.  Layers made here stay
-    as they are.  A row that cannot be kept is set aside, and tried again when it has changed.
+    as they are.  A row that cannot be kept is set aside, and tried again when it has changed.  ``accept`` and
+    ``leave``: what another DT is met with (binding.py).
     """
     with store.sole_writer():
         kinds = {kind.name: kind for kind in catalog.kinds()}
+        health = _health(catalog)
+        nothing = np.empty(0, np.int64)
+        images = catalog.digests("images") if "images" in kinds else (nothing, nothing)
+        must_be_ours(store, catalog, health.library if health else "", images, accept, leave)
         order = [name for name in (*RECORD_KINDS, *(f"embeddings.{layer}" for layer in LAYERS)) if name in kinds]
         for state in store.layers():
             if state.local:
@@ -56,19 +70,23 @@ def sync(store: Store, catalog: Catalog, progress: Progress = silent) -> list[Ch
             elif f"embeddings.{state.name}" not in kinds:
                 log.warning("DT no longer offers layer %s: its vectors are removed here too", state.name)
                 store.remove_layer(state.name)
-        _note_left_out(store, catalog)
-        return [_sync_kind(store, catalog, kinds[name], progress) for name in order]
+        if health:
+            _note_left_out(store, health.left_out)
+        return [_sync_kind(store, catalog, kinds[name], progress, images) for name in order]
 
 
-def _note_left_out(store: Store, catalog: Catalog) -> None:
-    """Notes what DT says of itself that cannot be used; the log hears of each once."""
+def _health(catalog: Catalog) -> Health | None:
     try:
-        left_out = catalog.health().left_out
+        return catalog.health()
     except Unreachable:
         raise
     except LunaError as error:  # a DT that can be mirrored but says nothing of its health
         log.info("%s", error)
-        return
+        return None
+
+
+def _note_left_out(store: Store, left_out: tuple[str, ...]) -> None:
+    """Notes what DT says of itself that cannot be used; the log hears of each once."""
     known = store.left_out()
     if set(known) != set(left_out):
         for reason in left_out:
@@ -77,12 +95,13 @@ def _note_left_out(store: Store, catalog: Catalog) -> None:
         store.put_left_out(left_out)
 
 
-def _sync_kind(store: Store, catalog: Catalog, kind: Kind, progress: Progress) -> Change:
+def _sync_kind(store: Store, catalog: Catalog, kind: Kind, progress: Progress, images: tuple[Int64s, Int64s]) -> Change:
     start = time.monotonic()
     if kind.layer:
         assert kind.identity is not None
         store.prepare_layer(kind.layer, kind.identity)
-    ids, digests = catalog.digests(kind.name)
+        drop_damaged(store, kind.layer)
+    ids, digests = images if kind.name == "images" else catalog.digests(kind.name)
     if kind.name not in ("images", "clusters"):
         here = np.isin(ids, store.digests("images")[0])
         ids, digests = ids[here], digests[here]
@@ -90,6 +109,8 @@ def _sync_kind(store: Store, catalog: Catalog, kind: Kind, progress: Progress) -
     aside, aside_digests = store.aside(kind.name)
     gone = np.setdiff1d(known, ids, assume_unique=True)
     same = _same(ids, digests, known, known_digests) | _same(ids, digests, aside, aside_digests)
+    if kind.layer and len(differing := not_as_in_dt(store, catalog, kind.layer, ids[same])):
+        same &= ~np.isin(ids, differing)
     wanted, wanted_digests = ids[~same], digests[~same]
     store.drop(kind.name, gone)
     if len(never := np.setdiff1d(aside, ids)):

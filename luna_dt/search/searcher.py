@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from .. import threads
-from ..errors import BadInput, LunaError, NotSearchable
+from ..errors import BadInput, LunaError, NotSearchable, StoreError
 from ..index.base import Bools
 from ..index.engines import Choice
 from ..index.exact import Exact
@@ -63,6 +63,8 @@ class Searcher:
         """For each image its own vector, None if it has none."""
         layer = self._current()[0]
         rows = np.flatnonzero(np.isin(layer.ids, image_ids) & (layer.ids >= 0))
+        if self._distrusts(layer, rows):
+            return self.vectors_of(image_ids)
         found = {image_id: layer.vectors[row] for image_id, row in zip(layer.ids[rows].tolist(), rows, strict=True)}
         return [np.array(found[image_id]) if image_id in found else None for image_id in image_ids]
 
@@ -83,6 +85,8 @@ class Searcher:
         if only is not None:
             allowed = allowed & np.isin(layer.ids, only)
         rows, similarities = _merged(exact, index, vector, k, None if allowed.all() else allowed)
+        if self._distrusts(layer, rows):
+            return self.nearest(vector, k, exclude, only)
         return layer.ids[rows], similarities
 
     def products(self, direction: Float32s, only: Int64s | None = None) -> tuple[Int64s, Float32s]:
@@ -91,6 +95,23 @@ class Searcher:
         rows = np.flatnonzero(layer.visible if only is None else layer.visible & np.isin(layer.ids, only))
         rows = rows[np.argsort(layer.ids[rows])]
         return layer.ids[rows], exact.cosines(direction)[rows] * np.linalg.norm(direction)
+
+    def has_damaged(self, ids: Int64s) -> bool:
+        """Whether vectors of those images were damaged on disk; they are left out from now on."""
+        layer = self._current()[0]
+        return self._distrusts(layer, np.flatnonzero(np.isin(layer.ids, ids) & (layer.ids >= 0)))
+
+    def _distrusts(self, layer: Layer, rows: Int64s) -> bool:
+        """Whether some of ``rows`` are not what was stored; where one is, every row of the layer is looked at, and those
+        that are damaged are of no image any more."""
+        if not len(layer.damaged(rows)):
+            return False
+        bad = layer.damaged(np.flatnonzero(layer.ids >= 0))
+        ids = layer.ids[bad]
+        layer.visible[bad], layer.ids[bad] = False, -1
+        with contextlib.suppress(StoreError):  # a home that can only be read is searched without them all the same
+            self._store.distrust(self._name, ids)
+        return True
 
     def wait(self) -> None:
         """Returns when no index work is going on in the background."""
@@ -132,7 +153,10 @@ class Searcher:
                     if shrunk or self._index_file != layer.file.name:
                         self._index, self._index_file = None, layer.file.name
                 self._version = version
+                layer.check_length()
                 self._prepare_if_needed(layer)
+            else:
+                layer.check_length()
             return layer, exact, self._index
 
     def _prepare_if_needed(self, layer: Layer) -> None:
@@ -153,6 +177,9 @@ class Searcher:
         def tell(rows: int) -> None:
             self.building = rows / layer.rows
 
+        def stop() -> bool:
+            return self._closing.is_set() or layer.is_cut()
+
         try:
             with self._shelf.lock(self._closing.is_set) as held:
                 if not held:
@@ -163,9 +190,7 @@ class Searcher:
                 with self._lock:  # two at once are too much memory, so exact meanwhile; but what is mapped takes none
                     if self._index and self._index.engine not in {each.name for each in engines if each.mapped}:
                         self._index = None
-                found = self._shelf.catch_up(
-                    engines, layer.vectors, layer.file.name, layer.identity, self._closing.is_set, tell
-                )
+                found = self._shelf.catch_up(engines, layer.vectors, layer.file.name, layer.identity, stop, tell)
         except Exception as error:  # whatever it is, every vector can be compared
             told = str(error) or type(error).__name__
             self.trouble = f"no index could be made: {told}"
@@ -220,4 +245,6 @@ def fused(
             at = np.minimum(np.searchsorted(having, ids), len(having) - 1)
             scores += np.where(having[at] == ids, products[at], 0)
     best = np.lexsort((ids, -scores))[:k]
+    if sum(searcher.has_damaged(ids[best]) for searcher, _ in parts.values()):  # all are looked at
+        return fused(parts, k, exclude, only)
     return ids[best], scores[best]

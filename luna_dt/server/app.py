@@ -73,7 +73,7 @@ def create_app(
         offered = [part for part in found.capabilities if part not in ("files", "maps")]
         capabilities = [*offered, "files", *(["maps"] if maps else [])]
         said = {"status": "ok", "name": found.name, "version": found.version, "capabilities": capabilities}
-        return {**said, "left_out": found.left_out} if found.left_out else said
+        return said | {key: told for key in ("left_out", "library") if (told := getattr(found, key))}
 
     @app.get("/api/images")
     def images(

@@ -27,6 +27,17 @@ class Store(Records, Vectors, Contents, Aside):
             both = self._array(fields, f"SELECT {IDS[kind]}, digest FROM {kind} ORDER BY 1")
         return both["id"].copy(), both["digest"].copy()
 
+    def dt(self) -> str:
+        """What the DT is known by that this home belongs to; "" while that is not known."""
+        rows = self.rows("SELECT dt FROM home")
+        return str(rows[0][0]) if rows else ""
+
+    def bind(self, dt: str) -> None:
+        """Has this home belong to that DT."""
+        with self.writing() as db:
+            db.execute("DELETE FROM home")
+            db.execute("INSERT INTO home (dt) VALUES (?)", [dt])
+
     def put(self, kind: str, batch: Batch) -> None:
         """Adds or replaces a batch of one kind, in one transaction."""
         layer = layer_of(kind)

@@ -111,6 +111,15 @@ MIGRATIONS = (
             "CREATE TABLE left_out (reason TEXT PRIMARY KEY) WITHOUT ROWID",
         ),
     ),
+    Migration(
+        5,
+        "the DT that a home belongs to, checksums of vectors",
+        (
+            "CREATE TABLE home (dt TEXT NOT NULL)",
+            "ALTER TABLE vectors ADD COLUMN checksum INTEGER",
+            "ALTER TABLE layers ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0",
+        ),
+    ),
 )
 
 

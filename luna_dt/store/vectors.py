@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,8 @@ COMPACT_SHARE, COMPACT_ROWS = 0.5, 1024
 @dataclass(frozen=True, eq=False)
 class Layer:
     """A layer at one moment: ``vectors`` float32[rows, dim] (mapped, read only) and, for each row, the image
-    it belongs to (``ids``, -1 where dead), whether that is ``visible`` in DT, and its length (``norms``)."""
+    it belongs to (``ids``, -1 where dead), whether that is ``visible`` in DT, its length (``norms``), and the
+    ``checksums`` of its bytes (CRC-32; -1 where an older version kept none)."""
 
     name: str
     identity: Identity
@@ -42,11 +44,29 @@ class Layer:
     ids: Int64s
     visible: npt.NDArray[np.bool_]
     norms: Float32s
+    checksums: Int64s
     generation: tuple[int, int]
 
     @property
     def rows(self) -> int:
         return len(self.ids)
+
+    def is_cut(self) -> bool:
+        """Whether the file was cut off, so that to read what is mapped would end the process."""
+        try:
+            return self.file.stat().st_size < self.vectors.nbytes
+        except FileNotFoundError:  # one that was replaced is whole as long as it is mapped
+            return False
+
+    def check_length(self) -> None:
+        """Raises StoreError where the file was cut off."""
+        if self.is_cut():
+            raise StoreError(f"{self.file} was cut off; to have its vectors anew, run: luna-dt sync")
+
+    def damaged(self, rows: Int64s) -> Int64s:
+        """Those of ``rows`` whose bytes are not what was stored."""
+        bad = [row for row in rows.tolist() if self.checksums[row] not in (-1, zlib.crc32(self.vectors[row].data))]
+        return np.array(bad, np.int64)
 
 
 @dataclass(frozen=True)
@@ -130,18 +150,19 @@ class Vectors(Database):
             generation = self.layer_generation(name)
             identity, file, rows = self.rows("SELECT identity, file, rows FROM layers WHERE name = ?", [name])[0]
             named = self._array(
-                [("row", "i8"), ("id", "i8"), ("norm", "f4")],
-                "SELECT row, image_id, norm FROM vectors WHERE layer = ? AND row IS NOT NULL",
+                [("row", "i8"), ("id", "i8"), ("norm", "f4"), ("checksum", "i8")],
+                "SELECT row, image_id, norm, COALESCE(checksum, -1) FROM vectors WHERE layer = ? AND row IS NOT NULL",
                 [name],
             )
             hidden = self._array([("id", "i8")], f"SELECT id FROM images WHERE {HIDDEN}")
             made_by = Identity.from_json(json.loads(identity))
             path = self.home / "vectors" / file
             vectors = _mapped(path, rows, made_by.dim)
-        ids, norms = np.full(rows, -1, np.int64), np.ones(rows, np.float32)
-        ids[named["row"]], norms[named["row"]] = named["id"], named["norm"]
+        ids, norms, checksums = np.full(rows, -1, np.int64), np.ones(rows, np.float32), np.full(rows, -1, np.int64)
+        at = named["row"]
+        ids[at], norms[at], checksums[at] = named["id"], named["norm"], named["checksum"]
         visible = (ids >= 0) & ~np.isin(ids, hidden["id"])
-        return Layer(name, made_by, path, vectors, ids, visible, norms, generation)
+        return Layer(name, made_by, path, vectors, ids, visible, norms, checksums, generation)
 
     def _put_vectors(self, layer: str, batch: Batch) -> None:
         file, rows, dim = self._layer_file(layer)
@@ -159,8 +180,9 @@ class Vectors(Database):
         except OSError as error:
             raise StoreError(f"{file} cannot be written ({error}); is the disk full?") from error
         at = iter(range(rows, rows + len(kept)))
+        sums = map(zlib.crc32, kept)
         named = [
-            (layer, image_id, digest, next(at) if good else None, norm if good else None)
+            (layer, image_id, digest, *((next(at), norm, next(sums)) if good else (None, None, None)))
             for image_id, digest, norm, good in zip(
                 batch.ids.tolist(), batch.digests.tolist(), norms.tolist(), usable.tolist(), strict=True
             )
@@ -173,9 +195,19 @@ class Vectors(Database):
                 [layer, layer, json.dumps(batch.ids.tolist())],
             )
             db.executemany(
-                "INSERT OR REPLACE INTO vectors (layer, image_id, digest, row, norm) VALUES (?, ?, ?, ?, ?)", named
+                "INSERT OR REPLACE INTO vectors (layer, image_id, digest, row, norm, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+                named,
             )
             db.execute("UPDATE layers SET rows = ? WHERE name = ?", [rows + len(kept), layer])
+
+    def distrust(self, layer: str, ids: Int64s) -> None:
+        """Forgets vectors that are not what they should be, so that the next sync, or embed, has them anew."""
+        log.warning(
+            "layer %s: %d vectors are not what was stored, and are taken anew by the next sync", layer, len(ids)
+        )
+        with self.writing(EMBEDDINGS + layer) as db:
+            db.executemany("DELETE FROM vectors WHERE layer = ? AND image_id = ?", ((layer, i) for i in ids.tolist()))
+            db.execute("UPDATE layers SET damaged = 1 WHERE name = ?", [layer])  # no engine could take such a row
 
     def judge(self, judged: Layer, verdict: Verdict) -> None:
         """Keeps what verifying a layer found, with the layer, unless that has changed since."""
@@ -211,10 +243,12 @@ class Vectors(Database):
         self._sweep()
 
     def compact(self, layer: str) -> None:
-        """Moves the live rows to a new file when too many are dead; readers of the old one go on undisturbed."""
+        """Moves the live rows to a new file when too many are dead, or one was damaged; readers of the old one go on
+        undisturbed."""
         file, rows, dim = self._layer_file(layer)
         live = self.rows("SELECT row, image_id FROM vectors WHERE layer = ? AND row IS NOT NULL ORDER BY row", [layer])
-        if rows - len(live) < max(COMPACT_ROWS, COMPACT_SHARE * rows):
+        damaged = self.rows("SELECT 1 FROM layers WHERE name = ? AND damaged", [layer])
+        if not damaged and rows - len(live) < max(COMPACT_ROWS, COMPACT_SHARE * rows):
             self._sweep()
             return
         old = _mapped(file, rows, dim)
@@ -230,7 +264,7 @@ class Vectors(Database):
                 "UPDATE vectors SET row = ? WHERE layer = ? AND image_id = ?",
                 ((i, layer, image_id) for i, (_, image_id) in enumerate(live)),
             )
-            db.execute("UPDATE layers SET file = ?, rows = ? WHERE name = ?", [new.name, len(live), layer])
+            db.execute("UPDATE layers SET file = ?, rows = ?, damaged = 0 WHERE name = ?", [new.name, len(live), layer])
         del old
         self._sweep()
 

@@ -149,6 +149,8 @@ def write(home: Path) -> None:
             library.control_map(1, "canny")
         if hasattr(store, "put_aside"):
             write_aside(store)
+        if hasattr(store, "bind"):  # what came with format 5
+            store.bind("a DT of its own")
     for lock in home.rglob("*.lock"):
         lock.unlink()
 

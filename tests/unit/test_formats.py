@@ -24,12 +24,12 @@ from luna_dt.store.records import HIDDEN
 from tests.conftest import beside
 
 KEPT = Path(__file__).parents[1] / "formats"
-FORMATS = [1, 2, 3, 4]
+FORMATS = [1, 2, 3, 4, 5]
 NEWEST = FORMATS[-1]
 
 SYNCED = {
     1: "2026-11-25T22:26:39+00:00", 2: "2026-11-25T22:26:40+00:00", 3: "2026-11-25T22:26:42+00:00",
-    4: "2026-11-25T23:45:28+00:00",
+    4: "2026-11-25T23:45:28+00:00", 5: "2026-11-26T05:28:35+00:00",
 }  # fmt: skip
 IDENTITY = Identity("test", "ünï", "image", "pooled", "squash", 4)
 LUNA = 2**40
@@ -54,6 +54,9 @@ BATCHES = {
     4: ("9755d1cf4c9f", "2026-11-25T23:45:29.357602+00:00", [
         "8a9c8aaa-24ec-4e2a-bd83-1c3ef697c1a1", "9de6dc3d-5ff7-4972-963d-8f31e32d1ef4",
         "b2ee2490-d64f-4435-9169-2c647fcedf86"]),
+    5: ("d4d6e141c2f8", "2026-11-26T05:28:35.841646+00:00", [
+        "84565bbe-d2e0-40ff-b1a7-6e63f4e33ca4", "e1a64dbc-736a-4cdb-9d17-d9df81993c2c",
+        "5045f51d-dd57-4713-a573-7346256bc97c"]),
 }  # fmt: skip
 WORKFLOW = ('{"prompt": {"1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 1}}, '
             '"2": {"class_type": "KSampler", "inputs": {"seed": 1}}}, "extra": {}}')  # fmt: skip
@@ -132,6 +135,8 @@ def check_vectors(library: Library, store: Store, number: int) -> None:
     assert layer.visible.tolist() == [False, False, True, True]
     assert np.array_equal(layer.vectors, np.array([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0.5, 1], [0, 0, 0, 1]]))
     assert np.array_equal(layer.norms[1:], np.sqrt(np.array([4, 1.25, 1], np.float32)))
+    assert layer.checksums.tolist() == ([-1] * 4 if number < 5 else [-1, 841566290, 1110430068, 1633615395])
+    assert store.dt() == ("" if number < 5 else "a DT of its own")
     assert layer.generation == (1, 3 if number == 1 else 4)
     assert store.digests("embeddings.visual")[1].tolist() == [i * 100 + 1 for i in (1, 2, 3, LUNA)]
     visual, *others = store.layers()
@@ -160,7 +165,8 @@ def check_made(library: Library, store: Store, number: int) -> None:
         (4, "fourth", "dropped", 0, "nicht mehr", ""),
     ]
     made = [entry.generation for entry in library.outbox.entries()]
-    assert [m.seed for m in made] == [2**64 - 1, 13, 0, 0]
+    unknown = 0 if number < 5 else None  # which none of the older ones could say
+    assert [m.seed for m in made] == [2**64 - 1, 13, unknown, unknown]
     assert [dict(m.extra_metadata) for m in made] == [{}, {}, {"größe": [1, 2]}, {}]
     for each in made:
         assert (each.source_image_id, each.prompt, each.operation) == (1, "größer", "txt2img")
@@ -287,7 +293,7 @@ def test_a_newer_format_is_refused_and_left_as_it_is(kept: Callable[[int], Path]
         return {str(f): f.read_bytes() for f in home.rglob("*") if f.is_file() and f.name != "open.lock"}
 
     before = content()
-    with pytest.raises(StoreError, match=r"written by a newer version .*format 5, this one reads 4.*update luna_dt"):
+    with pytest.raises(StoreError, match=r"written by a newer version .*format 6, this one reads 5.*update luna_dt"):
         Store(home)
     assert content() == before
 

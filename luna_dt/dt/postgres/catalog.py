@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...errors import NotOffered, NoVector, UnknownCluster, UnknownImage
+from ...errors import NotOffered, NoVector, Refused, UnknownCluster, UnknownImage
 from ...generation import Generation
 from ...identity import Identity
 from ...records import (
@@ -50,7 +51,19 @@ class PostgresCatalog(Catalog):
 
     def health(self) -> Health:
         self._database.rows("SELECT 1")
-        return Health("luna_dt", __version__, self.capabilities(), self._columns.left_out())
+        return Health("luna_dt", __version__, self.capabilities(), self._columns.left_out(), self._library())
+
+    def _library(self) -> str:
+        """A hash of the database cluster's own number, the database's and the schema's, which no address changes."""
+        try:
+            named = self._database.rows(
+                "SELECT system_identifier, d.oid, n.oid FROM pg_control_system(), pg_database d, pg_namespace n "
+                "WHERE d.datname = current_database() AND n.nspname = %s",
+                [self._database.schema],
+            )
+        except Refused:  # a role that may not ask
+            return ""
+        return hashlib.sha256(repr(named).encode()).hexdigest()[:32] if named else ""
 
     def image(self, image_id: int) -> ImageRecord:
         rows = self._database.rows(
