@@ -92,7 +92,7 @@ def _another(store: Store, catalog: Catalog, library: str, shared: Int64s, chang
     if 2 * len(other) <= len(sample):
         return ""
     first = other[0]
-    return f"its image {first} is {_name(there[first])}, here it is {_name(here[first])}"
+    return f"its image {first} is {_words(there[first])}, here it is {_words(here[first])}"
 
 
 def _same_picture(a: ImageRecord, b: ImageRecord) -> bool:
@@ -105,6 +105,10 @@ def _same_picture(a: ImageRecord, b: ImageRecord) -> bool:
         said.append((f"{a.seed} {a.prompt}", f"{b.seed} {b.prompt}"))
     known = [first == second for first, second in said if first or second]
     return sum(known) >= min(2, len(known))
+
+
+def _words(record: ImageRecord) -> str:
+    return ", ".join(filter(None, [_name(record), record.created, record.prompt[:40]]))
 
 
 def _name(record: ImageRecord) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,12 +14,14 @@ from .. import files
 from ..dt.catalog import Catalog
 from ..errors import BadInput, BadPicture, CatalogError, LunaError, NotFound, PictureMissing
 from ..paths import local_path, on_disk, picture_file
-from ..pixels import Picture, PictureLike, read_pictures
+from ..pixels import FORMATS, Picture, PictureLike, read_pictures
 from ..records import ImageRecord, content_digest
 from ..store import Store
 from .lookups import Lookups
 
 log = logging.getLogger(__name__)
+
+SHAPE = 0.02  # by which share a shape may differ, as where sides were rounded to 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,10 @@ class Pictures:
         record = self._lookups.image(image_id)
         tried = []
         try:
-            return picture_file(record.path, self._path_map())
+            data = picture_file(record.path, self._path_map())
+            if not (otherwise := _is_another(data, record)):
+                return data
+            tried.append(f"{record.path} is another picture here: {otherwise}")
         except (PictureMissing, OSError) as error:
             tried.append(str(error))
         try:
@@ -97,6 +104,34 @@ class Pictures:
             except PictureMissing:  # what was made of it last, or DT's map of it, may be there all the same
                 digest = self._store.content(image_id) or unseen_digest(record)
         return Source(digest, opened, name, image_id, lambda: self.stamp(record) == stamp)
+
+
+def _is_another(data: bytes, record: ImageRecord) -> str:
+    """By what a file under an image's path is another picture than DT's; "" where nothing says so.
+
+    Every ComfyUI has made a ComfyUI_00001_.png.  What the file says of its making decides; where it says nothing its size
+    does, in which only the shape counts, since DT notes the size that a picture was made in before it was enlarged.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            width, height, info = *opened.size, opened.info
+    except Exception:  # noqa: BLE001 - decoders fail in many ways, and whoever reads it says so
+        return ""
+    words = [value for value in info.values() if isinstance(value, str)]
+    exif = info.get("exif") or b""
+    words += [exif.decode(form, "ignore") for form in ("latin-1", "utf-16-le", "utf-16-be")] if exif else []
+    told = "\n".join(words)
+    known = [str(record.seed), str(record.seed % 2**64)] if record.seed else []
+    known += [record.prompt[:60], json.dumps(record.prompt[:60])[1:-1]] if record.prompt else []
+    if known and "seed" in told.lower():
+        return "" if any(each in told for each in known) else "it was made with another prompt and seed"
+    if record.width > 0 and record.height > 0:
+        shapes = {record.width / record.height, record.height / record.width}
+        if all(abs(width / height / shape - 1) > SHAPE for shape in shapes):
+            return f"it has {width}x{height} pixels, DT's {record.width}x{record.height}"
+    return ""
 
 
 def source_of(image: PictureLike) -> Source:

@@ -1,0 +1,76 @@
+"""Whether the file under an image's path here is the picture that DT means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from luna_dt import ImageRecord, Library
+from luna_dt.errors import PictureMissing
+from luna_dt.records import Batch
+from tests.conftest import mirror
+
+PROMPT = 'eine Katze, "größer" 猫, looking at the moon'
+RECORD = ImageRecord(1, "", PROMPT, width=96, height=64, seed=-5)
+OTHER = f"a dog\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: {4242}, Size: 96x64"
+OURS = f"{PROMPT}\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: {2**64 - 5}, Size: 96x64"
+GRAPH = {"3": {"class_type": "KSampler", "inputs": {"seed": 2**64 - 5, "positive": ["6", 0]}}}
+OF_PROMPT = {"6": {"class_type": "CLIPTextEncode", "inputs": {"text": PROMPT, "seed": 1}}}
+
+
+def png(file: Path, size: tuple[int, int], **texts: str) -> None:
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_itxt(name, text) if not text.isascii() else info.add_text(name, text)
+    Image.new("RGB", size, "red").save(file, "PNG", pnginfo=info)
+
+
+def jpeg(file: Path, size: tuple[int, int], text: str, form: str = "utf-16-be") -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode(form)
+    Image.new("RGB", size, "red").save(file, "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(("change", "write", "ours"), [
+    ({}, lambda f: png(f, (96, 64)), True),
+    ({}, lambda f: png(f, (64, 96)), True),  # turned by a tag, or DT's numbers are
+    ({}, lambda f: png(f, (192, 128)), True),  # enlarged afterwards
+    ({}, lambda f: png(f, (97, 64)), True),
+    ({}, lambda f: png(f, (64, 64)), False),
+    ({}, lambda f: png(f, (512, 200)), False),
+    ({"width": 0, "height": 0}, lambda f: png(f, (512, 200)), True),  # quick-scanned: not known yet
+    ({}, lambda f: png(f, (512, 200), parameters=OURS), True),  # cut to another shape afterwards
+    ({}, lambda f: png(f, (96, 64), parameters=OTHER), False),
+    ({}, lambda f: png(f, (96, 64), prompt=json.dumps(GRAPH)), True),
+    ({}, lambda f: png(f, (96, 64), prompt=json.dumps(OF_PROMPT)), True),
+    ({"seed": 0, "prompt": ""}, lambda f: png(f, (96, 64), parameters=OTHER), True),  # DT knows nothing of it
+    ({}, lambda f: png(f, (96, 64), Software="a program"), True),
+    ({}, lambda f: jpeg(f, (96, 64), OTHER), False),
+    ({}, lambda f: jpeg(f, (96, 64), OURS), True),
+    ({}, lambda f: jpeg(f, (96, 64), OTHER, "utf-16-le"), False),
+    ({}, lambda f: f.write_bytes(b"no picture"), True),  # which is for whoever reads it to say
+])  # fmt: skip
+def test_a_file_that_is_another_picture_is_not_taken(
+    library: Library, tmp_path: Path, change: dict[str, Any], write: Callable[[Path], None], ours: bool
+) -> None:
+    file = tmp_path / "ComfyUI_00001_.png"
+    write(file)
+    known = {name: getattr(RECORD, name) for name in RECORD.__slots__}
+    record = ImageRecord(**{**known, "path": str(file), **change})
+    mirror(library, "images", Batch(np.array([1]), np.array([1]), [record]))
+    if ours:
+        assert library.file(1) == file.read_bytes()
+        return
+    with pytest.raises(
+        PictureMissing, match=r"image 1 could not be opened: .*ComfyUI_00001_\.png is another picture here"
+    ):
+        library.file(1)
+    with pytest.raises(PictureMissing, match="another picture"):
+        library.map("canny", image_id=1)
