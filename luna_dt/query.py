@@ -6,6 +6,9 @@ Comma-separated terms match the prompt (all of them, any order; quoted ones exac
     a girl, "blue eyes, smile" model: pony|illustrious rating: > 5 size: portrait date: from 2026-01-01
 
 Images marked for deletion or unavailable are left out unless ``delete:`` asks for them, as in DT.
+
+What a query costs is bounded before anything is made of it (``MAX_LENGTH``, ``MAX_TERMS``, ``MAX_TEXT``).  Texts are
+compared by one rule in every database, whatever its locale: that of letters.py.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .errors import BadQuery
+from .letters import spellings
 
 Sql = tuple[str, list[object]]
 
@@ -23,18 +27,25 @@ TOKENS = (
     "negative", "steps", "sampler", "cfg", "seed", "size", "model_hash", "model", "aesthetic_score", "rating",
     "favorite", "nsfw", "nometa", "delete", "date", "path", "folder",
 )  # fmt: skip
+MAX_LENGTH = 5_000  # characters of a query
+MAX_TERMS = 100  # of a query, each alternative counted
+MAX_TEXT = 1_000  # characters of one that texts are searched for
 HIDING = ("delete", "unavailable")  # the flags that hide an image, unless a query asks for one
 _TOKEN = re.compile(rf"(?<![\w:])({'|'.join(TOKENS)}):", re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"]*"')
-_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+_NUMBER = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
+_NAMED = 60  # characters of a query that an error repeats
 
 
 @dataclass(frozen=True)
 class Columns:
-    """How one database names what a query speaks of (SQL expressions), and its parameter sign."""
+    """How one database names what a query speaks of (SQL expressions), its parameter sign, its operator for regular
+    expressions, and its encoding, by Python's name for it."""
 
     names: Mapping[str, str]
     parameter: str = "?"
+    matches: str = "REGEXP"
+    encoding: str = "utf-8"
 
     def __getitem__(self, field: str) -> str:
         try:
@@ -46,14 +57,22 @@ class Columns:
 def where(text: str, columns: Columns) -> Sql:
     """A query as an SQL condition and its parameters; "" gives every visible image.
 
-    Raises BadQuery, naming the part that cannot be read.
+    Raises BadQuery, naming the part that cannot be read or the limit that is passed.
     """
+    if len(text) > MAX_LENGTH:
+        raise BadQuery(f"a query has at most {MAX_LENGTH:,} characters, this one has {len(text):,}; leave some out")
+    if re.search("[\0\ud800-\udfff]", text):
+        raise BadQuery("a query holds neither NUL nor half a surrogate pair; leave these characters out")
     terms, tokens = _split(text)
+    every = [(name, [part.strip() for part in value.split("|") if part.strip()]) for name, value in tokens]
+    if (count := len(terms) + sum(len(alternatives) for _, alternatives in every)) > MAX_TERMS:
+        raise BadQuery(
+            f"a query has at most {MAX_TERMS} terms and alternatives, this one has {count:,}; leave some out"
+        )
     found = [_text(columns, "prompt", term) for term in terms]
-    for name, value in tokens:
-        alternatives = [part.strip() for part in value.split("|") if part.strip()]
+    for name, alternatives in every:
         if not alternatives:
-            raise BadQuery(f"'{name}:' has no value in the query '{text}'")
+            raise BadQuery(f"'{name}:' has no value in the query '{_short(text)}'")
         found.append(_any([_READERS[name](columns, name, part) for part in alternatives]))
     asked = {name for name, _ in tokens}
     found += [(f"NOT {columns[flag]}", []) for flag in HIDING if flag not in asked]
@@ -84,32 +103,37 @@ def _split(text: str) -> tuple[list[str], list[tuple[str, str]]]:
 def _any(conditions: list[Sql]) -> Sql:
     if len(conditions) == 1:
         return conditions[0]
-    return "(" + " OR ".join(sql for sql, _ in conditions) + ")", [v for _, values in conditions for v in values]
+    return "(" + " OR ".join(f"({sql})" for sql, _ in conditions) + ")", [v for _, values in conditions for v in values]
 
 
-def _like(columns: Columns, expression: str, pattern: str) -> Sql:
-    return f"LOWER({expression}) LIKE {columns.parameter} ESCAPE '!'", [pattern]
+def _short(text: str) -> str:
+    return text if len(text) <= _NAMED else f"{text[:_NAMED]}…"
 
 
-def _escaped(text: str) -> str:
-    return re.sub(r"([!%_])", r"!\1", text.strip().strip('"').lower())
+def _found(columns: Columns, name: str, text: str, start: bool = False, end: bool = False) -> Sql:
+    text = text.strip().strip('"')
+    if len(text) > MAX_TEXT:
+        raise BadQuery(f"a text to search for has at most {MAX_TEXT:,} characters: '{_short(text)}' has {len(text):,}")
+    ways: list[object] = [*spellings(text, start, end, columns.encoding)]
+    condition = f"{columns[name]} {columns.matches} {columns.parameter}"
+    return " AND ".join([condition] * len(ways)), ways
 
 
 def _text(columns: Columns, name: str, value: str) -> Sql:
-    return _like(columns, columns[name], f"%{_escaped(value)}%")
+    return _found(columns, name, value)
 
 
 def _exact(columns: Columns, name: str, value: str) -> Sql:
-    return _like(columns, columns[name], _escaped(value))
+    return _found(columns, name, value, start=True, end=True)
 
 
 def _path(columns: Columns, name: str, value: str) -> Sql:
     how, _, rest = value.partition(" ")
     if value.lower().startswith("starts with "):
-        return _like(columns, columns["path"], _escaped(value[12:]) + "%")
+        return _found(columns, "path", value[12:], start=True)
     if how.lower() == "contains" and rest:
         value = rest
-    return _text(columns, "path", value)
+    return _found(columns, "path", value)
 
 
 def _number(columns: Columns, name: str, value: str) -> Sql:
@@ -120,18 +144,26 @@ def _number(columns: Columns, name: str, value: str) -> Sql:
         return f"{column} {match[1] or '='} {sign}", [_value(match[2])]
     if match := re.fullmatch(rf"{_NUMBER}-{_NUMBER}", value):
         return f"{column} BETWEEN {sign} AND {sign}", [_value(match[1]), _value(match[2])]
-    raise BadQuery(f"'{name}: {value}' is not a number, a range like 20-30, a comparison like >= 6, or none")
+    raise BadQuery(f"'{name}: {_short(value)}' is not a number, a range like 20-30, a comparison like >= 6, or none")
 
 
 def _value(digits: str) -> int | float:
-    return float(digits) if "." in digits else int(digits)
+    whole, point, _ = digits.lstrip("-").partition(".")
+    whole = whole.lstrip("0") or "0"
+    number = int(whole) if len(whole) < 20 else 2**64
+    if digits.startswith("-"):
+        number = -number
+    if not -(2**63) <= number < 2**63:
+        raise BadQuery(f"the number {_short(digits)} is too large; it may have 64 bits")
+    return float(digits) if point else number
 
 
 def _seed(columns: Columns, name: str, value: str) -> Sql:
     if "*" in value or "?" in value:
-        if not re.fullmatch(r"[\d*?]+", value):
-            raise BadQuery(f"'seed: {value}' may hold digits, * and ? only")
-        return _like(columns, f"CAST({columns[name]} AS TEXT)", value.replace("*", "%").replace("?", "_"))
+        if not re.fullmatch(r"[0-9*?]{1,40}", value):
+            raise BadQuery(f"'seed: {_short(value)}' may hold digits, * and ? only, at most 40")
+        digits = re.sub(r"\*+", "%", value).replace("?", "_")
+        return f"CAST({columns[name]} AS TEXT) LIKE {columns.parameter}", [digits]
     return _number(columns, name, value)
 
 
@@ -140,39 +172,40 @@ def _size(columns: Columns, _name: str, value: str) -> Sql:
     shapes = {"portrait": "<", "landscape": ">", "square": "="}
     if compare := shapes.get(value.lower()):
         return f"{width} {compare} {height}", []
-    if match := re.fullmatch(r"(\d+)\s*([x:])\s*(\d+)", value.lower()):
-        sides: list[object] = [int(match[1]), int(match[3])]
+    if match := re.fullmatch(r"([0-9]{1,9})\s*([x:])\s*([0-9]{1,9})", value.lower()):
+        sides = int(match[1]), int(match[3])
         if match[2] == "x":
-            return f"({width} = {sign} AND {height} = {sign})", sides
-        return f"{height} * {sign} = {width} * {sign}", sides
-    raise BadQuery(f"'size: {value}' is not like 512x768, 16:9, portrait, landscape or square")
+            return f"({width} = {sign} AND {height} = {sign})", [*sides]
+        # decimals, written out: the database's whole numbers may have too few bits for the products
+        return f"{height} * {sides[0]}.0 = {width} * {sides[1]}.0", []
+    raise BadQuery(f"'size: {_short(value)}' is not like 512x768, 16:9, portrait, landscape or square")
 
 
 def _flag(columns: Columns, name: str, value: str) -> Sql:
     truth = {"true": True, "yes": True, "false": False, "no": False}.get(value.lower())
     if truth is None:
-        raise BadQuery(f"'{name}: {value}' is neither true nor false")
+        raise BadQuery(f"'{name}: {_short(value)}' is neither true nor false")
     return (columns[name] if truth else f"NOT {columns[name]}"), []
 
 
 def _date(columns: Columns, name: str, value: str) -> Sql:
     column, sign = columns[name], columns.parameter
 
-    def day(text: str, plus: int = 0) -> str:
+    def day(text: str) -> str:
         try:
-            return (datetime.date.fromisoformat(text.strip()) + datetime.timedelta(days=plus)).isoformat()
+            return datetime.date.fromisoformat(text).isoformat()
         except ValueError:
-            raise BadQuery(f"'date: {value}': '{text.strip()}' is not a date like 2026-01-31") from None
+            raise BadQuery(f"'date: {_short(value)}': '{_short(text)}' is not a date like 2026-01-31") from None
 
-    low = value.lower()
-    if match := re.fullmatch(r"between\s+(.+?)\s+and\s+(.+)", low):
-        return f"({column} >= {sign} AND {column} < {sign})", [day(match[1]), day(match[2], 1)]
-    if low.startswith("from "):
-        return f"{column} >= {sign}", [day(low[5:])]
-    if low.startswith("before "):
-        return f"{column} < {sign}", [day(low[7:])]
-    low = datetime.date.today().isoformat() if low == "today" else low
-    return f"({column} >= {sign} AND {column} < {sign})", [day(low), day(low, 1)]
+    words = value.lower().split()
+    if len(words) == 4 and (words[0], words[2]) == ("between", "and"):
+        first, last = day(words[1]), day(words[3])
+    elif len(words) == 2 and words[0] in ("from", "before"):
+        return f"{column} {'>=' if words[0] == 'from' else '<'} {sign}", [day(words[1])]
+    else:
+        low = " ".join(words)
+        first = last = datetime.date.today().isoformat() if low == "today" else day(low)
+    return f"({column} >= {sign} AND {column} < {sign})", [first, f"{last}T24"]  # after the day's last second
 
 
 _READERS: dict[str, Callable[[Columns, str, str], Sql]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 import psycopg
 import pytest
+from hypothesis import given, settings
 
-from luna_dt import Library
+from luna_dt import ImageRecord, Library
 from luna_dt.demo import database
 from luna_dt.dt import wire
 from luna_dt.dt.catalog import Catalog
@@ -36,19 +37,38 @@ from luna_dt.errors import (
 )
 from luna_dt.generation import Generation
 from luna_dt.identity import Identity
+from luna_dt.query import MAX_TEXT
 from luna_dt.records import StoredMap
 from luna_dt.storable import sifted
 from tests.conftest import Drawn
-from tests.unit.test_query import CASES, RECORDS, fill_records
+from tests.unit.test_query import CASES, LETTERS, QUERIES, RECORDS, fill_records, written
 
 
-@pytest.fixture(params=["postgres", "rest"])
+def made_anew(postgres: str, name: str, options: str) -> str:
+    """The address of a new database of that name."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options}")
+    return urlunsplit(urlsplit(postgres)._replace(path=f"/{name}"))
+
+
+@pytest.fixture(scope="session")
+def drawn_in_c(postgres: str, drawn: Drawn) -> str:
+    """The address of the same pictures in a database as the fork's compose file makes it, by ``initdb --locale=C``."""
+    address = made_anew(postgres, "in_c", "LOCALE 'C' ENCODING 'SQL_ASCII'")
+    with psycopg.connect(address, client_encoding="utf8") as connection:
+        database.create_tables(connection, "drawn", database.IDENTITIES)
+        database.fill(connection, drawn.drawings, drawn.vectors)
+    return f"{address}&schema=drawn"
+
+
+@pytest.fixture(params=["postgres", "postgres of locale C", "rest"])
 def catalog(request: pytest.FixtureRequest, drawn: Drawn) -> Iterator[Catalog]:
     opened: Catalog
-    if request.param == "postgres":
-        opened = PostgresCatalog(drawn.address)
-    else:
+    if request.param == "rest":
         opened = RestCatalog(request.getfixturevalue("server"))
+    else:
+        own = request.param == "postgres"
+        opened = PostgresCatalog(drawn.address if own else request.getfixturevalue("drawn_in_c"))
     yield opened
     opened.close()
 
@@ -179,11 +199,11 @@ def test_maps(catalog: Catalog) -> None:
 # -- the same queries in SQLite and in PostgreSQL ---------------------------------------------------
 
 
-def test_queries_mean_the_same_in_the_database_and_in_the_library(postgres: str, schema: str, library: Library) -> None:
-    fill_records(library)
-    with psycopg.connect(postgres) as connection:
+def database_with(address: str, schema: str, records: Sequence[ImageRecord]) -> PostgresCatalog:
+    """A catalog over the fork's tables with those records in them."""
+    with psycopg.connect(address, client_encoding="utf8") as connection:
         database.create_tables(connection, schema, {})
-        for r in RECORDS:
+        for r in records:
             values = {
                 "id": r.id, "root_folder_id": 1, "folder_id": 1, "path": r.path, "file_name": "", "prompt": r.prompt,
                 "negative_prompt": r.negative_prompt, "width": r.width, "height": r.height, "model": r.model,
@@ -193,10 +213,92 @@ def test_queries_mean_the_same_in_the_database_and_in_the_library(postgres: str,
                 "no_metadata": r.no_metadata, "created_date": r.created or "2020-01-01", "modified_date": "2026-01-01",
             }  # fmt: skip
             database.insert(connection.cursor(), "image", values)
-    catalog = PostgresCatalog(f"{postgres}&schema={schema}")
-    for query, expected in CASES:
-        found = [image.id for image in catalog.images(query)]
-        assert found == expected == [image.id for image in library.images(query)], query
+    return PostgresCatalog(f"{address}&schema={schema}")
+
+
+#: What ``initdb`` makes of a machine's language, and of ``--locale=C`` with and without an encoding.
+LOCALES = ("", "LOCALE 'C' ENCODING 'UTF8'", "LOCALE 'C' ENCODING 'SQL_ASCII'")
+TEXTS = [
+    ImageRecord(100 + i, f"D:\\{text}.png", text, text, model=text, sampler=text, model_hash=text)
+    for i, text in enumerate(sorted({form for text, *_ in LETTERS for form in written(text)}))
+]
+
+
+@pytest.fixture(scope="module")
+def filled(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Library, list[PostgresCatalog]]]:
+    """The same records in a library and in a database of each locale."""
+    catalogs = []
+    for number, options in enumerate(LOCALES):
+        address = made_anew(postgres, f"locale_{number}", options) if options else postgres
+        catalogs.append(database_with(address, "filled", [*RECORDS, *TEXTS]))
+    with Library(tmp_path_factory.mktemp("filled"), dt="http://127.0.0.1:9") as library:
+        fill_records(library, [*RECORDS, *TEXTS])
+        yield library, catalogs
+    for catalog in catalogs:
+        catalog.close()
+
+
+Filled = tuple[Library, list[PostgresCatalog]]
+
+
+def answer(source: Library | PostgresCatalog, query: str) -> list[int] | str:
+    """The ids that fit, or what is wrong with the query."""
+    try:
+        return [image.id for image in source.images(query, limit=1000)]
+    except BadQuery as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(("query", "expected"), CASES)
+def test_queries_mean_the_same_in_the_database_and_in_the_library(
+    filled: Filled, query: str, expected: list[int]
+) -> None:
+    library, catalogs = filled
+    found = answer(library, query)
+    assert [i for i in found if isinstance(i, int) and i < 100] == expected
+    assert [answer(catalog, query) for catalog in catalogs] == [found] * len(catalogs)
+
+
+@pytest.mark.parametrize(("text", "found", "missed"), LETTERS)
+def test_letters_mean_the_same_whatever_the_databases_locale(
+    filled: Filled, text: str, found: list[str], missed: list[str]
+) -> None:
+    library, catalogs = filled
+    everyone = {record.id for record in TEXTS if record.prompt in written(text)}
+    for sought in (text, *found, *missed):
+        for form in written(sought):
+            within = [f'{token}"{form}"' for token in ("", "negative: ", "model: ", "path: ", "folder: contains ")]
+            for query in (*within, f"path: starts with d:\\{form}", f'sampler: "{form}"', f'model_hash: "{form}"'):
+                here = answer(library, query)
+                assert [answer(catalog, query) for catalog in catalogs] == [here] * len(catalogs), query
+                if query in within:
+                    assert everyone.isdisjoint(here) if sought in missed else everyone <= set(here), query
+
+
+@pytest.mark.parametrize("letter", ["x", "i", "st", "\u1ec7", "\ufb03", "\u1f82", "\u0390", "\u0301", "(", "가"])
+def test_the_longest_texts_that_may_be_asked_for_can_be(filled: Filled, letter: str) -> None:
+    library, catalogs = filled
+    query = letter * (MAX_TEXT // len(letter))
+    assert answer(library, query) == answer(library, f"sampler: {query}") == []
+    for catalog in catalogs:
+        assert answer(catalog, query) == answer(catalog, f"sampler: {query}") == []
+
+
+@settings(max_examples=500, deadline=None)
+@given(query=QUERIES)
+def test_any_query_has_one_answer_and_no_other_error(filled: Filled, query: str) -> None:
+    library, catalogs = filled
+    assert [answer(catalog, query) for catalog in catalogs] == [answer(library, query)] * len(catalogs)
+
+
+def test_letters_that_a_databases_encoding_lacks_are_not_found(postgres: str) -> None:
+    records = [ImageRecord(1, "a", "Straße über KAPI"), ImageRecord(2, "b", "cafe")]
+    catalog = database_with(made_anew(postgres, "latin", "LOCALE 'C' ENCODING 'LATIN1'"), "latin", records)
+    for query, found in {
+        "STRASSE": [1], "u\u0308ber": [1], "kapi": [1], "\u212aapi": [1], "ﬆrasse": [1], "ΣΑΣ": [], "кошка": [], "e\u0301": [],
+        "cafe": [2], "\U0001f600": [], "sampler: ёж": [], "model: я|cafe": [],
+    }.items():  # fmt: skip
+        assert answer(catalog, query) == found, query
     catalog.close()
 
 
@@ -419,9 +521,7 @@ def catalog_asked(library: Library) -> list[tuple[str, list[int]]]:
 
 def test_text_that_is_not_in_utf_8_stops_no_other_row(postgres: str, tmp_path: Path) -> None:
     """A database of the encoding SQL_ASCII, which ``--locale=C`` gives, takes any bytes."""
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
-    address = urlunsplit(urlsplit(postgres)._replace(path="/ascii"))
+    address = made_anew(postgres, "ascii", "LOCALE 'C' ENCODING 'SQL_ASCII'")
     catalog = fork(address, "odd", count=40)
     with psycopg.connect(address) as connection:
         connection.execute("SET client_encoding TO SQL_ASCII")
@@ -441,9 +541,7 @@ def test_text_that_is_not_in_utf_8_stops_no_other_row(postgres: str, tmp_path: P
 
 
 def test_vectors_are_read_wherever_pgvector_is_and_as_halves(postgres: str, tmp_path: Path) -> None:
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE elsewhere")
-    address = urlunsplit(urlsplit(postgres)._replace(path="/elsewhere"))
+    address = made_anew(postgres, "elsewhere", "")
     with psycopg.connect(address) as connection:
         connection.execute('CREATE SCHEMA "Other Place"')
         connection.execute('CREATE EXTENSION vector SCHEMA "Other Place"')

@@ -1,14 +1,26 @@
 """DT's query language, against a real SQLite library; congruence/ compares it with PostgreSQL."""
 
+# ruff: noqa: RUF001 - other scripts are what it is about
+
 from __future__ import annotations
 
 import datetime
+import re
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as some
 
 from luna_dt import ImageRecord, Library
-from luna_dt.errors import BadQuery
+from luna_dt.errors import BadInput, BadQuery
+from luna_dt.ids import MAX_IDS, parse_ids
+from luna_dt.letters import spellings
+from luna_dt.query import MAX_LENGTH, MAX_TERMS, MAX_TEXT, TOKENS
 from luna_dt.records import Batch
 from tests.conftest import mirror
 
@@ -67,9 +79,38 @@ CASES = [
 ]
 
 
-def fill_records(library: Library) -> None:
-    ids = np.array([r.id for r in RECORDS], np.int64)
-    mirror(library, "images", Batch(ids, ids, RECORDS))
+#: Texts, what is found in each, and what is not.
+LETTERS: list[tuple[str, list[str], list[str]]] = [
+    ("Рыжая Кошка на столе, ёлка", ["рыжая", "КОШКА НА", "ёлка", "ЁЛКА", "е\u0308лка"],
+     ["рыжий", "елка"]),
+    ("Straße über dem Fluß", ["straße", "STRASSE", "strasse", "ÜBER", "u\u0308ber", "fluss", "FLU\u1e9e"],
+     ["uber", "strase"]),
+    ("KISSING ON THE STREET", ["kißing", "kissing", "\ufb06reet", "\u212aissing"], ["kising"]),
+    ("İSTANBUL'da ışık, DIŞ kapı", ["istanbul", "ISTANBUL", "İstanbul", "ıstanbul", "i\u0307stanbul", "IŞIK", "işik", "dış",
+     "DIS\u0327"], ["isik", "stambul"]),
+    ("ΟΔΥΣΣΕΥΣ και σοφός", ["οδυσσευς", "οδυσσευσ", "ΣΟΦΌΣ", "σοφο\u0301σ", "δυσς"], ["σοφος"]),
+    ("cafe\u0301 au lait", ["café", "CAFÉ", "afe\u0301", "CAFE\u0301"], ["cafe", "cafè"]),
+    ("crème brûlée", ["CRE\u0300ME", "bru\u0302le\u0301e", "BRÛLÉE"], ["creme", "brulée"]),
+    ("Việt Nam", ["việt", "VIE\u0323\u0302T", "vie\u0302\u0323t", "vi\u1eb9\u0302t", "vi\u00ea\u0323t"], ["viet", "viêt", "vie"]),
+    ("한국의 고양이", ["한국", unicodedata.normalize("NFD", "한국의"), "고양이"], ["하", "한구"]),
+    ("e\u0302\u0323 e\u0323\u0302 out of order", ["\u1ec7 \u1ec7", "e\u0302\u0323 e\u0323\u0302", "E\u0302\u0323"], ["e \u1ec7"]),
+    ("odd 100% of_it \\d [a-z]+ (x) $ ^ *** {2} !", ["100%", "of_it", r"\d [A-Z]+ (X)", "$ ^ *** {2} !"],
+     ["100x", "ofxit", "o.d"]),
+    ("𐐀𐐁 \U0001f600 \ufdfa ½ ™", ["𐐨𐐩", "\U0001f600", "½ ™"], ["1/2", "tm"]),
+]  # fmt: skip
+
+
+def fill_records(library: Library, records: Sequence[ImageRecord] = RECORDS) -> None:
+    ids = np.array([r.id for r in records], np.int64)
+    mirror(library, "images", Batch(ids, ids, list(records)))
+
+
+def written(text: str) -> set[str]:
+    """A text in other forms of Unicode and in other case."""
+    forms = {
+        unicodedata.normalize(form, each) for form in ("NFC", "NFD") for each in (text, text.lower(), text.upper())
+    }
+    return {text, *forms}
 
 
 @pytest.mark.parametrize(("query", "expected"), CASES)
@@ -98,3 +139,153 @@ def test_bad_queries_say_what(library: Library, query: str, told: str) -> None:
 def test_pages(library: Library) -> None:
     fill_records(library)
     assert [image.id for image in library.images(after_id=1, limit=1)] == [2]
+
+
+@pytest.mark.parametrize(("text", "found", "missed"), LETTERS)
+def test_letters_are_letters_in_every_language(
+    library: Library, text: str, found: list[str], missed: list[str]
+) -> None:
+    fill_records(
+        library,
+        [
+            ImageRecord(i, f"D:\\{form}\\1.png", form, form, model=form, sampler=form)
+            for i, form in enumerate(sorted(written(text)), 1)
+        ],
+    )
+    everyone = list(range(1, len(written(text)) + 1))
+    for sought in {*found, text}:
+        for form in written(sought):
+            for token in ("", "negative: ", "model: ", "path: contains ", "path: ", "folder: "):
+                assert [image.id for image in library.images(f'{token}"{form}"')] == everyone, (token, form)
+    for form in written(text):
+        for query in (f'sampler: "{form}"', f"path: starts with d:\\{form}"):
+            assert [image.id for image in library.images(query)] == everyone, query
+    for sought in missed:
+        for form in written(sought):
+            assert library.images(f'"{form}"') == [], form
+    for sought in found:  # which is not the whole of it
+        assert library.images(f'sampler: "{sought}"') == []
+
+
+@given(text=some.text(min_size=1, max_size=200), start=some.booleans(), end=some.booleans())
+@example(text="sßs", start=True, end=True)
+@example(text="ê\u0323" * 100, start=True, end=True)
+def test_a_text_is_found_as_it_stands(text: str, start: bool, end: bool) -> None:
+    assert all(re.search(way, text) for way in spellings(text, start, end))
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("x" * (MAX_LENGTH + 1), "5,000 characters"),
+        ("x" * 10**6, "5,000 characters"),
+        ("a," * (MAX_TERMS + 1), "100 terms"),
+        ("model: " + "a|" * (MAX_TERMS + 1), "100 terms"),
+        (", ".join(["a"] * 60) + " steps: " + "1|" * 41, "100 terms"),
+        ("x" * (MAX_TEXT + 1), "1,000 characters"),
+        ("sampler: " + "x" * (MAX_TEXT + 1), "1,000 characters"),
+        ("a\0b", "NUL"),
+        ("path: \0", "NUL"),
+        ("a \ud800 b", "surrogate"),
+        ("steps: " + "9" * 4900, "too large"),
+        ("cfg: " + "9" * 4900 + ".5", "too large"),
+        ("steps: 9223372036854775808", "64 bits"),
+        ("seed: -9223372036854775809", "64 bits"),
+        ("seed: " + "1*" * 400, "at most 40"),
+        ("size: 9999999999x1", "512x768"),
+        ("size: " + "1" * 3000 + ":" + "1" * 900, "512x768"),
+        ("date: 0000-01-01", "2026-01-31"),
+        ("date: 99999", "2026-01-31"),
+        ("date: 10000-01-01", "2026-01-31"),
+        ("date: between 2026-01-01 and", "2026-01-31"),
+        ("date: between" + " " * 4900, "2026-01-31"),
+        ("rating: " + "|" * 4900, "no value"),
+    ],
+)
+def test_what_is_too_much_is_refused_in_words(library: Library, query: str, told: str) -> None:
+    fill_records(library)
+    with pytest.raises(BadQuery, match=told) as error:
+        library.images(query)
+    assert len(str(error.value)) < 250
+
+
+def test_what_is_just_not_too_much_is_answered(library: Library) -> None:
+    fill_records(library)
+    assert library.images("x" * MAX_TEXT) == []
+    assert library.images(", ".join(["cat"] * MAX_TERMS)) == library.images("cat")
+    assert library.images("model: " + "|".join(["ponyxl"] * MAX_TERMS)) == library.images("model: pony")
+    assert library.images("seed: <= 9223372036854775807") == library.images()
+    assert library.images("cfg: 7." + "0" * 400 + "|" + "0" * 4500 + "7") == library.images("cfg: 7")
+    assert library.images("size: 999999999:999999999") == library.images("size: square")
+    assert [image.id for image in library.images("date: between 0001-01-01 and 9999-12-31")] == [1, 2, 3]
+    assert library.images("date: 9999-12-31") == library.images("date: from 9999-12-31") == []
+    assert library.images("date:   BETWEEN  2026-01-01   AND 2026-01-15 ") == library.images("seed: 123")
+
+
+def test_a_long_text_is_found_where_all_of_it_is(library: Library) -> None:
+    text = "Ein Haus am Fluß, " * 50
+    fill_records(library, [ImageRecord(1, "a", text), ImageRecord(2, "b", text[:-9] + "x" + text[-8:])])
+    assert [image.id for image in library.images(f'"{text.upper()}"')] == [1]
+    assert [image.id for image in library.images(f'"{text[:400]}"')] == [1, 2]
+
+
+HOSTILE = """
+from luna_dt import query, errors
+from luna_dt.ids import parse_ids
+columns = query.Columns({name: name for name in (*query.TOKENS, "prompt", "width", "height", "unavailable")})
+for size in (2_400, 4_900, 1_000_000):
+    for made in (" {0}", '"{0}', "{0}:", ",{0}", "date:between{0}", "date:between 1{0}and{0}", "date: from{0}", "steps:{0}-",
+                 "steps: 1{0}", "steps: 1{0}-{0}", "size: 1{0}x{0}", "size: {0}:", "seed: {0}*", "path: starts with{0}", "path:{0}",
+                 "model:{0}|", "{0}-{0}", "1{0}-{0}", "model_hash: {0}|{0}", "rating: >={0}"):
+        for unit in (" ", "\t", "9", "*", '"', "|", ",", "a", "-", " and ", "between ", "date:", "1.", "\u0301", "\u1ec7", "\ufb03"):
+            text = made.format(unit * (size // len(unit) // made.count("{0}")))
+            for read in (lambda: query.where(text, columns), lambda: parse_ids(text)):
+                try:
+                    read()
+                except errors.BadInput:
+                    pass
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+def test_no_query_takes_more_than_linear_time() -> None:
+    """Some 640 texts of 2,400 characters to a megabyte: seconds, but hours where anything is quadratic."""
+    subprocess.run([sys.executable, "-c", HOSTILE], check=True, timeout=300)
+
+
+def test_ids_are_bounded_together() -> None:
+    assert parse_ids(f"1-{MAX_IDS}") == list(range(1, MAX_IDS + 1))
+    assert parse_ids(str(2**63 - 1)) == [2**63 - 1]
+    for bad in (f"1-{MAX_IDS}, 1", "1-9000 1-9000", str(2**63), "9" * 5000, "1-" + "9" * 5000, "5-3"):
+        with pytest.raises(BadInput) as error:
+            parse_ids(bad)
+        assert len(str(error.value)) < 150
+
+
+#: Queries as people and enemies write them.
+_WORDS = some.one_of(
+    some.sampled_from(["cat", "red", "KOŠKA", "ß", "ΣΑΣ", "İı", "e\u0301", '"', '"a, b"', "|", ",", "*", "?", "%", "_", "\\", "!", "***:",
+                       "none", "today", "between", "and", "from", "before", "starts with", "contains", "true", "no", "portrait",
+                       "16:9", "512x768", ">=", "<", "=", "-", "20-30", "7.5", "9" * 19, "9" * 20, "-1", "9999-12-31", "2026-02-30",
+                       "\0", "\ud800", "\n", "  ", "(?", "[", "1*2?"]),
+    some.text(max_size=8),
+    some.integers(-(2**70), 2**70).map(str),
+    some.dates().map(str),
+)  # fmt: skip
+_VALUES = some.lists(_WORDS, max_size=5).map(" ".join)
+QUERIES = some.tuples(
+    _VALUES,
+    some.lists(some.tuples(some.sampled_from(TOKENS), some.sampled_from([":", ": ", ":  "]), _VALUES), max_size=3),
+).map(lambda made: " ".join([made[0], *("".join(pair) for pair in made[1])]))
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=QUERIES)
+def test_no_query_ends_in_another_error(library: Library, query: str) -> None:
+    if not library.mirrors("images"):
+        fill_records(library)
+    try:
+        assert {image.id for image in library.images(query)} <= {1, 2, 3, 4, 5}
+    except BadQuery as error:
+        assert str(error)  # noqa: PT017 - either is an answer

@@ -15,7 +15,7 @@ def read_tags(database: Database, columns: TableColumns, ids: list[int]) -> dict
     if columns.of("image_tags"):
         for image_id, tag, source in database.rows(
             "SELECT image_id::bigint, tag::text, COALESCE(source::text, '') FROM image_tags "
-            "WHERE image_id = ANY(%s) AND tag IS NOT NULL ORDER BY image_id, confidence DESC NULLS LAST, tag",
+            'WHERE image_id = ANY(%s) AND tag IS NOT NULL ORDER BY image_id, confidence DESC NULLS LAST, tag::text COLLATE "C"',
             [ids],
         ):
             found[image_id].append((tag, source))

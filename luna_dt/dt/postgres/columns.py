@@ -33,16 +33,17 @@ LAYER_COLUMNS = {
 }
 _NUMBER = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
 _ANY: tuple[str, ...] = ("",)
-_TEXT = "COALESCE({}::text, '')", "''", _ANY
+#: In no language, for a database's own order and letters hang on its locale.
+_TEXT = "COALESCE({}::text, '') COLLATE \"C\"", "''", _ANY
 _COUNT = "COALESCE({}, 0)", "0", _NUMBER
 _FLAG = "COALESCE({}, false)", "false", ("boolean",)
 _REAL = "CASE WHEN {0} NOT BETWEEN -1e308 AND 1e308 THEN 'NaN'::float8 ELSE {0}::float8 END"  # it may be a numeric
-_DATE = "COALESCE(to_char({}, 'YYYY-MM-DD\"T\"HH24:MI:SS'), '')", "''", ("timestamp", "date")
+_DATE = "COALESCE(to_char({}, 'YYYY-MM-DD\"T\"HH24:MI:SS'), '') COLLATE \"C\"", "''", ("timestamp", "date")
 #: ImageRecord's fields (but tags) in their order: column, SQL with {} for it, SQL where it is missing, and with what
 #: the names of the types begin that it may have.
 IMAGE_FIELDS = {
     "id": ("id", "{}::bigint", "", _ANY),
-    "path": ("path", "{}::text", "''", _ANY),
+    "path": ("path", '{}::text COLLATE "C"', "''", _ANY),
     "prompt": ("prompt", *_TEXT),
     "negative_prompt": ("negative_prompt", *_TEXT),
     "width": ("width", *_COUNT),
@@ -181,7 +182,7 @@ class TableColumns:
         names = {**missing, **names}
         also = {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
         names |= {token: names[field] for token, field in also.items() if field in names}
-        return where(text, Columns(names, "%s"))
+        return where(text, Columns(names, "%s", "~", self._database.encoding))
 
     def layers(self, anew: bool = False) -> dict[str, LayerColumns]:
         """The layers that hold anything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ class Database:
         libpqs = "&".join(option for option in options if not option.startswith("schema="))
         self._conninfo = f"{base}?{libpqs}" if libpqs else base
         self.address = without_secrets(address)
+        self.encoding = "utf-8"  # the database's own, by Python's name for it, once connected
         self._timeout = timeout
         self._pool = psycopg_pool.ConnectionPool(
             self._conninfo,
@@ -50,6 +52,7 @@ class Database:
         )
         connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{int(self._timeout * 10_000)}"])
         connection.commit()
+        self.encoding = _encoding(connection.info.parameter_status("server_encoding") or "UTF8")
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[psycopg.Connection[Any]]:
@@ -59,6 +62,8 @@ class Database:
                 yield connection
         except (psycopg_pool.PoolTimeout, psycopg.OperationalError) as error:
             raise Unreachable(f"the database at {self.address} does not answer: {self._reason(error)}") from error
+        except UnicodeError as error:  # of the encoding SQL_ASCII, which takes any bytes
+            raise Refused(f"the database at {self.address} holds text that is not in UTF-8") from error
         except psycopg.Error as error:
             reason = str(error).splitlines()[0]
             raise Refused(f"the database at {self.address} refuses what was asked: {reason}") from error
@@ -81,6 +86,15 @@ class Database:
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _encoding(name: str) -> str:
+    if name == "SQL_ASCII":  # takes any bytes, and so what we send, which is UTF-8
+        return "utf-8"
+    try:
+        return codecs.lookup(name.replace("WIN", "cp")).name
+    except LookupError:
+        return "ascii"
 
 
 def trusted(statement: str) -> sql.SQL:

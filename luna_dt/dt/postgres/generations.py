@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -79,7 +80,7 @@ class Generations:
             raise BadInput(f"a generation's {' and '.join(sorted(fixed))} cannot be changed")
         with self._writing() as connection:
             found = None
-            if generation_id.isdigit() and int(generation_id) < 2**63:
+            if re.fullmatch("[0-9]{1,19}", generation_id) and int(generation_id) < 2**63:
                 condition = f"{FOUND} id = %s FOR UPDATE"
                 found = connection.execute(condition, [self._collection, int(generation_id)]).fetchone()
             if found is None:

@@ -64,13 +64,13 @@ class Mirroring:
         """The rows of a page; halved again and again around a row that the database, or psycopg, cannot put into words."""
         try:
             return list(self._fetch_page(kind, ids))
-        except (Refused, UnicodeDecodeError) as error:
-            cause = error.__cause__ if isinstance(error, Refused) else error
-            if not isinstance(cause, (psycopg.DataError, UnicodeDecodeError)):
+        except Refused as error:
+            cause = error.__cause__
+            if not isinstance(cause, (psycopg.DataError, UnicodeError)):
                 raise
             if len(ids) > 1:
                 return [*self._page(kind, ids[: len(ids) // 2]), *self._page(kind, ids[len(ids) // 2 :])]
-            no_text = isinstance(cause, (psycopg.errors.CharacterNotInRepertoire, UnicodeDecodeError))
+            no_text = isinstance(cause, (psycopg.errors.CharacterNotInRepertoire, UnicodeError))
             reason = "its text is not in UTF-8" if no_text else f"the database cannot say it: {cause}"
             return [Batch(ids[:0], ids[:0], [], {int(i): reason for i in ids})]
 
