@@ -3,7 +3,7 @@
 | setting    | environment       | settings.toml             | default                                   |
 |------------|-------------------|---------------------------|-------------------------------------------|
 | home       | LUNA_DT_HOME      |                           | the platform's user data folder           |
-| dt         | DT_API_URL        | dt = "…"                  | http://localhost:5000                     |
+| dt         | DT_API_URL        | dt = "…"                  | http://localhost:5000, else installed DT  |
 | allowed    | LUNA_DT_ALLOWED   | allowed = ["http://…"]    | none; addresses a workflow may name, "; " |
 | token      | DT_API_TOKEN      | token = "…"               | none                                      |
 | timeout    | LUNA_DT_TIMEOUT   | timeout = 30              | 30 s for one answer of DT                 |

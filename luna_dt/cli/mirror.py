@@ -20,10 +20,11 @@ def sync(settings: Settings, dt: str | None, accept: bool, as_json: bool) -> Non
     """Bring the library to what DT has now; stop it at any time, it goes on from there."""
     with Library(settings=settings, dt=dt) as library, ProgressBars(shown=not as_json) as progress:
         changes = library.sync(progress, accept)
-        found = library.status()
+        found, address = library.status(), library.catalog.address
     if as_json:
         print_json([vars(change) for change in changes])
         return
+    out.print(f"from {plain(address)}")
     table = Table("kind", box=None)
     for name in ("in DT", "new", "changed", "gone", "seconds"):
         table.add_column(name, justify="right")

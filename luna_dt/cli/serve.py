@@ -11,7 +11,9 @@ from .terminal import err, plain
 
 
 @click.command()
-@click.option("--db", help="The database to serve: postgresql://…?schema=NAME  (DT_API_URL).")
+@click.option(
+    "--db", help="The database to serve: a diffusion-toolkit.db, or postgresql://…?schema=NAME  (DT_API_URL)."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Any other needs --token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True)
 @click.option("--token", help="What clients must send as a bearer token (DT_API_TOKEN).")
@@ -23,7 +25,9 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
 
     settings = settings.replace(dt=db, token=token)
     if settings.dt.startswith("http"):
-        raise SettingsError("name the database to serve with --db postgresql://…, not another server")
+        raise SettingsError(
+            "name the database to serve with --db: a diffusion-toolkit.db or postgresql://…, not another server"
+        )
     if not is_loopback(host) and not settings.token:
         raise SettingsError(f"listening on {host} lets others in: set a token with --token (or DT_API_TOKEN)")
     import uvicorn

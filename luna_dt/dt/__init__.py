@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ..errors import SettingsError
-from ..settings import Settings
+from ..settings import DEFAULT_DT, Settings
 from .catalog import Catalog
+
+ANSWER_WAIT = 0.5  # seconds in which a server on this machine takes a connection
 
 
 class AddressForm(NamedTuple):
-    """A form that DT's address may have: by which schemes it is known, in words, and what opens it."""
+    """A form that DT's address may have: how it is known, in words, and what opens it."""
 
-    schemes: tuple[str, ...]
+    fits: Callable[[str], object]
     words: str
     load: Callable[[Settings], Catalog]
+
+
+def _of(*schemes: str) -> Callable[[str], bool]:
+    return lambda address: urlsplit(address).scheme.lower() in schemes
+
+
+def _is_database(address: str) -> object:
+    from .sqlite import database_in
+
+    return database_in(address)
 
 
 def _rest(settings: Settings) -> Catalog:
@@ -31,24 +44,47 @@ def _postgres(settings: Settings) -> Catalog:
     return PostgresCatalog(settings.dt, timeout=settings.timeout)
 
 
+def _sqlite(settings: Settings) -> Catalog:
+    from .sqlite import SqliteCatalog, database_in
+
+    file = database_in(settings.dt)
+    assert file is not None
+    return SqliteCatalog(file)
+
+
 ADDRESS_FORMS = (
-    AddressForm(("http", "https"), "http://host:5000 for a DT server", _rest),
+    AddressForm(_of("http", "https"), "http://host:5000 for a DT server", _rest),
     AddressForm(
-        ("postgresql", "postgres"),
+        _of("postgresql", "postgres"),
         "postgresql://user:password@host:5436/diffusion_images for the LUNA fork's database",
         _postgres,
     ),
+    AddressForm(_is_database, "the path of DiffusionToolkit's diffusion-toolkit.db, or of its folder", _sqlite),
 )
 
 
 def connect(settings: Settings) -> Catalog:
     """The catalog at ``settings.dt``, whose form (ADDRESS_FORMS) tells the way in; nothing is contacted yet.
 
+    Where no address was set and no server is there, it is the database of an installed DiffusionToolkit, if there is one.
     Raises SettingsError for an address of another form.
     """
-    scheme = urlsplit(settings.dt).scheme.lower()
+    if settings.dt == DEFAULT_DT and not _answers(DEFAULT_DT):
+        from .sqlite import SqliteCatalog, installed_database
+
+        if file := installed_database():
+            return SqliteCatalog(file)
     for form in ADDRESS_FORMS:
-        if scheme in form.schemes:
+        if form.fits(settings.dt):
             return form.load(settings)
     forms = " or ".join(form.words for form in ADDRESS_FORMS)
     raise SettingsError(f"'{settings.shown_dt}' is no address of DT; use {forms}")
+
+
+def _answers(address: str) -> bool:
+    at = urlsplit(address)
+    try:
+        socket.create_connection((at.hostname, at.port or 80), timeout=ANSWER_WAIT).close()
+    except OSError:
+        return False
+    return True

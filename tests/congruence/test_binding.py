@@ -74,7 +74,10 @@ def meet_another(home: Path, address: str, before: dict[int, str]) -> None:
             library.outbox.send()
         with pytest.raises(LunaError, match="another"):
             library.image(2 * COUNT)  # which is theirs alone
-        with pytest.raises(AnotherDT, match=r"its image 1 is ComfyUI_1_\.png, .*the dogs 1, here .*a cat 1.*nothing was changed.*--accept"):
+        with pytest.raises(
+            AnotherDT,
+            match=r"its image 1 is ComfyUI_1_\.png, .*the dogs 1, here .*a cat 1.*nothing was changed.*--accept",
+        ):
             library.sync()
         assert prompts(library) == before
         assert library.status().layers[-1].state.count == 10

@@ -1,0 +1,349 @@
+"""Stock DT's database, ``diffusion-toolkit.db`` of 1.5 to 1.10, read directly and never written.
+
+DT writes while we read, and before 1.9 an open read makes its write fail after a second: so all is read in pages by
+key, each taken whole at once.  Columns are read by name, since upgraded databases have another order, and of those that
+a version lacks nothing is known.  Albums are its clusters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sqlite3
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from ..errors import Refused, UnknownCluster, UnknownImage, UnknownLayer, Unreachable
+from ..query import Columns, where
+from ..records import Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s, Kind, Member
+from ..storable import checked, each
+from ..version import __version__
+from .catalog import Catalog, Health, Sort
+
+NAME = "diffusion-toolkit.db"
+ROWS_AT_ONCE = 2000
+BUSY_WAIT = 5.0  # seconds that a write of DT is waited for
+VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # some of which 1.10 calls images
+_DATE = (  # .NET's ticks of local time: 100 ns since year 1
+    "CASE typeof({0}) WHEN 'integer' THEN COALESCE(strftime('%Y-%m-%dT%H:%M:%S', {0} / 10000000 - 62135596800, "
+    "'unixepoch'), '') ELSE COALESCE({0}, '') END"
+)
+_TEXT, _COUNT, _FLAG = ("COALESCE({0}, '')", "''"), ("COALESCE({0}, 0)", "0"), ("COALESCE({0}, 0) <> 0", "0")
+_KNOWN = "{0}", "NULL"
+#: ImageRecord's fields (but tags) in their order: column, SQL with {0} for it, SQL where there is none.
+IMAGE_FIELDS = {
+    "id": ("Id", "{0}", ""), "path": ("Path", *_KNOWN), "prompt": ("Prompt", *_TEXT),
+    "negative_prompt": ("NegativePrompt", *_TEXT), "width": ("Width", *_COUNT), "height": ("Height", *_COUNT),
+    "model": ("Model", *_TEXT), "model_hash": ("ModelHash", *_TEXT), "sampler": ("Sampler", *_TEXT),
+    "scheduler": ("Scheduler", *_TEXT), "steps": ("Steps", *_COUNT), "cfg": ("CFGScale", *_COUNT),
+    "seed": ("Seed", *_COUNT), "rating": ("Rating", *_KNOWN), "aesthetic_score": ("AestheticScore", *_KNOWN),
+    "favorite": ("Favorite", *_FLAG), "nsfw": ("NSFW", *_FLAG), "for_deletion": ("ForDeletion", *_FLAG),
+    "unavailable": ("Unavailable", *_FLAG), "no_metadata": ("NoMetadata", *_FLAG), "created": ("CreatedDate", _DATE, "''"),
+    "custom_tags": ("CustomTags", *_TEXT), "loras": ("", "''", "''"),
+}  # fmt: skip
+FLAGS = ("favorite", "nsfw", "for_deletion", "unavailable", "no_metadata")
+_FLAG_PLACES = [list(IMAGE_FIELDS).index(flag) for flag in FLAGS]
+
+
+def database_in(place: str) -> Path | None:
+    """The database's file that an address names: itself (also as ``sqlite:///``), or the folder that it lies in."""
+    named = re.sub(r"^sqlite:///(?=[A-Za-z]:)|^sqlite://", "", place)
+    file = Path(named).expanduser()
+    if (file / NAME).is_file():
+        return file / NAME
+    return file if named != place or file.suffix.lower() == ".db" else None
+
+
+def installed_database() -> Path | None:
+    """Where DT puts its database when it is installed; a portable one lies beside the program, which its user names."""
+    roaming = os.environ.get("APPDATA")
+    file = Path(roaming) / "DiffusionToolkit" / NAME if roaming else None
+    return file if file and file.is_file() else None
+
+
+class SqliteCatalog(Catalog):
+    """A catalog over one file; see dt/catalog.py.  Raises Unreachable, Refused."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.absolute()
+        self.address = str(self._file)
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection:
+                self._connection.close()
+            self._connection = None
+
+    def health(self) -> Health:
+        columns = self._columns()
+        left_out = []
+        if videos := self._rows(f"SELECT COUNT(*) FROM Image WHERE NOT ({_pictures(columns)})")[0][0]:
+            left_out.append(f"{videos:,} videos, which no picture is of")
+        return Health("DiffusionToolkit", __version__, self.capabilities(), tuple(left_out))
+
+    def image(self, image_id: int) -> ImageRecord:
+        found = self._records([image_id])
+        if not found:
+            raise UnknownImage(f"DT has no image {image_id}")
+        return self._with_tags([checked(ImageRecord(*_flagged(found[0][1:])))])[0]
+
+    def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
+        columns = self._columns()
+        condition, values = where(query, _query_columns(columns))
+        found: list[ImageRecord] = []
+        while (wanted := limit - len(found)) > 0:
+            rows = self._rows(
+                f"SELECT {_selected(columns)} FROM Image WHERE Id > ? AND {_pictures(columns)} AND {condition} "
+                "ORDER BY Id LIMIT ?",
+                [after_id, *values, min(wanted, ROWS_AT_ONCE)],
+            )
+            found += each(lambda row: ImageRecord(*_flagged(row)), rows)
+            if not rows:
+                break
+            after_id = rows[-1][0]
+        return self._with_tags(found)
+
+    def clusters(self) -> list[Cluster]:
+        return [cluster for _, cluster in self._albums()]
+
+    def cluster_images(
+        self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: Sort = "quality"
+    ) -> list[ClusterImage]:
+        if not self._has("Album") or not self._rows("SELECT 1 FROM Album WHERE Id = ?", [cluster_id]):
+            raise UnknownCluster(f"DT has no album {cluster_id}")
+        columns = self._columns()
+        rating = columns["rating"]
+        order = "random()" if sort == "random" else f"COALESCE({rating}, 0) DESC, Id"
+        condition, values = where("", _query_columns(columns))
+        rows = self._rows(
+            f"SELECT {_selected(columns)} FROM Image WHERE Id IN (SELECT ImageId FROM AlbumImage WHERE AlbumId = ?) "
+            f"AND {_pictures(columns)} AND COALESCE({rating}, 0) / 2.0 >= ? AND {condition} ORDER BY {order} LIMIT ?",
+            [cluster_id, min_quality, *values, limit],
+        )
+        records = self._with_tags(each(lambda row: ImageRecord(*_flagged(row)), rows))
+        return [ClusterImage(record, 1.0) for record in records]
+
+    def captions(self, image_id: int) -> Captions:
+        if not self._rows("SELECT 1 FROM Image WHERE Id = ?", [image_id]):
+            raise UnknownImage(f"DT has no image {image_id}")
+        return _captions(image_id, self._tags([image_id])[image_id])
+
+    # -- sync ---------------------------------------------------------------------------------------
+
+    def kinds(self) -> list[Kind]:
+        kinds = [Kind("images", self._rows(f"SELECT COUNT(*) FROM Image WHERE {_pictures(self._columns())}")[0][0])]
+        if self._has("Tag") and self._has("ImageTag"):
+            kinds.append(Kind("captions", self._rows("SELECT COUNT(DISTINCT ImageId) FROM ImageTag")[0][0]))
+        if self._has("Album") and self._has("AlbumImage"):
+            kinds.append(Kind("clusters", self._rows("SELECT COUNT(*) FROM Album")[0][0]))
+        return kinds
+
+    def digests(self, kind: str) -> tuple[Int64s, Int64s]:
+        if kind == "images":
+            columns, pairs, last = self._columns(), list[tuple[int, int]](), -(2**63)
+            while rows := self._rows(
+                f"SELECT Id, {_said(columns)} FROM Image WHERE Id > ? AND {_pictures(columns)} ORDER BY Id LIMIT ?",
+                [last, ROWS_AT_ONCE],
+            ):
+                pairs += [(i, _digest(said)) for i, said in rows]
+                last = rows[-1][0]
+        elif kind == "captions":
+            pairs = [(i, _digest("\0".join(tags))) for i, tags in self._tags(None).items()]
+        elif kind == "clusters":
+            pairs = [(cluster.id, digest) for digest, cluster in self._albums()]
+        else:
+            raise self._unknown(kind)
+        both = np.array(sorted(pairs), np.int64).reshape(-1, 2)
+        return both[:, 0].copy(), both[:, 1].copy()
+
+    def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
+        for at in range(0, len(ids), ROWS_AT_ONCE):
+            wanted = ids[at : at + ROWS_AT_ONCE].tolist()
+            rows: Sequence[Any]
+            if kind == "images":
+                found = self._records(wanted)
+                digests, rows = [_digest(row[0]) for row in found], [ImageRecord(*_flagged(row[1:])) for row in found]
+                keys = [row[1] for row in found]
+            elif kind == "captions":
+                tags = self._tags(wanted)
+                keys = sorted(tags)
+                digests, rows = [_digest("\0".join(tags[i])) for i in keys], [_captions(i, tags[i]) for i in keys]
+            elif kind == "clusters":
+                albums = self._albums(wanted)
+                digests, rows = [digest for digest, _ in albums], [cluster for _, cluster in albums]
+                keys = [cluster.id for cluster in rows]
+            else:
+                raise self._unknown(kind)
+            if keys:
+                yield Batch(np.array(keys, np.int64), np.array(digests, np.int64), list(rows))
+
+    def _unknown(self, kind: str) -> UnknownLayer:
+        names = ", ".join(known.name for known in self.kinds())
+        return UnknownLayer(f"there is nothing called '{kind}' to mirror; there is: {names}")
+
+    # -- the database -------------------------------------------------------------------------------
+
+    def _records(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+        """What is said of each image, then its fields."""
+        columns, found = self._columns(), list[tuple[Any, ...]]()
+        for at in range(0, len(ids), 500):
+            part = ids[at : at + 500]
+            found += self._rows(
+                f"SELECT {_said(columns)}, {_selected(columns)} FROM Image WHERE Id IN ({', '.join('?' * len(part))}) "
+                f"AND {_pictures(columns)} ORDER BY Id",
+                part,
+            )
+        return found
+
+    def _tags(self, ids: Sequence[int] | None) -> dict[int, list[str]]:
+        """For each image (of ``ids``; None for every one) its tags: names may be there twice, links lead nowhere."""
+        found: dict[int, list[str]] = defaultdict(list)
+        if not (self._has("Tag") and self._has("ImageTag")):
+            return found
+        names = dict(self._rows("SELECT Id, Name FROM Tag WHERE typeof(Name) = 'text' ORDER BY Name, Id"))
+        links = "SELECT ImageId, TagId, rowid FROM ImageTag WHERE ImageId IS NOT NULL AND"
+        if ids is None:
+            for image_id, tag in self._paged(links):
+                _add(found[image_id], names.get(tag))
+        else:
+            for at in range(0, len(ids), 500):
+                part = ids[at : at + 500]
+                marks = ", ".join("?" * len(part))
+                for image_id, tag, _ in self._rows(f"{links} ImageId IN ({marks})", part):
+                    _add(found[image_id], names.get(tag))
+        for tags in found.values():
+            tags.sort()
+        return defaultdict(list, {i: tags for i, tags in found.items() if tags})
+
+    def _albums(self, ids: Sequence[int] | None = None) -> list[tuple[int, Cluster]]:
+        """Every album (of ``ids``) with its digest, in id order."""
+        if not (self._has("Album") and self._has("AlbumImage")):
+            return []
+        members: dict[int, set[int]] = defaultdict(set)
+        for album, image_id in self._paged(
+            "SELECT AlbumId, ImageId, rowid FROM AlbumImage WHERE ImageId IS NOT NULL AND"
+        ):
+            members[album].add(image_id)
+        found = []
+        for album, name in self._rows("SELECT Id, COALESCE(Name, '') FROM Album ORDER BY Id"):
+            if ids is None or album in ids:
+                own = sorted(members[album])
+                cluster = Cluster(album, str(name), len(own), tuple(Member(i, 1.0) for i in own))
+                found.append((_digest(f"{name}\0{own}"), cluster))
+        return found
+
+    def _paged(self, statement: str) -> Iterator[tuple[Any, ...]]:
+        """The rows of a statement that ends in ``AND`` and gives the rowid last, in pages by it, without it."""
+        last = -(2**63)
+        while rows := self._rows(f"{statement} rowid > ? ORDER BY rowid LIMIT ?", [last, 10 * ROWS_AT_ONCE]):
+            yield from (row[:-1] for row in rows)
+            last = rows[-1][-1]
+
+    def _with_tags(self, records: list[ImageRecord]) -> list[ImageRecord]:
+        tags = self._tags([record.id for record in records])
+        return [replace(record, tags=tuple(tags[record.id])) if tags.get(record.id) else record for record in records]
+
+    def _has(self, table: str) -> bool:
+        return bool(self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", [table]))
+
+    def _columns(self) -> dict[str, str]:
+        """For each field of an image, and ``type``, its SQL; asked anew each time, since DT upgrades its database."""
+        there = {name.lower(): f'"{name}"' for _, name, *_ in self._rows("PRAGMA table_info(Image)")}
+        if "id" not in there or "path" not in there:
+            raise Refused(f"{self._file} is no database of DiffusionToolkit: it has no table Image with Id and Path")
+        columns = {
+            field: sql.format(there[name.lower()]) if name.lower() in there else missing
+            for field, (name, sql, missing) in IMAGE_FIELDS.items()
+        }
+        return {**columns, "type": there.get("type", "0")}
+
+    def _rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows at once, so that no read stays open."""
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection = self._connect()
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.OperationalError as error:
+                if self._connection:  # it may be another file by now
+                    self._connection.close()
+                self._connection = None
+                locked = "locked" in str(error) or "busy" in str(error)
+                reason = "DT has been writing it for seconds; try again" if locked else str(error)
+                raise Unreachable(f"DT's database {self._file} cannot be read: {reason}") from error
+            except (sqlite3.Error, OverflowError) as error:
+                raise Refused(f"DT's database {self._file} cannot be read: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self._file.is_file():
+            raise Unreachable(
+                f"DT's database {self._file} is not there; name it, or its folder, as DT's address (--dt)"
+            )
+        address = f"file:{quote(str(self._file))}?mode=ro"
+        log = self._file.with_name(self._file.name + "-wal")
+        if not os.access(self._file.parent, os.W_OK) and not (log.is_file() and log.stat().st_size):
+            address += "&immutable=1"  # where nothing can be written SQLite could not read a database in WAL mode
+        connection = sqlite3.connect(
+            address, timeout=BUSY_WAIT, isolation_level=None, check_same_thread=False, uri=True
+        )
+        connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")  # what is no text is set aside
+        connection.create_function("REGEXP", 2, _matches, deterministic=True)
+        return connection
+
+
+def _matches(pattern: str, text: object) -> bool:
+    return re.search(pattern, str(text)) is not None
+
+
+def _selected(columns: dict[str, str]) -> str:
+    return ", ".join(columns[field] for field in IMAGE_FIELDS)
+
+
+def _said(columns: dict[str, str]) -> str:
+    """All that is kept of an image, as one text."""
+    return " || char(0) || ".join(f"quote({columns[field]})" for field in IMAGE_FIELDS)
+
+
+def _pictures(columns: dict[str, str]) -> str:
+    """The condition of what is no video."""
+    path = columns["path"]
+    return f"COALESCE({columns['type']}, 0) <> 1 AND " + " AND ".join(
+        f"COALESCE({path}, '') NOT LIKE '%{end}'" for end in VIDEOS
+    )
+
+
+def _query_columns(columns: dict[str, str]) -> Columns:
+    others = {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
+    return Columns({**columns, **{name: columns[field] for name, field in others.items()}})
+
+
+def _flagged(row: Sequence[Any]) -> list[Any]:
+    values = list(row)
+    for place in _FLAG_PLACES:
+        values[place] = bool(values[place])
+    return values
+
+
+def _captions(image_id: int, tags: Iterable[str]) -> Captions:
+    every = tuple(tags)
+    return Captions(image_id, combined=", ".join(every), tags=every)
+
+
+def _add(tags: list[str], tag: Any) -> None:
+    if tag and tag not in tags:
+        tags.append(tag)
+
+
+def _digest(said: str) -> int:
+    hashed = hashlib.blake2b(said.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(hashed, "little", signed=True)
