@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from ...errors import NotOffered, NoVector, Refused, UnknownCluster, UnknownImage
+from ...errors import LunaError, NotOffered, NoVector, Refused, UnknownCluster, UnknownImage
 from ...generation import Generation
 from ...identity import Identity
 from ...records import (
@@ -33,7 +34,28 @@ from .connection import Database, trusted
 from .generations import Generations
 from .mirroring import Mirroring
 
+Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
+FETCHED_AT_ONCE = 4096  # rows
 PROBES = 10  # of an ivfflat index's lists; the server's default, 1, misses most neighbours
+
+
+def _of_the_tables(
+    ask: Callable[Concatenate[PostgresCatalog, Asked], Answer],
+) -> Callable[Concatenate[PostgresCatalog, Asked], Answer]:
+    """A question about DT's tables as they are now: DT may change them at any time, while it is asked too."""
+
+    @functools.wraps(ask)
+    def asked(self: PostgresCatalog, *given: Asked.args, **named: Asked.kwargs) -> Answer:
+        before = self._columns.refresh()
+        try:
+            return ask(self, *given, **named)
+        except LunaError:
+            if self._columns.refresh() == before:
+                raise
+        return ask(self, *given, **named)
+
+    return asked
 
 
 class PostgresCatalog(Catalog):
@@ -49,8 +71,9 @@ class PostgresCatalog(Catalog):
     def close(self) -> None:
         self._database.close()
 
+    @_of_the_tables
     def health(self) -> Health:
-        self._database.rows("SELECT 1")
+        self._database.rows(f"SELECT {', '.join(self._columns.select().values())} FROM image LIMIT 0")
         return Health("luna_dt", __version__, self.capabilities(), self._columns.left_out(), self._library())
 
     def _library(self) -> str:
@@ -65,6 +88,7 @@ class PostgresCatalog(Catalog):
             return ""
         return hashlib.sha256(repr(named).encode()).hexdigest()[:32] if named else ""
 
+    @_of_the_tables
     def image(self, image_id: int) -> ImageRecord:
         rows = self._database.rows(
             f"SELECT {', '.join(self._columns.select().values())} FROM image WHERE id = %s", [image_id]
@@ -73,6 +97,7 @@ class PostgresCatalog(Catalog):
             raise UnknownImage(f"DT has no image {image_id}")
         return self._with_tags([checked(ImageRecord(*rows[0]))])[0]
 
+    @_of_the_tables
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         condition, values = self._columns.where(query)
         fields, records = ", ".join(self._columns.select().values()), list[ImageRecord]()
@@ -85,6 +110,7 @@ class PostgresCatalog(Catalog):
             after_id = rows[-1][0]
         return self._with_tags(records)
 
+    @_of_the_tables
     def similar(
         self,
         layer: str,
@@ -127,6 +153,7 @@ class PostgresCatalog(Catalog):
         similarities = {row[0]: row[-1] for row in near}
         return [Hit(record.id, similarities[record.id], record) for record in self._records(near)]
 
+    @_of_the_tables
     def clusters(self) -> list[Cluster]:
         if not self._columns.of("face_group"):
             return []
@@ -137,6 +164,7 @@ class PostgresCatalog(Catalog):
         )
         return [Cluster(*row) for row in rows]
 
+    @_of_the_tables
     def cluster_images(
         self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: Sort = "quality"
     ) -> list[ClusterImage]:
@@ -165,11 +193,13 @@ class PostgresCatalog(Catalog):
             if math.isfinite(confidences[record.id])
         ]
 
+    @_of_the_tables
     def captions(self, image_id: int) -> Captions:
         if not self._database.rows("SELECT 1 FROM image WHERE id = %s", [image_id]):
             raise UnknownImage(f"DT has no image {image_id}")
         return read_captions(self._database, self._columns, [image_id])[0]
 
+    @_of_the_tables
     def identity(self, layer: str) -> Identity:
         return self._columns.layer(layer).identity
 
@@ -198,14 +228,21 @@ class PostgresCatalog(Catalog):
 
     # -- sync ---------------------------------------------------------------------------------------
 
+    @_of_the_tables
     def kinds(self) -> list[Kind]:
         return self._mirroring.kinds()
 
+    @_of_the_tables
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
         return self._mirroring.digests(kind)
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
-        return self._mirroring.fetch(kind, ids)
+        for at in range(0, max(1, len(ids)), FETCHED_AT_ONCE):
+            yield from self._fetched(kind, ids[at : at + FETCHED_AT_ONCE])
+
+    @_of_the_tables
+    def _fetched(self, kind: str, ids: Int64s) -> list[Batch]:
+        return self._mirroring.page(kind, ids)
 
 
 def _nearest(columns: LayerColumns) -> Iterator[tuple[str, str]]:

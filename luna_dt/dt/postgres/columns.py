@@ -13,7 +13,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ...errors import BadAnswer, NotSearchable, Refused
 from ...identity import DT_IDENTITIES, Identity
@@ -76,6 +76,14 @@ TABLES = {
 }
 
 
+#: Differs when a column of those tables is added, dropped, renamed or made another, or a table is, or pgvector moves.
+_STRUCTURE = (
+    "SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.xmin, d.xmin), ',' ORDER BY a.attrelid, a.attnum), "
+    "(SELECT extnamespace FROM pg_extension WHERE extname = 'vector') "
+    "FROM unnest(%s::text[]) t JOIN pg_attribute a ON a.attrelid = to_regclass(t) AND a.attnum > 0 "
+    "LEFT JOIN pg_description d ON d.objoid = a.attrelid AND d.objsubid = a.attnum"
+)
+
 #: pgvector's types as format_type writes them; with their schema only where that is not on the search path.
 _VECTOR = re.compile(r"(vector|halfvec)(?:\((\d+)\))?")
 
@@ -89,6 +97,7 @@ class VectorColumn:
     kind: str
     dim: int
     identity: Identity
+    filled: bool
 
     @property
     def vector(self) -> str:
@@ -119,20 +128,38 @@ class LayerColumns:
         return f"COALESCE({', '.join(map(value, self.columns))}, NULL)"
 
 
+@dataclass
+class _Learnt:
+    """What was found in a schema: tables and their columns, layers, and what cannot be used, in the order found."""
+
+    tables: dict[str, dict[str, tuple[str, str]]] | None = None
+    layers: dict[str, LayerColumns] | None = None
+    left_out: dict[str, None] = field(default_factory=dict)
+
+
 class TableColumns:
-    """The columns of a schema's tables, and what SQL says with them; looked up once, and again by ``anew``."""
+    """The columns of a schema's tables, and what SQL says with them; learnt when first asked for, until ``refresh``
+    sees that the tables have changed."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[str, dict[str, tuple[str, str]]] | None = None
-        self._found_layers: dict[str, LayerColumns] | None = None
-        self._left_out: dict[str, None] = {}  # in the order in which it was found
+        self._learnt = _Learnt()
+        self._structure: tuple[object, ...] | None = None
         self._told: set[str] = set()
+
+    def refresh(self) -> tuple[object, ...]:
+        """Forgets what was learnt of tables that are no longer as they were; gives what differs then."""
+        (structure,) = self._database.rows(_STRUCTURE, [["image", *TABLES]])
+        if structure != self._structure:
+            if self._structure is not None:
+                self._database.changes += 1
+            self._structure, self._learnt = structure, _Learnt()
+        return structure
 
     def of(self, table: str) -> dict[str, tuple[str, str]]:
         """A table's columns: name -> (type, comment); empty where there is no such table."""
-        tables = self._known
-        if tables is None:
+        learnt = self._learnt
+        if learnt.tables is None:
             known: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
             for name, column, kind, comment in self._database.rows(
                 "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), col_description(c.oid, a.attnum) "
@@ -147,8 +174,8 @@ class TableColumns:
                     f"schema '{self._database.schema}' of {self._database.address} has no table 'image': not a "
                     "collection of DiffusionToolkit's LUNA fork; name the collection with ?schema=NAME"
                 )
-            tables = self._known = self._usable(known)
-        return tables.get(table, {})
+            learnt.tables = self._usable(known)
+        return learnt.tables.get(table, {})
 
     def _usable(self, tables: dict[str, dict[str, tuple[str, str]]]) -> dict[str, dict[str, tuple[str, str]]]:
         """The tables without those, and the columns of ``image``, that are not as they are read."""
@@ -186,33 +213,37 @@ class TableColumns:
 
     def layers(self, anew: bool = False) -> dict[str, LayerColumns]:
         """The layers that hold anything."""
-        if anew or self._found_layers is None:
-            if anew:
-                self._known = None
-                self._left_out.clear()
+        if anew:
+            self._learnt = _Learnt()
+        learnt = self._learnt
+        if learnt.layers is None:
             every = {layer: self._layer_columns(layer, names) for layer, names in LAYER_COLUMNS.items()}
-            self._found_layers = {layer: found for layer, found in every.items() if found}
-        return self._found_layers
+            learnt.layers = {layer: found for layer, found in every.items() if found}
+        return learnt.layers
 
     def _layer_columns(self, layer: str, names: tuple[str, ...]) -> LayerColumns | None:
+        there = [column for name in names if (column := self._vector_column(layer, name))]
+        first = next((column for column in there if column.filled), None)
+        if first is None:
+            return None
         found: list[VectorColumn] = []
-        for name in names:
-            column = self._vector_column(layer, name)
-            if column is None:
-                continue
-            if found and column.dim != found[0].dim:
+        for column in there:
+            if not column.filled:  # DT may write to the live one at any moment, but to no copy
+                fits = not found and (column.dim, column.identity) == (first.dim, first.identity)
+                found += [column] if fits else []
+            elif column.dim != first.dim:
                 self._leave_out(
-                    f"the vectors of image.{name} have {column.dim} dimensions, those of image.{found[0].name} "
-                    f"{found[0].dim}"
+                    f"the vectors of image.{column.name} have {column.dim} dimensions, those of image.{first.name} "
+                    f"{first.dim}"
                 )
-            elif found and column.identity != found[0].identity:
+            elif column.identity != first.identity:
                 self._leave_out(
-                    f"the vectors of image.{name} are made by {column.identity}, those of image.{found[0].name} by "
-                    f"{found[0].identity}"
+                    f"the vectors of image.{column.name} are made by {column.identity}, those of image.{first.name} by "
+                    f"{first.identity}"
                 )
             else:
                 found.append(column)
-        return LayerColumns(tuple(found)) if found else None
+        return LayerColumns(tuple(found))
 
     def _vector_column(self, layer: str, name: str) -> VectorColumn | None:
         kind, comment = self.of("image").get(name, ("", ""))
@@ -225,17 +256,16 @@ class TableColumns:
         stored, holds = f"image.{name}", f"FROM image WHERE {name} IS NOT NULL"
         if form[2]:
             dim = int(form[2])
-            if not self._database.rows(f"SELECT 1 {holds} LIMIT 1"):
-                return None
+            filled = bool(self._database.rows(f"SELECT 1 {holds} LIMIT 1"))
         else:  # each of its vectors may have a dimension of its own: that of most counts
             dims = self._database.rows(f"SELECT vector_dims({name}), COUNT(*) {holds} GROUP BY 1 ORDER BY 2 DESC, 1")
             if not dims:
                 return None
-            dim = int(dims[0][0])
+            dim, filled = int(dims[0][0]), True
             if others := sum(count for _, count in dims[1:]):
                 self._leave_out(f"{others:,} vectors of image.{name} have another dimension than its others, {dim}")
             stored = f"(CASE WHEN vector_dims({stored}) = {dim} THEN {stored} END)"
-        return VectorColumn(name, stored, form[1], dim, self._identity(layer, name, dim, comment))
+        return VectorColumn(name, stored, form[1], dim, self._identity(layer, name, dim, comment), filled)
 
     def _identity(self, layer: str, name: str, dim: int, comment: str) -> Identity:
         identity = DT_IDENTITIES[layer]
@@ -260,10 +290,10 @@ class TableColumns:
     def left_out(self) -> tuple[str, ...]:
         """What there is and is not used, and why, as it was when the layers were last looked for."""
         self.layers()
-        return tuple(self._left_out)
+        return tuple(self._learnt.left_out)
 
     def _leave_out(self, reason: str) -> None:
-        self._left_out[reason] = None
+        self._learnt.left_out[reason] = None
         if reason not in self._told:
             self._told.add(reason)
             log.warning("left out: %s", reason)

@@ -18,6 +18,10 @@ from ...settings import without_secrets
 CONNECTION_WAIT = 5  # seconds for a connection, new or the pool's
 
 
+class _Connection(psycopg.Connection[Any]):
+    changes = 0  # Database.changes, when it was configured
+
+
 class Database:
     """One schema of one database; connects when first asked.  Raises Unreachable, Refused."""
 
@@ -29,10 +33,12 @@ class Database:
         libpqs = "&".join(option for option in options if not option.startswith("schema="))
         self._conninfo = f"{base}?{libpqs}" if libpqs else base
         self.address = without_secrets(address)
+        self.changes = 0  # how often tables or pgvector were seen to be no longer as they were
         self.encoding = "utf-8"  # the database's own, by Python's name for it, once connected
         self._timeout = timeout
         self._pool = psycopg_pool.ConnectionPool(
             self._conninfo,
+            connection_class=_Connection,
             min_size=0,
             max_size=8,
             timeout=CONNECTION_WAIT,
@@ -42,7 +48,7 @@ class Database:
             check=psycopg_pool.ConnectionPool.check_connection,
         )
 
-    def _configure(self, connection: psycopg.Connection[Any]) -> None:
+    def _configure(self, connection: _Connection) -> None:
         connection.read_only = True
         # the types and operators of vectors, wherever pgvector was put
         connection.execute(
@@ -52,6 +58,7 @@ class Database:
         )
         connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{int(self._timeout * 10_000)}"])
         connection.commit()
+        connection.changes = self.changes
         self.encoding = _encoding(connection.info.parameter_status("server_encoding") or "UTF8")
 
     @contextlib.contextmanager
@@ -59,6 +66,9 @@ class Database:
         try:
             self._pool.open()
             with self._pool.connection() as connection:
+                if connection.changes != self.changes:
+                    self._configure(connection)
+                    connection.prepare_threshold = None  # what it has prepared is for tables as they were
                 yield connection
         except (psycopg_pool.PoolTimeout, psycopg.OperationalError) as error:
             raise Unreachable(f"the database at {self.address} does not answer: {self._reason(error)}") from error

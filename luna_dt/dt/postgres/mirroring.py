@@ -18,11 +18,9 @@ from .connection import Database, trusted
 
 log = logging.getLogger(__name__)
 
-FETCHED_AT_ONCE = 4096  # rows
-
 
 class Mirroring:
-    """Catalog's ``kinds``, ``digests`` and ``fetch`` over one database."""
+    """Catalog's ``kinds`` and ``digests``, and ``fetch`` a page at a time, over one database."""
 
     def __init__(self, database: Database, columns: TableColumns) -> None:
         self._database, self._columns = database, columns
@@ -56,11 +54,7 @@ class Mirroring:
         both = self._copy(f"{statement} ORDER BY 1", np.dtype([("id", ">i8"), ("digest", ">i8")]))
         return both["id"].astype(np.int64), both["digest"].astype(np.int64)
 
-    def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
-        for at in range(0, max(1, len(ids)), FETCHED_AT_ONCE):
-            yield from self._page(kind, ids[at : at + FETCHED_AT_ONCE])
-
-    def _page(self, kind: str, ids: Int64s) -> list[Batch]:
+    def page(self, kind: str, ids: Int64s) -> list[Batch]:
         """The rows of a page; halved again and again around a row that the database, or psycopg, cannot put into words."""
         try:
             return list(self._fetch_page(kind, ids))
@@ -69,7 +63,7 @@ class Mirroring:
             if not isinstance(cause, (psycopg.DataError, UnicodeError)):
                 raise
             if len(ids) > 1:
-                return [*self._page(kind, ids[: len(ids) // 2]), *self._page(kind, ids[len(ids) // 2 :])]
+                return [*self.page(kind, ids[: len(ids) // 2]), *self.page(kind, ids[len(ids) // 2 :])]
             no_text = isinstance(cause, (psycopg.errors.CharacterNotInRepertoire, UnicodeError))
             reason = "its text is not in UTF-8" if no_text else f"the database cannot say it: {cause}"
             return [Batch(ids[:0], ids[:0], [], {int(i): reason for i in ids})]
@@ -138,12 +132,17 @@ class Mirroring:
             columns += [(f"length of {name}", ">i4"), (name, fields[name])]
         row = np.dtype(columns)
         command = trusted(f"COPY ({statement}) TO STDOUT (FORMAT BINARY)")
-        with self._database.connection() as connection, connection.cursor() as cursor, cursor.copy(command) as copy:
-            data = b"".join(copy)
+        with self._database.connection() as connection, connection.cursor() as cursor:
+            # locks the tables: COPY would see none of the rows of one that is rewritten while it waits for it
+            cursor.execute(trusted(f"SELECT FROM ({statement}) r LIMIT 0"))
+            with cursor.copy(command) as copy:
+                data = b"".join(copy)
         body = memoryview(data)[19:-2]  # without the signature (11 bytes), flags and extension (8), and the end mark
-        if len(body) % row.itemsize:
+        rows = np.frombuffer(body, row) if len(body) % row.itemsize == 0 else None
+        lengths = {f"length of {name}": fields[name].itemsize for name in fields.names or ()}
+        if rows is None or any((rows[name] != length).any() for name, length in lengths.items()):
             raise BadAnswer(f"{self._database.address} sent rows of other lengths than the column's dimension says")
-        return np.frombuffer(body, row)
+        return rows
 
     def _vector_digest(self, column: VectorColumn) -> str:
         """A vector's digest without reading it, where PostgreSQL (17 and later) can tell where it lies.
