@@ -38,16 +38,21 @@ class Log:
 
     def __init__(self, content: bytes) -> None:
         self.pages: dict[int, bytes] = {}
-        #: Pages as damaged frames have them, and the numbers of pages of which ``pages`` may have an old version.
+        #: Which frame that is, in the order in which they were written.
+        self.version: dict[int, int] = {}
+        #: How many frames are damaged, what stands in those that were the newest of their page, and those pages' numbers.
+        self.bad = 0
         self.damaged: list[bytes] = []
         self.outdated: set[int] = set()
+        #: Whether SQLite reads all of it as well.
+        self.is_sound = True
         self.page_size = 0
         if len(content) >= 32:
             self._read(content)
 
     def _read(self, content: bytes) -> None:
         magic, _, size, _, *salts, first, second = struct.unpack(">8I", content[:32])
-        order = ">" if magic & 1 else "<"
+        order = ">" if magic == 0x377F0683 else "<"
         head = np.frombuffer(content[:24], f"{order}u4").astype(np.uint32)[None]
         whole = magic & ~1 == 0x377F0682 and _before(head, np.array([[first, second]], np.uint32)).tolist() == [[0, 0]]
         self.page_size = size if whole else 0
@@ -74,10 +79,12 @@ class Log:
             while written and not commits[written[-1]]:
                 written.pop()
         page_of = heads[:, 0].tolist()
-        version = {page_of[i]: i for i in written}
-        self.pages = {number: frames[i, 24:].tobytes() for number, i in version.items()}
-        self.damaged = [frames[i, 24:].tobytes() for i in bad]
-        self.outdated = {page_of[i] for i in bad if i > version.get(page_of[i], -1)}
+        self.is_sound = not bad and (whole or not written) and written == sorted(written)
+        self.version = {page_of[i]: i for i in written}
+        self.pages = {number: frames[i, 24:].tobytes() for number, i in self.version.items()}
+        newest = [i for i in bad if i > self.version.get(page_of[i], -1)]
+        self.bad, self.damaged = len(bad), [frames[i, 24:].tobytes() for i in newest]
+        self.outdated = {page_of[i] for i in newest}
 
 
 def _before(words: npt.NDArray[np.uint32], sums: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -224,7 +231,7 @@ class Pages:
         here = least + (length - least) % (size - 4)
         here = here if here <= most else least
         parts, left, number = [_cut(page, at, here)], length - here, int.from_bytes(_cut(page, at + here, 4), "big")
-        numbers = []
+        numbers: list[int] = []
         while left > 0:
             if not 1 < number <= self.count or len(numbers) > self.count:
                 raise ValueError

@@ -102,9 +102,7 @@ def _rescue(path: Path, progress: Progress) -> Rescued:
                 db.execute("COMMIT")
                 saved = salvage.saved
                 named = {file for (file,) in db.execute("SELECT file FROM layers")}
-            log = len(pages.log.damaged)
-            hurt = salvage.hurt or log > 0 or not is_told or pages.free is None
-            hurt = hurt or not _is_sound(path)
+            hurt = salvage.hurt or not is_told or pages.free is None or not pages.log.is_sound or not _is_sound(path)
         tables = tuple(
             RescuedTable(table, saved.get(table, 0), salvage.lost[table], salvage.bad_pages[table])
             for table in [*saved, *(other for other in salvage.bad_pages if other not in saved)]
@@ -120,7 +118,7 @@ def _rescue(path: Path, progress: Progress) -> Rescued:
             each.unlink()
     kept = _change_places(path, new)
     unnamed = _set_apart(home, named, new) if salvage.rootless or salvage.bad_pages["layers"] else ()
-    return Rescued(home, kept, tables, log, unnamed)
+    return Rescued(home, kept, tables, pages.log.bad, unnamed)
 
 
 def _files(path: Path) -> list[Path]:

@@ -49,6 +49,8 @@ class _Tree:
         for value, column in zip(values, self.columns, strict=False):
             if not (column.nullable if value is None else type(value) in _TYPES.get(column.type, (type(value),))):
                 return None
+            if type(value) is str and ("\0\0" in value or value == "\0"):  # what was torn off reads as zeros
+                return None
         return values
 
 
@@ -102,28 +104,34 @@ class Salvage:
     def run(self, progress: Progress) -> None:
         """Does it all, within the caller's transaction; ``progress`` hears how many pages are done."""
         self._db.execute("CREATE TEMP TABLE stray AS SELECT * FROM vectors WHERE 0")
-        seen: set[int] = set()
-        strays = list[int]()
+        seen, strays, done = set[int](), list[int](), 0
         trees = dict[str, list[int]]()
         roots, self.bad_pages["(list of tables)"] = roots_of(self._pages, seen)
         for name, tree in self._trees.items():
             if name in roots:
                 trees[name], self.bad_pages[name] = self._pages.tree(roots[name], tree.rowids, seen)
             self.rootless |= name not in roots and name != "migrations"  # which older code did not write
-        total, done = self._pages.count, 0
-        for name, numbers in trees.items():
-            for number in numbers:
-                progress("rescue", done := done + 1, total)
-                if self._trees[name].is_table and not self._take(self._trees[name], number):
-                    strays.append(number)
-        free = self._pages.free or set()
-        # what nothing leads to, then what the log's damaged frames hold: the older behind the newer
-        strays += [number for number in range(2, total + 1) if number not in seen and number not in free]
+        pages, total = self._pages, self._pages.count
+        old = list[tuple[_Tree, int]]()
+        # what is read first counts: the newest; then what nothing leads to, what damaged frames hold, and what is old
+        led = [(number, self._trees[name]) for name, numbers in trees.items() for number in numbers]
+        for number, tree in sorted(led, key=lambda each: pages.log.version.get(each[0], -1), reverse=True):
+            progress("rescue", done := done + 1, total)
+            if number in pages.log.outdated:
+                old.append((tree, number))
+            elif tree.is_table and not self._take(tree, number):
+                strays.append(number)
+        strays += [number for number in range(2, total + 1) if number not in seen and number not in (pages.free or ())]
         for number in strays:
-            if number not in self._pages.overflow:
-                self._take_stray(self._pages[number])
-        for page in self._pages.log.damaged:
+            if number not in pages.overflow:
+                self._take_stray(pages[number])
+        for page in reversed(pages.log.damaged):
             self._take_stray(page, doubtful=True)
+        for tree, number in old:
+            if tree.name == "vectors":
+                self.bad_pages["vectors"] += 1  # an old row may name another vector now
+            elif tree.is_table:
+                self._take(tree, number)
         self._settle()
         progress("rescue", total, total)
 
@@ -135,9 +143,6 @@ class Salvage:
         if rows and not good:
             self.bad_pages[tree.name] += 1
             return False
-        if tree.name == "vectors" and number in self._pages.log.outdated:
-            self.bad_pages[tree.name] += 1  # an old row may name another vector now
-            return True
         self.lost[tree.name] += len(rows) - self._put(tree, tree.name, good)
         return True
 
