@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from .status import Status as Status
     from .store import LayerState as LayerState
     from .store import SetAside as SetAside
+    from .store.rescue import Rescued as Rescued
+    from .store.rescue import RescuedTable as RescuedTable
 
 _HOMES = {
     "Duplicates": ".records",
@@ -77,6 +79,8 @@ _HOMES = {
     "PictureLike": ".pixels",
     "Progress": ".progress",
     "Proof": ".index.proof",
+    "Rescued": ".store.rescue",
+    "RescuedTable": ".store.rescue",
     "ServedMaps": ".maps.served",
     "SetAside": ".store",
     "Settings": ".settings",

@@ -48,6 +48,8 @@ from .search.results import Collapse, Order, Wanted
 from .search.sampling import checked_sort, sampled
 from .settings import Settings
 from .store import Store
+from .store.rescue import Rescued
+from .store.rescue import rescue as rescuing
 
 Opened = TypeVar("Opened", bound="_Rooms")
 
@@ -132,6 +134,17 @@ class Library(_Rooms):
     what was made and what is being made; ``encoders`` make vectors.
     Raises StoreError, SettingsError.
     """
+
+    @staticmethod
+    def rescue(home: str | os.PathLike[str] | None = None, progress: Progress = silent) -> Rescued:
+        """Takes what can be read out of a damaged library.db into a new one; the damaged file is kept beside it.
+
+        ``home`` as the settings have it.  Nothing is deleted or written over; where nothing is damaged, nothing is
+        changed.  What of DT was lost comes again with the next ``sync``.  ``progress`` hears ("rescue", pages, of all).
+        Raises StoreError, saying why, while somebody has the library open, where the home can only be read, and for a
+        newer format; SettingsError.
+        """
+        return rescuing(Settings.load(home).home, progress)
 
     def sync(self, progress: Progress = silent, accept: bool = False) -> list[syncing.Change]:
         """Brings this library to what DT has now, and its indexes with it.

@@ -26,6 +26,7 @@ from .lineage import lineage
 from .maps import make_map
 from .mirror import status, sync
 from .outbox import outbox
+from .rescue import rescue
 from .search import search
 from .serve import serve
 from .terminal import err, plain, print_json
@@ -64,5 +65,5 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
     context.obj = Settings.load(home)
 
 
-for command in (sync, search, duplicates, status, verify, embed, make_map, outbox, lineage, batch, serve, demo):
+for command in (sync, search, duplicates, status, verify, embed, make_map, outbox, lineage, batch, serve, rescue, demo):
     main.add_command(command)

@@ -19,6 +19,11 @@ from ..errors import BadInput, StoreError
 from ..records import now
 from . import formats
 
+#: The databases that this process has open: file locks do not hold off the process that has them.
+OPEN: list[Path] = []
+#: What a rescued database is called until the damaged one has made room for it (rescue.py).
+RESCUED = "library.rescued-*.db"
+
 
 class Database:
     """A library's database under ``home``, one connection that reads and one that writes, in WAL mode.
@@ -42,16 +47,22 @@ class Database:
                 FileLock(home / "open.lock", timeout=30),
                 contextlib.ExitStack() as opened,
             ):  # closed unless all goes well
+                self._must_be_there()
                 self._reader = self._connect(opened)
                 self._writer = self._connect(opened)
                 if not formats.is_current(self._writer):
                     with _transaction(self._writer):
                         formats.migrate(self._writer, home)
+                OPEN.append(self.path.resolve())
+                opened.callback(OPEN.remove, self.path.resolve())
                 self._opened = opened.pop_all()
         except sqlite3.OperationalError as error:
-            raise StoreError(f"{self.path} cannot be opened now ({error}); is another program writing it?") from error
+            raise StoreError(
+                f"{self.path} cannot be opened now ({error}); is another program writing it? If none is: "
+                f"{rescuing(home)}"
+            ) from error
         except sqlite3.DatabaseError as error:
-            raise StoreError(f"{self.path} cannot be opened ({error}); move it away and sync again") from error
+            raise StoreError(f"{self.path} cannot be opened ({error}): {rescuing(home)}") from error
         except Timeout as error:
             raise StoreError(f"another program has been opening {home} for 30 s; wait for it or stop it") from error
         except OSError as error:
@@ -73,6 +84,8 @@ class Database:
                 connection.create_function("REGEXP", 2, _matches, deterministic=True)
                 current = formats.is_current(connection)
             except (sqlite3.Error, OSError) as error:
+                if _is_damage(error):
+                    elsewhere = f"copy {self.home} to where it can be written, and there {rescuing(Path('COPY'))}"
                 raise StoreError(f"{self.path} cannot be read ({error}); {elsewhere}") from error
             if not current:
                 raise StoreError(
@@ -80,6 +93,13 @@ class Database:
                 )
             self._opened = opened.pop_all()
         return connection
+
+    def _must_be_there(self) -> None:
+        """Raises StoreError where SQLite would begin with an empty database, although there was one."""
+        log = self.path.with_name("library.db-wal")
+        empty = not (self.path.is_file() and self.path.stat().st_size)
+        if empty and (any(self.home.glob(RESCUED)) or (log.is_file() and log.stat().st_size)):
+            raise StoreError(f"{self.path} is missing or empty, and what belongs to it is there: {rescuing(self.home)}")
 
     def _must_be_writable(self) -> None:
         if self.read_only:
@@ -125,7 +145,7 @@ class Database:
         except OverflowError as error:
             raise BadInput("a number is too large for a library's ids and seeds") from error
         except sqlite3.Error as error:
-            raise StoreError(f"{self.path} cannot be read: {error}") from error
+            raise self._unreadable(error) from error
 
     def _array(self, fields: list[tuple[str, str]], sql: str, values: Sequence[object] = ()) -> np.ndarray[Any, Any]:
         """The rows as a structured array, taken in parts: a million tuples at once would weigh a gigabyte."""
@@ -138,8 +158,12 @@ class Database:
         except OverflowError as error:
             raise BadInput("a number is too large for a library's ids and seeds") from error
         except sqlite3.Error as error:
-            raise StoreError(f"{self.path} cannot be read: {error}") from error
+            raise self._unreadable(error) from error
         return np.concatenate(parts)
+
+    def _unreadable(self, error: sqlite3.Error) -> StoreError:
+        advice = f"; {rescuing(self.home)}" if _is_damage(error) else ""
+        return StoreError(f"{self.path} cannot be read: {error}{advice}")
 
     def data_version(self) -> int:
         """Changes whenever another connection has written; a cheap first question."""
@@ -170,9 +194,8 @@ class Database:
                 )
                 yield self._writer
         except sqlite3.Error as error:
-            raise StoreError(
-                f"{self.path} cannot be written ({error}); is the disk full or the file in use?"
-            ) from error
+            advice = rescuing(self.home) if _is_damage(error) else "is the disk full or the file in use?"
+            raise StoreError(f"{self.path} cannot be written ({error}); {advice}") from error
 
     def finish(self, kind: str, source: str) -> None:
         """Notes that a kind was mirrored to its end, from that address."""
@@ -182,6 +205,20 @@ class Database:
                 "DO UPDATE SET synced = excluded.synced, source = excluded.source",
                 [kind, now(), source],
             )
+
+
+def rescuing(home: Path) -> str:
+    """What to do about a damaged database, for an error's message."""
+    return (
+        "it holds what DT does not have (records not sent, batches, layers made here), so do not delete it: close what "
+        f'uses it and run luna-dt --home "{home}" rescue (or python -m luna_dt, with the same words behind it)'
+    )
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether SQLite says that what it reads cannot be, rather than that it cannot read or write now."""
+    told = ("decode to UTF-8", "no such table", "no such column", "already exists")
+    return type(error) is sqlite3.DatabaseError or any(each in str(error) for each in told)
 
 
 @contextlib.contextmanager

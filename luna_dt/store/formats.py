@@ -123,6 +123,11 @@ MIGRATIONS = (
 )
 
 
+MIGRATIONS_TABLE = (
+    "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, done TEXT NOT NULL)"
+)
+
+
 def format_of(connection: sqlite3.Connection) -> int:
     """The number of the last migration of a database; 0 for a new one."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
@@ -132,6 +137,15 @@ def is_current(connection: sqlite3.Connection) -> bool:
     return format_of(connection) == MIGRATIONS[-1].number
 
 
+def newer(path: Path, found: int) -> StoreError:
+    """The error for a database of a format that only a newer version of luna_dt reads."""
+    return StoreError(
+        f"{path} was written by a newer version of luna_dt (format {found}, this one reads {MIGRATIONS[-1].number}); "
+        "update luna_dt, or use another home (LUNA_DT_HOME) with this one: what DT does not have (records not sent, batches, "
+        "layers made here) is in that file alone, so do not delete it"
+    )
+
+
 def migrate(connection: sqlite3.Connection, home: Path) -> None:
     """Brings ``home``'s database to the newest format, within the caller's transaction.
 
@@ -139,13 +153,8 @@ def migrate(connection: sqlite3.Connection, home: Path) -> None:
     """
     found, newest = format_of(connection), MIGRATIONS[-1].number
     if found > newest:
-        raise StoreError(
-            f"{home / 'library.db'} was written by a newer version of luna_dt (format {found}, this one reads "
-            f"{newest}); update luna_dt, or move the file away and sync again"
-        )
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, done TEXT NOT NULL)"
-    )
+        raise newer(home / "library.db", found)
+    connection.execute(MIGRATIONS_TABLE)
     missing = [each for each in MIGRATIONS if each.number > found]
     for each in missing:
         for statement in each.statements:

@@ -1,0 +1,297 @@
+"""A damaged library.db: what stands on no damaged page is saved as it was, and the damaged file is kept."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from luna_dt import Library, Rescued
+from luna_dt.cli import main
+from luna_dt.errors import StoreError
+from luna_dt.records import Batch, Captions, Cluster, Member
+from luna_dt.store import Store
+from luna_dt.store.pages import Pages
+from tests.conftest import IDENTITY, image_batch, unit_vectors
+
+IMAGES, RECORDS, DAMAGES = 300, 120, 600
+TABLES = ("images", "captions", "clusters", "cluster_members", "layers", "vectors", "files", "outbox", "batches",
+          "batch_items", "weights", "set_aside", "left_out")  # fmt: skip
+PARENTS = {"vectors": "layers", "batch_items": "batches", "cluster_members": "clusters"}
+WORKFLOW = {
+    "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 1}},
+    "2": {"class_type": "KSampler", "inputs": {"seed": 1, "note": "ü" * 9000}},
+}
+PAGE = 4096
+NOWHERE = "http://127.0.0.1:9"
+
+Rows = dict[str, dict[Any, tuple[Any, ...]]]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A library as it lies on the disk: closed, or with all that was written last still in its log (``logged``)."""
+
+    closed: Path
+    logged: Path
+    found: list[tuple[int, float]]
+
+
+def search(home: Path) -> list[tuple[int, float]]:
+    with Library(home, dt=NOWHERE) as library:
+        hits = library.search(vector=unit_vectors(1, seed=5)[0], layer="style", top_k=20, engine="local")
+        return [(hit.id, hit.similarity) for hit in hits]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    home, logged, closed = (tmp_path_factory.mktemp("made") / name for name in ("home", "logged", "closed"))
+    ids = np.arange(1, IMAGES + 1, dtype=np.int64)
+    with Library(home, dt=NOWHERE) as library:
+        with closing(Store(home)) as store:
+            store.put("images", image_batch(ids))
+            captions = [Captions(int(i), "a, b", "b", f"a cät {i} " + "long " * (i % 60) * 30, "a") for i in ids]
+            store.put("captions", Batch(ids, ids * 7, captions))
+            clusters = [Cluster(c, f"Lüna {c}", 40, tuple(Member(int(i), float(i) / 301) for i in ids[:40])) for c in (3, 9)]
+            store.put("clusters", Batch(np.array([3, 9]), np.array([1, 1]), clusters))
+            for layer, local in (("visual", False), ("style", True)):
+                store.prepare_layer(layer, IDENTITY, local)
+                store.put(f"embeddings.{layer}", Batch(ids, ids * 11, unit_vectors(IMAGES, seed=local) * 3))
+            for kind in ("images", "captions", "clusters", "embeddings.visual"):
+                store.finish(kind, "a test")
+            store.put_files((int(i), f"{i} 100", int(i) * 11) for i in ids)
+            store.put_aside("images", [(2**40, 5, "its width is none")])
+            store.put_left_out(["column x"])
+            with store.writing() as db:
+                db.execute("INSERT INTO weights VALUES ('a.pth', '7 1', 'ff')")
+        with closing(sqlite3.connect(home / "library.db")) as db:  # from here on it is in the log alone
+            assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+        batch = library.batches.create([1, 2, 3, 4, 5], "img2img", WORKFLOW, NOWHERE, seeds="7")
+        assert len(batch.items) == 5
+        with closing(Store(home)) as store:
+            store.put("images", image_batch(ids[50:70], digest=2, rating=7))
+            store.put("embeddings.style", Batch(ids[90:99], ids[90:99] * 11, unit_vectors(9, seed=9)))
+            for i in range(RECORDS):  # as Outbox.put stores them, but that nobody sends them meanwhile
+                made = {"key": f"key-{i}", "prompt": f"größer {i}", "source_image_id": i % 9 + 1, "seed": i}
+                record = {"operation": "img2img", **made}
+                with store.writing() as db:
+                    db.execute(
+                        "INSERT INTO outbox (key, source, record, state, due) VALUES (?, ?, ?, 'parked', 0.5)",
+                        [f"key-{i}", i % 9 + 1, json.dumps(record)],
+                    )
+        shutil.copytree(home, logged, ignore=shutil.ignore_patterns("*.lock", "*-shm"))
+    shutil.copytree(home, closed, ignore=shutil.ignore_patterns("*.lock"))
+    assert (logged / "library.db-wal").stat().st_size > 300_000
+    assert not (closed / "library.db-wal").exists()
+    return Made(closed, logged, search(home))
+
+
+def rows_of(home: Path) -> Rows:
+    """Every row of a library by its table and key, read by SQLite."""
+    with closing(sqlite3.connect(home / "library.db")) as db:
+        found: Rows = {}
+        for table in TABLES:
+            keys = [i for i, each in enumerate(db.execute(f"PRAGMA table_info({table})")) if each[5]]
+            found[table] = {tuple(row[i] for i in keys): row for row in db.execute(f"SELECT * FROM {table}")}
+    return found
+
+
+def places(home: Path) -> dict[str, dict[Any, set[int]]]:
+    """On which pages each row of an undamaged library stands."""
+    found: dict[str, dict[Any, set[int]]] = {}
+    with closing(sqlite3.connect(f"file:{home / 'library.db'}?mode=ro", uri=True)) as db:
+        roots = dict(db.execute("SELECT name, rootpage FROM sqlite_master WHERE type = 'table'"))
+        infos = {table: list(db.execute(f"PRAGMA table_info({table})")) for table in TABLES}
+    with (home / "library.db").open("rb") as file:
+        pages = Pages(file, home / "library.db-wal")
+        for table in TABLES:
+            keys = [i for i, each in enumerate(infos[table]) if each[5]]
+            rowids = table not in ("vectors", "cluster_members", "batch_items", "set_aside", "left_out")
+            numbers, bad = pages.tree(roots[table], rowids, set())
+            assert not bad
+            found[table] = {}
+            for number in numbers:
+                pages.overflow.clear()
+                rows = list(pages.rows(pages[number]))
+                for row in rows:
+                    assert row is not None
+                    values = [row.rowid if value is None and i in keys else value for i, value in enumerate(row.values)]
+                    found[table][tuple(values[i] for i in keys)] = {number, *pages.overflow}
+    return found
+
+
+@pytest.fixture
+def home(made: Made, tmp_path: Path) -> Path:
+    return shutil.copytree(made.closed, tmp_path / "home")
+
+
+@pytest.fixture
+def logged(made: Made, tmp_path: Path) -> Path:
+    return shutil.copytree(made.logged, tmp_path / "home")
+
+
+Damage = Callable[[random.Random, bytearray, int, int], set[int]]
+
+
+def flip(draw: random.Random, data: bytearray, start: int, size: int) -> set[int]:
+    at = draw.sample(range(start, len(data)), draw.randint(1, 8))
+    for each in at:
+        data[each] ^= 1 << draw.randrange(8)
+    return {(each - start) // size for each in at}
+
+
+def overwrite(draw: random.Random, data: bytearray, start: int, size: int) -> set[int]:
+    pages = set(draw.sample(range((len(data) - start) // size), draw.randint(1, 3)))
+    for page in pages:
+        junk = draw.choice([bytes(size), draw.randbytes(size), b"\xff" * size])
+        data[start + page * size : start + (page + 1) * size] = junk
+    return pages
+
+
+def half(draw: random.Random, data: bytearray, start: int, size: int) -> set[int]:
+    page = draw.randrange((len(data) - start) // size)
+    data[start + page * size + size // 2 : start + (page + 1) * size] = bytes(size - size // 2)
+    return {page}
+
+
+def cut(draw: random.Random, data: bytearray, start: int, size: int) -> set[int]:
+    at = draw.randrange(start, len(data))
+    gone = set(range((at - start) // size, (len(data) - start) // size + 1))
+    del data[at:]
+    return gone
+
+
+def swap(draw: random.Random, data: bytearray, start: int, size: int) -> set[int]:
+    """Nothing is gone, it is only elsewhere; but the first page can be nowhere else."""
+    one, other = draw.sample(range(1, (len(data) - start) // size), 2)
+    a, b = (slice(start + page * size, start + (page + 1) * size) for page in (one, other))
+    data[a], data[b] = data[b], data[a]
+    return {one, other}
+
+
+def head(draw: random.Random, data: bytearray, start: int, size: int) -> set[int]:
+    length = draw.choice([4, 16, 32, 100]) if not start else 32
+    data[:length] = draw.choice([bytes(length), draw.randbytes(length)])
+    return set()
+
+
+KINDS: list[Damage] = [flip, overwrite, half, cut, swap, head]
+
+
+def rescued(home: Path) -> Rescued:
+    """Rescues a library and sees to it that what was there is kept, byte by byte, and that the new one is sound."""
+    before = {file.name: file.read_bytes() for file in home.glob("library.db*")}
+    vectors = sorted(file.read_bytes() for file in (home / "vectors").iterdir())
+    found = Library.rescue(home)
+    assert sorted(file.read_bytes() for file in (home / "vectors").iterdir()) == vectors
+    if found.kept is None:
+        assert {file.name: file.read_bytes() for file in home.glob("library.db*")} == before
+    else:
+        for name, content in before.items():
+            assert found.kept.with_name(name.replace("library.db", found.kept.name)).read_bytes() == content
+    with closing(sqlite3.connect(home / "library.db")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+    assert not list(home.glob("*.part*"))
+    return found
+
+
+def lacking(home: Path, before: Rows, where: dict[str, dict[Any, set[int]]], bad: set[int]) -> dict[str, set[Any]]:
+    """The rows that stood on no bad page, and whose parents did not, and that are not there as they were."""
+    after = rows_of(home)
+    lacks = {}
+    for table in TABLES:
+        parent = PARENTS.get(table)
+        missing = {
+            key
+            for key, row in before[table].items()
+            if after[table].get(key) != row
+            and not where[table][key] & bad
+            and (parent is None or not where[parent][key[:1]] & bad)
+        }
+        if missing:
+            lacks[table] = missing
+    return lacks
+
+
+def altered(home: Path, before: Rows, where: dict[str, dict[Any, set[int]]], kind: Damage) -> list[Any]:
+    """The rows that are not as they were put in, although neither were bits flipped nor may the rest of a long row, on
+    a page of its own, be another's."""
+    after = rows_of(home)
+    rows = ((table, key, row) for table in TABLES for key, row in after[table].items())
+    other = [(table, key, row) for table, key, row in rows if before[table].get(key) != row]
+    if kind is flip:
+        assert len(other) <= 8
+        return []
+    return [each for each in other if len(where[each[0]].get(each[1], ())) < 2]
+
+
+@pytest.mark.parametrize("seed", range(DAMAGES))
+def test_what_stands_on_no_damaged_page_is_saved_as_it_was(home: Path, seed: int) -> None:
+    draw, kind = random.Random(seed), KINDS[seed % len(KINDS)]
+    before, where = rows_of(home), places(home)
+    file = home / "library.db"
+    data = bytearray(file.read_bytes())
+    bad = {page + 1 for page in kind(draw, data, 0, PAGE)}
+    same = data == file.read_bytes()
+    file.write_bytes(data)
+    found = rescued(home)
+    assert lacking(home, before, where, bad) == {}
+    assert altered(home, before, where, kind) == []
+    said = {each.table: each.saved for each in found.tables}
+    assert {table: len(rows) for table, rows in rows_of(home).items()} == {table: said[table] for table in TABLES}
+    assert found.kept is not None or kind in (flip, swap) or same  # of a letter that became another nobody can know
+    check_use(home)
+
+
+def check_use(home: Path) -> None:
+    """A rescued library opens, tells what is in it, searches, and takes new records."""
+    with Library(home, dt=NOWHERE) as library:
+        library.status()
+        library.batches.all()
+        count = len(library.outbox.entries())
+        library.images(limit=IMAGES)
+        if any(layer.state.name == "style" and layer.state.count for layer in library.status().layers):
+            library.search(vector=unit_vectors(1)[0], layer="style", engine="local")
+        library.outbox.drop([library.record({"key": "new"}).position], "a test")
+        assert len(library.outbox.entries()) == count + 1
+
+
+def last_frames(log: bytes) -> dict[int, int]:
+    """Which frame of a log has a page's newest version."""
+    frames = range((len(log) - 32) // (PAGE + 24))
+    return {int.from_bytes(log[(at := 32 + i * (PAGE + 24)) : at + 4], "big"): i for i in frames}
+
+
+@pytest.mark.parametrize("seed", range(DAMAGES))
+def test_what_stands_in_no_damaged_frame_of_the_log_is_saved_as_it_was(made: Made, logged: Path, seed: int) -> None:
+    draw, kind = random.Random(seed), KINDS[seed % len(KINDS)]
+    where, before = places(logged), rows_of(made.closed)
+    file = logged / "library.db-wal"
+    data = bytearray(file.read_bytes())
+    frames = last_frames(data)
+    damaged = kind(draw, data, 32, PAGE + 24)
+    file.write_bytes(data)
+    found = rescued(logged)
+    if kind is not cut:  # then it ends sooner, and whatever was written later is not there
+        bad = {page for page, frame in frames.items() if frame in damaged} if kind is not swap else set()
+        assert lacking(logged, before, where, bad) == {}
+        assert found.kept is not None
+        assert 0 < found.log <= 2 * len(damaged) if kind not in (swap, head) else found.log == 0
+    else:
+        records = list(rows_of(logged)["outbox"].values())
+        assert records == list(before["outbox"].values())[: len(records)]
+    check_use(logged)
