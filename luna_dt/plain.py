@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from typing import Any
 
 from .errors import BadInput
@@ -13,6 +14,9 @@ MAX_VALUES = 1_000_000
 #: Controls but tab and newline, marks that turn the direction of writing or hide, halves of characters, no characters.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]")  # fmt: skip
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 100
+
 
 def shown(text: object, most: int = 0) -> str:
     """Text as it may be shown: each control, turn of direction and half of a character is �; cut after ``most``."""
@@ -20,6 +24,14 @@ def shown(text: object, most: int = 0) -> str:
     if most and len(told) > most:
         told = told[: most - 1] + "…"
     return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", told)
+
+
+def quoted(value: object) -> str:
+    """Some value as an error names it: short, on one line, whatever it is."""
+    try:
+        return shown(_SHORT.repr(value), 120)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        return f"a {type(value).__name__}"
 
 
 def checked_json(value: Any, name: str) -> str:

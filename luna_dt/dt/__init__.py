@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from ..errors import SettingsError
 from ..settings import Settings
@@ -46,7 +45,7 @@ def connect(settings: Settings) -> Catalog:
 
     Raises SettingsError for an address of another form.
     """
-    scheme = urlsplit(settings.dt).scheme.lower()
+    scheme = settings.dt.partition(":")[0].lower()
     for form in ADDRESS_FORMS:
         if scheme in form.schemes:
             return form.load(settings)

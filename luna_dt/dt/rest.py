@@ -232,8 +232,9 @@ class RestCatalog(Catalog):
 
     def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:
         path = f"/api/generations/{quote(generation_id, safe='')}"
+        found = self._mapping("PATCH", path, LIST, json=dict(changes))
         try:
-            return Generation.from_json(self._mapping("PATCH", path, LIST, json=dict(changes)))
+            return Generation.from_json(found)
         except BadInput as error:
             raise self._bad(path, "a generation that is none") from error
 
