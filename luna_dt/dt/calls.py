@@ -25,8 +25,8 @@ RETRIES = 3  # of calls that only read, when the server says that it is busy; on
 BUSY = (429, 502, 503, 504)
 PAUSE = 0.1  # seconds before the first retry, doubled each time; the server may ask for longer
 CONNECT_TIMEOUT = 5  # seconds to reach the server at all; its answer may take what is left of the call's time
-PIECE = 1 << 20  # bytes read at once
-LINE = 32 << 20  # bytes; the longest is that of a cluster with all of its members
+BYTES_READ = 1 << 20  # bytes read at once
+LONGEST_LINE = 32 << 20  # bytes; the longest is that of a cluster with all of its members
 ERROR_BYTES = 64 << 10  # that are read of an answer which refuses
 
 
@@ -143,7 +143,7 @@ class Body:
     def read(self, size: int = -1) -> bytes:
         """So many bytes, or all there are; fewer only at the end."""
         pieces, wanted = list[bytes](), size
-        while wanted and (piece := self._raw.read(PIECE if wanted < 0 else min(wanted, PIECE))):
+        while wanted and (piece := self._raw.read(BYTES_READ if wanted < 0 else min(wanted, BYTES_READ))):
             pieces.append(piece)
             wanted -= len(piece) if size >= 0 else 0
             self._left -= len(piece)
@@ -154,11 +154,11 @@ class Body:
     def lines(self, most: int) -> Iterator[bytes]:
         """Its lines, without their ends, of which there may be so many; empty ones are left out."""
         rest = b""
-        while piece := self.read(PIECE):
+        while piece := self.read(BYTES_READ):
             *whole, rest = (rest + piece).split(b"\n") if b"\n" in piece else [rest + piece]
             most -= len(whole)
-            if most < 0 or len(rest) > LINE:
-                raise BadAnswer(f"{self._name} with more lines than can be, or one of more than {LINE:,} bytes")
+            if most < 0 or len(rest) > LONGEST_LINE:
+                raise BadAnswer(f"{self._name} with more lines than can be, or one of more than {LONGEST_LINE:,} bytes")
             yield from filter(None, map(bytes.strip, whole))
         if rest.strip():
             yield rest

@@ -49,10 +49,10 @@ from .catalog import Catalog, Health, Sort
 log = logging.getLogger(__name__)
 
 #: The most bytes that an answer may have, by what is asked for; a server that sends more is not read to its end.
-SMALL, LIST, DIGESTS = 1 << 20, 64 << 20, 512 << 20
-PICTURE, WITH_PICTURE, WITH_MAP = 256 << 20, 352 << 20, 192 << 20
-ROW = 16 << 10  # of a record in a sync, beside LIST for the whole
-BLOCK = 1 << 10  # of a vector beside its numbers: servers may send each in a block of its own
+ONE_RECORD, ONE_LIST, DIGESTS = 1 << 20, 64 << 20, 512 << 20
+ONE_PICTURE, WITH_PICTURE, WITH_MAP = 256 << 20, 352 << 20, 192 << 20
+EACH_RECORD = 16 << 10  # of a record in a sync, beside ONE_LIST for the whole
+EACH_BLOCK = 1 << 10  # of a vector beside its numbers: servers may send each in a block of its own
 SPARE = 1000  # lines beside those asked for, and as many more; what nobody asked for is not taken
 MAX_DIM = 1 << 16
 ROWS_AT_ONCE = 1000  # images in a page
@@ -75,14 +75,14 @@ class RestCatalog(Catalog):
     def close(self) -> None:
         self._calls.close()
 
-    def _mapping(self, method: str, path: str, most: int = SMALL, **options: Any) -> Mapping[str, Any]:
+    def _mapping(self, method: str, path: str, most: int = ONE_RECORD, **options: Any) -> Mapping[str, Any]:
         found = self._calls.json(method, path, most, **options)
         if not isinstance(found, Mapping):
             raise self._bad(path, "something that is no mapping", found)
         return found
 
     def _list(self, wrapper: str, method: str, path: str, **options: Any) -> list[Mapping[str, Any]]:
-        found = self._calls.json(method, path, LIST, **options)
+        found = self._calls.json(method, path, ONE_LIST, **options)
         if isinstance(found, Mapping):
             found = found.get(wrapper)
         if not isinstance(found, list) or not all(isinstance(item, Mapping) for item in found):
@@ -95,7 +95,7 @@ class RestCatalog(Catalog):
     # -- section 1 of the contract ------------------------------------------------------------------
 
     def health(self) -> Health:
-        found = self._calls.json("GET", "/api/health", SMALL)
+        found = self._calls.json("GET", "/api/health", ONE_RECORD)
         if not isinstance(found, Mapping) or found.get("status") != "ok":
             raise BadAnswer(f"DT at {self.address} does not say that it is well: {shown(found, 200)}")
         name, version = (shown(found.get(key) or "", 200) for key in ("name", "version"))
@@ -167,7 +167,7 @@ class RestCatalog(Catalog):
     def file(self, image_id: int) -> bytes:
         path, until = f"/api/images/{int(image_id)}", self._calls.until()
         try:
-            with self._calls.call("GET", f"{path}/file", PICTURE, until) as body:
+            with self._calls.call("GET", f"{path}/file", ONE_PICTURE, until) as body:
                 return body.read()
         except UnknownImage:
             raise
@@ -199,7 +199,7 @@ class RestCatalog(Catalog):
         if "maps" not in self.health().capabilities:
             raise NotOffered(f"DT at {self.address} keeps no ControlNet maps that are made elsewhere")
         body = {"image_base64": base64.b64encode(made.data).decode(), "keypoints": made.keypoints}
-        self._calls.json("PUT", _map_path(image_id, kind), SMALL, json=body)
+        self._calls.json("PUT", _map_path(image_id, kind), ONE_RECORD, json=body)
 
     # -- generations ----------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class RestCatalog(Catalog):
 
     def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:
         path = f"/api/generations/{quote(generation_id, safe='')}"
-        found = self._mapping("PATCH", path, LIST, json=dict(changes))
+        found = self._mapping("PATCH", path, ONE_LIST, json=dict(changes))
         try:
             return Generation.from_json(found)
         except BadInput as error:
@@ -291,7 +291,7 @@ class RestCatalog(Catalog):
     def _fetched(self, kind: str, ids: Int64s, until: float) -> list[Batch]:
         layer = layer_of(kind)
         dim = self.identity(layer).dim if layer is not None else 0
-        most = LIST + len(ids) * ROW if layer is None else SMALL + len(ids) * (8 * dim + BLOCK)
+        most = ONE_LIST + len(ids) * EACH_RECORD if layer is None else ONE_RECORD + len(ids) * (8 * dim + EACH_BLOCK)
         path, wanted = f"/api/sync/{quote(kind, safe='')}/fetch", {"ids": ids.tolist()}
         with self._calls.call("POST", path, most, until, json=wanted) as body:
             if layer is not None:

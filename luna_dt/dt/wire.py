@@ -28,12 +28,22 @@ LINES = "application/x-ndjson"
 ARRAYS = "application/x-npy"
 
 
+PIECE = 1 << 18  # bytes
+
+
 class Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
 def pack_digests(ids: Int64s, digests: Int64s) -> bytes:
     return _npy(np.column_stack([ids, digests]).astype("<i8"))
+
+
+def pieces(data: bytes) -> Iterator[bytes]:
+    """Data in pieces, so that a client that does not read holds up, and fills, only its own."""
+    view = memoryview(data)
+    for at in range(0, len(view), PIECE):
+        yield bytes(view[at : at + PIECE])
 
 
 def unpack_digests(body: Readable) -> tuple[Int64s, Int64s]:
@@ -44,7 +54,7 @@ def unpack_digests(body: Readable) -> tuple[Int64s, Int64s]:
 def pack_vectors(batches: Iterable[Batch], dtype: str) -> Iterator[bytes]:
     for batch in batches:
         yield pack_digests(batch.ids, batch.digests)
-        yield _npy(np.asarray(batch.rows, dtype=dtype))
+        yield from pieces(_npy(np.asarray(batch.rows, dtype=dtype)))
 
 
 def unpack_vectors(body: Readable, dim: int) -> Iterator[Batch]:
@@ -63,7 +73,7 @@ def pack_records(batches: Iterable[Batch]) -> Iterator[bytes]:
             for record, digest in zip(batch.rows, batch.digests.tolist(), strict=True)
         ]
         lines += [json.dumps({"id": i, "digest": "0", "set_aside": reason}) for i, reason in batch.aside.items()]
-        yield ("\n".join(lines) + "\n").encode()
+        yield from pieces(("\n".join(lines) + "\n").encode())
 
 
 def unpack_records(kind: str, lines: Iterable[bytes]) -> Iterator[Batch]:
