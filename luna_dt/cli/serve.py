@@ -20,7 +20,7 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
     """Serve a DT database as the REST contract, for ComfyUI and for other machines."""
     from ..server.app import create_app
     from ..server.guard import is_loopback
-    from ..server.run import run
+    from ..server.run import prepared
 
     settings = settings.replace(dt=db, token=token)
     if settings.dt.startswith("http"):
@@ -37,4 +37,4 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
             maps=library.served_maps,
         )
         err.print(f"serving {plain(library.catalog.address)} at http://{host}:{port}  (Ctrl+C ends)")
-        run(app, host, port)
+        prepared(app, host, port).run()

@@ -18,7 +18,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from ..dt import wire
 from ..dt.catalog import Catalog, Sort
-from ..errors import BadInput, BadPicture, NotOffered
+from ..errors import BadInput, BadPicture, NotOffered, PictureMissing
 from ..generation import Generation
 from ..identity import Identity
 from ..paths import local_path, on_disk
@@ -99,7 +99,12 @@ def create_app(
 
     @app.get("/api/images/{image_id}/file")
     def file(image_id: ImageId, request: Request) -> Response:
-        return served(on_disk(local_path(catalog.image(image_id).path, path_map or {})), request.headers)
+        path = local_path(catalog.image(image_id).path, path_map or {})
+        try:
+            path = on_disk(path)
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            raise PictureMissing(f"the file of image {image_id} cannot be looked for: {error.strerror}") from error
+        return served(path, request.headers)
 
     @app.get("/api/images/{image_id}/caption")
     def caption(image_id: ImageId) -> dict[str, Any]:

@@ -17,8 +17,8 @@ UNREAD = 30.0  # seconds in which a client must go on reading its answer
 LOG_LINES = 60  # a minute
 
 
-def run(app: FastAPI, host: str, port: int) -> None:
-    """Serves until it is told to end; what is under way then has some seconds to be finished."""
+def prepared(app: FastAPI, host: str, port: int) -> uvicorn.Server:
+    """A server that is ready to ``run``, until it is told to end; what is under way then has some seconds."""
     config = uvicorn.Config(
         app,
         host=host,
@@ -36,7 +36,7 @@ def run(app: FastAPI, host: str, port: int) -> None:
     for handler in (*logging.getLogger("uvicorn").handlers, *logging.getLogger("luna_dt").handlers):
         handler.addFilter(few)
     logging.getLogger("asyncio").addFilter(few)
-    uvicorn.Server(config).run()
+    return uvicorn.Server(config)
 
 
 class Connection(H11Protocol):
@@ -50,7 +50,9 @@ class Connection(H11Protocol):
         self._look = self.loop.call_later(LOOK, self._looked_at)
         if len(self.connections) > MAX_SOCKETS:
             idle = [each for each in self.connections if isinstance(each, Connection) and each.asks_nothing]
-            min(idle, key=lambda each: each._made, default=self).transport.abort()
+            oldest = min(idle, key=lambda each: each._made, default=self)
+            oldest.transport.abort()
+            self.connections.discard(oldest)  # now, or the next one would have the same make room
 
     @property
     def asks_nothing(self) -> bool:
