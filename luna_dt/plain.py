@@ -26,6 +26,12 @@ def shown(text: object, most: int = 0) -> str:
     return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", told)
 
 
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON for a terminal or a file: what is not to be shown is there by its number, which JSON reads as the same."""
+    said = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", said)
+
+
 def quoted(value: object) -> str:
     """Some value as an error names it: short, on one line, whatever it is."""
     try:

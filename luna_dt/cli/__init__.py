@@ -28,7 +28,7 @@ from .mirror import status, sync
 from .outbox import outbox
 from .search import search
 from .serve import serve
-from .terminal import err, plain, print_json
+from .terminal import PlainLines, err, plain, print_json
 
 
 class _Commands(click.Group):
@@ -58,6 +58,7 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
     handler = RichHandler(console=err, show_time=False, show_path=False, show_level=verbose)
+    handler.setFormatter(PlainLines())
     ours = logging.getLogger("luna_dt")
     ours.handlers, ours.propagate = [handler], False
     ours.setLevel(logging.INFO if verbose else logging.WARNING)
