@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import BadInput
+from .plain import checked_json, quoted, shown
 
 OPERATIONS = ("txt2img", "img2img", "upscale", "inpaint", "variation")
 
@@ -60,25 +60,29 @@ class Generation:
             try:
                 known[name] = convert(given)
             except (TypeError, ValueError, OverflowError) as error:
-                raise BadInput(f"a generation's {name} cannot be {given!r}") from error
+                raise BadInput(f"a generation's {name} cannot be {quoted(given)}: {shown(error, 200)}") from error
         made = cls(**known)
         if made.operation not in OPERATIONS:
-            raise BadInput(f"a generation's operation is one of {', '.join(OPERATIONS)}, not '{made.operation}'")
+            raise BadInput(f"a generation's operation is one of {', '.join(OPERATIONS)}, not {quoted(made.operation)}")
         numbers = {name: getattr(made, name) for name in ("seed", "steps", "width", "height", "cfg", "denoise")}
         for name, number in numbers.items():
             if number is not None and not 0 <= number < 2**64:  # also false for NaN
-                raise BadInput(f"a generation's {name} must be 0 or more, and less than 2^64, not {number}")
+                raise BadInput(f"a generation's {name} must be 0 or more, and less than 2^64, not {quoted(number)}")
         if not re.fullmatch(r"[!-~]{0,200}", made.key):  # it travels in an HTTP header
-            raise BadInput(f"a generation's key is at most 200 ASCII characters without spaces, not {made.key!r}")
+            raise BadInput(f"a generation's key is at most 200 ASCII characters without spaces, not {quoted(made.key)}")
         if made.source_image_id is not None and not 0 < made.source_image_id < 2**63:
-            raise BadInput(f"a generation's source_image_id cannot be {made.source_image_id}")
+            raise BadInput(f"a generation's source_image_id cannot be {quoted(made.source_image_id)}")
         return made
 
 
 def _mapping(value: Any) -> dict[str, Any]:
     found = dict(value)
-    json.dumps(found, allow_nan=False)  # it must be storable
+    checked_json(found, "it")  # or it could not be stored, or would break each list that it stands in
     return found
+
+
+def _id(value: Any) -> str:
+    return shown(value, 200)
 
 
 def _whole(value: Any) -> int:
@@ -98,5 +102,5 @@ _GENERATION_FIELDS: dict[str, Callable[[Any], Any]] = {
     "operation": _string, "source_image_id": _whole, "prompt": _string, "negative_prompt": _string,
     "model": _string, "seed": _whole, "steps": _whole, "cfg": float, "denoise": float, "width": _whole,
     "height": _whole, "base": _string, "output": _string, "batch_id": _string, "extra_metadata": _mapping,
-    "key": _string, "id": str, "created": _string,
+    "key": _string, "id": _id, "created": _string,
 }  # fmt: skip

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .errors import BadAnswer, BadInput, BadVector, UnknownLayer, WrongDimension
 from .identity import DT_IDENTITIES, Identity
+from .plain import checked_json
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
@@ -172,11 +173,7 @@ def checked_keypoints(found: Any) -> dict[str, Any] | None:
     """OpenPose's JSON object as somebody sent it, if it can be stored and sent on; raises BadInput."""
     if found is None:
         return None
-    try:
-        size = len(json.dumps(found, ensure_ascii=False, allow_nan=False).encode())
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadInput(f"keypoints are no JSON object: {error}") from error
-    if not isinstance(found, dict) or size > MAX_KEYPOINTS:
+    if not isinstance(found, dict) or len(checked_json(found, "keypoints").encode()) > MAX_KEYPOINTS:
         raise BadInput(f"keypoints are a JSON object of at most {MAX_KEYPOINTS:,} bytes")
     return found
 

@@ -19,14 +19,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import platformdirs
 
 from .errors import SettingsError
+from .plain import quoted, shown
 
 DEFAULT_DT = "http://localhost:5000"
 
@@ -69,40 +71,26 @@ class Settings:
         """
         env = os.environ if environ is None else environ
         place = home or env.get("LUNA_DT_HOME") or platformdirs.user_data_path("luna_dt", appauthor=False)
-        settings = cls(home=Path(place).expanduser().absolute())
+        settings = cls(home=Path()).replace(home=place)
         settings = settings.replace(**_from_file(settings.home / "settings.toml"))
-        given = {name: env[key] for name, key in ENVIRONMENT.items() if env.get(key)}
+        given: dict[str, Any] = {name: env[key] for name, key in ENVIRONMENT.items() if env.get(key)}
         if "path_map" in given:
             pairs = (pair.partition("=") for pair in given["path_map"].split(";") if pair.strip())
-            return settings.replace(**{**given, "path_map": {a.strip(): b.strip() for a, _, b in pairs}})
+            given["path_map"] = {a.strip(): b.strip() for a, _, b in pairs}
         return settings.replace(**given)
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with some settings changed; None leaves one as it is."""
-        values = {name: value for name, value in changes.items() if value is not None}
-        try:
-            if "home" in values:
-                values["home"] = Path(values["home"]).expanduser().absolute()
-            if "models" in values:
-                given = values["models"]
-                folders = given.split(";") if isinstance(given, str) else [given] if isinstance(given, Path) else given
-                values["models"] = tuple(Path(folder).expanduser().absolute() for folder in folders if folder)
-            if "timeout" in values:
-                values["timeout"] = float(values["timeout"])
-                if not values["timeout"] > 0:
-                    raise ValueError("timeout must be above 0 seconds")
-            if "maps_gb" in values:
-                values["maps_gb"] = float(values["maps_gb"])
-                if not values["maps_gb"] >= 0:
-                    raise ValueError("maps_gb must be 0 or more")
-            if "allowed" in values:
-                given = values["allowed"]
-                addresses = given.split(";") if isinstance(given, str) else list(given)
-                values["allowed"] = tuple(str(address).strip().rstrip("/") for address in addresses)
-            if "path_map" in values:
-                values["path_map"] = {str(a): str(b) for a, b in dict(values["path_map"]).items()}
-        except (TypeError, ValueError) as error:
-            raise SettingsError(f"a setting cannot be used: {error}; see luna_dt/settings.py") from error
+        values = {}
+        for name, value in changes.items():
+            if value is None:
+                continue
+            try:
+                values[name] = _READERS[name](value)
+            except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: nobody's "~name"
+                given = "that" if name == "token" else quoted(value)
+                told = f"the setting {name} cannot be {given}: {shown(error, 200)}; see luna_dt/settings.py"
+                raise SettingsError(told) from error
         return replace(self, **values)
 
 
@@ -114,6 +102,66 @@ def without_secrets(address: str) -> str:
         head = f"{scheme}://{user.partition(':')[0]}" + (":***" if ":" in user else "")
     return re.sub(r"(password=)[^&\s]*", r"\1***", head + at + host)
 
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("it must be a text")
+    if shown(value) != value or "\n" in value:
+        raise ValueError("it holds control characters, or half of one")
+    return value
+
+
+def _address(value: Any) -> str:
+    host = urlsplit(_text(value))
+    if host.scheme in ("http", "https"):
+        _ = host.port  # raises ValueError
+    return str(value)
+
+
+def _path(value: Any) -> Path:
+    if "\0" in str(value):
+        raise ValueError("it holds a NUL character")
+    return Path(value)
+
+
+def _folder(value: Any) -> Path:
+    return _path(value).expanduser().absolute()
+
+
+def _folders(value: Any) -> tuple[Path, ...]:
+    given = value.split(";") if isinstance(value, str) else [value] if isinstance(value, Path) else value
+    return tuple(_folder(folder) for folder in given if folder)
+
+
+def _number(value: Any, least: float, most: float) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not least <= number <= most:  # also NaN
+        raise ValueError(f"it must be a number from {least:g} to {most:g}")
+    return number
+
+
+def _timeout(value: Any) -> float:
+    if float(value) <= 0:
+        raise ValueError("it must be above 0 seconds")
+    return _number(value, 0, 86_400)
+
+
+def _allowed(value: Any) -> tuple[str, ...]:
+    return tuple(_address(each).strip().rstrip("/") for each in (value.split(";") if isinstance(value, str) else value))
+
+
+def _path_map(value: Any) -> dict[str, str]:
+    given = dict(value)
+    for path in (*given, *given.values()):
+        _path(path)  # raises TypeError, ValueError
+    return {str(a): str(b) for a, b in given.items()}
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "home": _folder, "dt": _address, "allowed": _allowed, "token": lambda value: _text(value).strip(),
+    "timeout": _timeout, "device": _text, "index": _text, "models": _folders,
+    "maps_gb": lambda value: _number(value, 0, 1e9), "path_map": _path_map,
+}  # fmt: skip
 
 ENVIRONMENT = {
     "dt": "DT_API_URL",
@@ -129,17 +177,19 @@ ENVIRONMENT = {
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from error
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{path} cannot be read: {shown(error, 300)}") from error
     unknown = sorted(set(values) - set(ENVIRONMENT))
     if unknown:
-        raise SettingsError(f"{path} names unknown settings: {', '.join(unknown)}; known: {', '.join(ENVIRONMENT)}")
+        raise SettingsError(
+            f"{path} names unknown settings: {shown(', '.join(unknown), 200)}; known: {', '.join(ENVIRONMENT)}"
+        )
     return values

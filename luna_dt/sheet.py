@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from .plain import shown
+
 Tile = tuple[Image.Image | None, str, str]  # a picture, its headline and its caption
 TILE, GAP, LINE = 192, 12, 18
 PAPER, INK, FAINT, ACCENT = (250, 249, 246), (32, 33, 36), (120, 122, 128), (196, 88, 38)
@@ -80,7 +82,7 @@ def paste(sheet: Image.Image, picture: Image.Image, x: int, y: int) -> None:
 
 
 def fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    text = " ".join(text.split())
+    text = shown(" ".join(text[:1000].split()), 200)
     if font.getlength(text) <= TILE:
         return text
     while text and font.getlength(text + "…") > TILE:

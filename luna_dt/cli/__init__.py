@@ -29,7 +29,7 @@ from .outbox import outbox
 from .rescue import rescue
 from .search import search
 from .serve import serve
-from .terminal import err, plain, print_json
+from .terminal import PlainLines, err, plain, print_json
 
 
 class _Commands(click.Group):
@@ -59,6 +59,7 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
     handler = RichHandler(console=err, show_time=False, show_path=False, show_level=verbose)
+    handler.setFormatter(PlainLines())
     ours = logging.getLogger("luna_dt")
     ours.handlers, ours.propagate = [handler], False
     ours.setLevel(logging.INFO if verbose else logging.WARNING)

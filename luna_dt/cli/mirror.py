@@ -44,7 +44,7 @@ def status(settings: Settings, as_json: bool) -> None:
     if as_json:
         print_json(found.to_json())
         return
-    out.print(f"library  {found.home}  ({found.bytes / 1e6:,.1f} MB)\nDT       {plain(found.dt)}")
+    out.print(f"library  {plain(str(found.home))}  ({found.bytes / 1e6:,.1f} MB)\nDT       {plain(found.dt)}")
     table = Table("kind", "count", "last synced", box=None)
     for name, (count, synced) in found.counts.items():
         table.add_row(name, f"{count:,}", when(synced))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from rich.table import Table
 from ..errors import BadInput
 from ..library import Library
 from ..made.outbox import NOT_SENT, STATES
+from ..plain import as_json
 from ..settings import Settings
 from .terminal import dt_option, json_option, out, plain, print_json, write
 
@@ -64,7 +64,7 @@ def outbox_send(context: click.Context, parked: bool, dt: str | None) -> None:
 def outbox_export(settings: Settings, target: Path | None) -> None:
     """Write every record that was ever made, one JSON object a line."""
     with Library(settings=settings) as library:
-        lines = "".join(json.dumps(e.to_json(), ensure_ascii=False) + "\n" for e in library.outbox.entries())
+        lines = "".join(as_json(e.to_json()) + "\n" for e in library.outbox.entries())
     write(target, lines)
 
 

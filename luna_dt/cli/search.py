@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -120,7 +121,7 @@ def search(
 
 def _term(layer: str, weight: float, reference: str) -> Term:
     kind, _, value = reference.partition(":")
-    if kind == "id" and value.isdigit():
+    if kind == "id" and re.fullmatch("[0-9]{1,18}", value):
         return Term(image_id=int(value), layer=layer, weight=weight)
     if kind == "text":
         return Term(text=value, layer=layer, weight=weight)

@@ -22,6 +22,7 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
     """Serve a DT database as the REST contract, for ComfyUI and for other machines."""
     from ..server.app import create_app
     from ..server.guard import is_loopback
+    from ..server.run import prepared
 
     settings = settings.replace(dt=db, token=token)
     if settings.dt.startswith("http"):
@@ -30,8 +31,6 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
         )
     if not is_loopback(host) and not settings.token:
         raise SettingsError(f"listening on {host} lets others in: set a token with --token (or DT_API_TOKEN)")
-    import uvicorn
-
     with Library(settings=settings) as library:
         library.health()
         app = create_app(
@@ -42,4 +41,4 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
             maps=library.served_maps,
         )
         err.print(f"serving {plain(library.catalog.address)} at http://{host}:{port}  (Ctrl+C ends)")
-        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+        prepared(app, host, port).run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from ..errors import SettingsError
+from ..plain import as_json, shown
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -70,10 +71,17 @@ class ProgressBars:
 
 
 def plain(text: str) -> str:
-    """Text from elsewhere must not be read as rich's markup."""
+    """Text from elsewhere: neither read as rich's markup, nor obeyed by the terminal."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(shown(text))
+
+
+class PlainLines(logging.Formatter):
+    """Lines of a log, which may hold what a server or a picture said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record), 20_000)
 
 
 def print_some(reasons: Sequence[str], most: int = 20) -> None:
@@ -89,7 +97,7 @@ def when(synced: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(as_json(value, indent=2) + "\n")
 
 
 def write(target: Path | None, text: str) -> None:
@@ -97,6 +105,6 @@ def write(target: Path | None, text: str) -> None:
         sys.stdout.write(text)
         return
     try:
-        target.write_text(text, encoding="utf-8")
+        target.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise SettingsError(f"{target} cannot be written: {error}") from error

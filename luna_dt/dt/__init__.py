@@ -23,7 +23,7 @@ class AddressForm(NamedTuple):
 
 
 def _of(*schemes: str) -> Callable[[str], bool]:
-    return lambda address: urlsplit(address).scheme.lower() in schemes
+    return lambda address: address.partition(":")[0].lower() in schemes
 
 
 def _is_database(address: str) -> object:

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import base64
-import contextlib
+import logging
+import math
+import time
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, cast
+from typing import Any
 from urllib.parse import quote
-
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError, ReadTimeoutError
-from urllib3.util import Retry
 
 from ..errors import (
     BadAnswer,
     BadInput,
-    LunaError,
     MapMissing,
     NotFound,
     NotOffered,
     NotSearchable,
     PictureMissing,
-    Refused,
     UnknownImage,
     Unreachable,
-    by_code,
 )
 from ..generation import Generation
 from ..identity import Identity
+from ..plain import shown
 from ..records import (
     EMBEDDINGS,
+    LAYERS,
+    RECORD_KINDS,
     Batch,
     Captions,
     Cluster,
@@ -44,115 +41,85 @@ from ..records import (
     checked_keypoints,
     layer_of,
 )
-from ..storable import checked, each
+from ..storable import LARGEST, checked, each
 from . import wire
+from .calls import RETRIES, Calls
 from .catalog import Catalog, Health, Sort
 
-RETRIES = 3  # of calls that only read, when the connection breaks or the server says 502, 503 or 504
-CONNECT_TIMEOUT = 5  # seconds to reach the server at all; its answer may take ``timeout``
+log = logging.getLogger(__name__)
+
+#: The most bytes that an answer may have, by what is asked for; a server that sends more is not read to its end.
+ONE_RECORD, ONE_LIST, DIGESTS = 1 << 20, 64 << 20, 512 << 20
+ONE_PICTURE, WITH_PICTURE, WITH_MAP = 256 << 20, 352 << 20, 192 << 20
+EACH_RECORD = 16 << 10  # of a record in a sync, beside ONE_LIST for the whole
+EACH_BLOCK = 1 << 10  # of a vector beside its numbers: servers may send each in a block of its own
+SPARE = 1000  # lines beside those asked for, and as many more; what nobody asked for is not taken
+MAX_DIM = 1 << 16
+ROWS_AT_ONCE = 1000  # images in a page
+SYNC_TIMES = 10  # by which a sync's calls may take longer
 
 
 class RestCatalog(Catalog):
     """A catalog behind ``http(s)://``; see dt/catalog.py.  Tolerates absent optional fields, and answers
-    wrapped as ``{"images": […]}`` or ``{"clusters": […]}``."""
+    wrapped as ``{"images": […]}`` or ``{"clusters": […]}``.
+
+    ``timeout``: the seconds that a call may take in all, retries and the server's pauses included (a sync's ten times
+    that).
+    """
 
     def __init__(self, address: str, token: str = "", timeout: float = 30.0) -> None:
-        self.address = address.rstrip("/")
-        self._timeout = (min(CONNECT_TIMEOUT, timeout), timeout)
-        self._session, self._once = requests.Session(), requests.Session()
-        for session in (self._session, self._once):
-            session.trust_env = False  # a proxy has no business between two programs of one user
-            if token:
-                session.headers["Authorization"] = f"Bearer {token}"
-        retry = Retry(
-            total=RETRIES,
-            connect=1,  # a server that is not there, or says nothing, is told soon
-            read=1,
-            backoff_factor=0.2,
-            status_forcelist=(502, 503, 504),
-            allowed_methods=None,  # every call made with it may be repeated
-            raise_on_status=False,
-        )
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+        self._calls = Calls(address, token, timeout)
+        self.address = self._calls.address
         self._identities: dict[str, Identity] = {}
 
     def close(self) -> None:
-        self._session.close()
-        self._once.close()
+        self._calls.close()
 
-    # -- calls --------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _call(
-        self, method: str, path: str, session: requests.Session | None = None, **options: Any
-    ) -> Iterator[requests.Response]:
-        """An answer with status 200 or 201; everything else becomes a typed error, also while its body is read."""
-        try:
-            timeout = (self._timeout[0], self._timeout[1] * (10 if path.startswith("/api/sync") else 1))
-            with (session or self._session).request(
-                method, self.address + path, timeout=timeout, stream=True, allow_redirects=False, **options
-            ) as answer:
-                if answer.status_code not in (200, 201):
-                    raise self._refusal(answer, f"{method} {path}")
-                yield answer
-        except (requests.RequestException, HTTPError, OSError) as error:
-            if isinstance(error, LunaError):
-                raise
-            raise Unreachable(
-                f"DT at {self.address} does not answer ({_reason(error)}); is its server running?"
-            ) from error
-
-    def _refusal(self, answer: requests.Response, call: str) -> LunaError:
-        try:
-            problem = answer.json()
-        except (ValueError, requests.RequestException):
-            problem = {}
-        problem = problem if isinstance(problem, Mapping) else {}
-        message = str(problem.get("detail") or problem.get("title") or answer.reason or "no reason given")
-        kind = by_code(str(problem.get("code")))
-        if kind is not None and kind not in (LunaError, Refused):
-            return kind(message)
-        if answer.status_code == 404:
-            return NotFound(f"DT at {self.address} has no {call}: {message}")
-        if answer.status_code in (405, 501):
-            return NotOffered(f"DT at {self.address} does not offer {call}: {message}")
-        return Refused(f"DT at {self.address} refuses {call} with {answer.status_code}: {message}", answer.status_code)
-
-    def _json(self, method: str, path: str, **options: Any) -> Any:
-        with self._call(method, path, **options) as answer:
-            try:
-                return answer.json()
-            except requests.JSONDecodeError as error:
-                raise BadAnswer(f"DT at {self.address} answers {path} with something that is not JSON") from error
+    def _mapping(self, method: str, path: str, most: int = ONE_RECORD, **options: Any) -> Mapping[str, Any]:
+        found = self._calls.json(method, path, most, **options)
+        if not isinstance(found, Mapping):
+            raise self._bad(path, "something that is no mapping", found)
+        return found
 
     def _list(self, wrapper: str, method: str, path: str, **options: Any) -> list[Mapping[str, Any]]:
-        found = self._json(method, path, **options)
+        found = self._calls.json(method, path, ONE_LIST, **options)
         if isinstance(found, Mapping):
             found = found.get(wrapper)
         if not isinstance(found, list) or not all(isinstance(item, Mapping) for item in found):
-            raise BadAnswer(f"DT at {self.address} answers {path} with something that is no list of {wrapper}")
+            raise self._bad(path, f"something that is no list of {wrapper}")
         return found
+
+    def _bad(self, path: str, what: str, sent: Any = "") -> BadAnswer:
+        return BadAnswer(f"DT at {self.address} answers {path} with {what}" + (f": {shown(sent, 200)}" if sent else ""))
 
     # -- section 1 of the contract ------------------------------------------------------------------
 
     def health(self) -> Health:
-        found = self._json("GET", "/api/health")
+        found = self._calls.json("GET", "/api/health", ONE_RECORD)
         if not isinstance(found, Mapping) or found.get("status") != "ok":
-            raise BadAnswer(f"DT at {self.address} does not say that it is well: {str(found)[:200]}")
-        capabilities, left_out = (tuple(map(str, found.get(name) or ())) for name in ("capabilities", "left_out"))
-        name, version, library = (str(found.get(key) or "") for key in ("name", "version", "library"))
+            raise BadAnswer(f"DT at {self.address} does not say that it is well: {shown(found, 200)}")
+        name, version, library = (shown(found.get(key) or "", 200) for key in ("name", "version", "library"))
+        capabilities, left_out = _texts(found.get("capabilities")), _texts(found.get("left_out"))
         return Health(name or "DT", version, capabilities, left_out, library)
 
     def image(self, image_id: int) -> ImageRecord:
-        found = self._json("GET", f"/api/images/{int(image_id)}")
-        if not isinstance(found, Mapping):
-            raise BadAnswer(f"DT at {self.address} answers with an image {image_id} that is none: {str(found)[:200]}")
-        return checked(ImageRecord.from_json(found))
+        # a plain DT server may send the pixels with it
+        return checked(ImageRecord.from_json(self._mapping("GET", f"/api/images/{int(image_id)}", WITH_PICTURE)))
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
-        wanted = {"query": query, "after_id": after_id, "limit": limit}
-        return each(ImageRecord.from_json, self._list("images", "GET", "/api/images", params=wanted))
+        """Asked in pages, each of which must go on from the one before it."""
+        until, found = self._calls.until(), list[ImageRecord]()
+        while (wanted := min(limit - len(found), ROWS_AT_ONCE)) > 0:
+            asked = {"query": query, "after_id": after_id, "limit": wanted}
+            rows = self._list("images", "GET", "/api/images", params=asked, until=until)
+            ids = [i for row in rows if (i := _id(row)) is not None]
+            if any(i <= before for before, i in zip([after_id, *ids], ids, strict=False)) or (rows and not ids):
+                raise self._bad("/api/images", f"images that do not go on after {after_id} in the order of their ids")
+            found += each(ImageRecord.from_json, rows)
+            if len(rows) != wanted:  # fewer: there are no more; more: a server that knows no pages
+                break
+            after_id = ids[-1]
+        return found[:limit]
 
     def similar(
         self,
@@ -171,16 +138,12 @@ class RestCatalog(Catalog):
         else:
             body["image_id"] = image_id
         hits = []
-        for found in self._list("images", "POST", "/api/images/similar", json=body):
-            try:
-                similarity = float(found["similarity"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise BadAnswer(
-                    f"DT at {self.address} sent a hit without its similarity: {str(found)[:200]}"
-                ) from error
-            hits += [
-                Hit(record.id, similarity, record) for record in each(ImageRecord.from_json, [{"path": "", **found}])
-            ]
+        for found in self._list("images", "POST", "/api/images/similar", json=body)[:top_k]:
+            similarity = _finite(found.get("similarity"))
+            if similarity is None:
+                raise self._bad("/api/images/similar", "a hit without its similarity", found)
+            records = each(ImageRecord.from_json, [{"path": "", **found}])
+            hits += [Hit(record.id, similarity, record) for record in records]
         return hits
 
     def clusters(self) -> list[Cluster]:
@@ -192,34 +155,37 @@ class RestCatalog(Catalog):
         wanted = {"limit": limit, "min_quality": min_quality, "sort": sort}
         found = self._list("images", "GET", f"/api/clusters/{int(cluster_id)}/images", params=wanted)
         return [
-            ClusterImage(record, float(item.get("confidence") or 0))
-            for item in found
+            ClusterImage(record, confidence)
+            for item in found[:limit]
+            if (confidence := _finite(item.get("confidence") or 0)) is not None
             for record in each(ImageRecord.from_json, [item])
         ]
 
     def captions(self, image_id: int) -> Captions:
-        return Captions.from_json(self._json("GET", f"/api/images/{int(image_id)}/caption"), int(image_id))
+        found = self._mapping("GET", f"/api/images/{int(image_id)}/caption")
+        return checked(Captions.from_json(found, int(image_id)))
 
     def file(self, image_id: int) -> bytes:
+        path, until = f"/api/images/{int(image_id)}", self._calls.until()
         try:
-            with self._call("GET", f"/api/images/{int(image_id)}/file") as answer:
-                return answer.content
+            with self._calls.call("GET", f"{path}/file", ONE_PICTURE, until) as body:
+                return body.read()
         except UnknownImage:
             raise
         except (NotFound, NotOffered) as refusal:  # a plain DT server may send the pixels with the record
-            found = self._json("GET", f"/api/images/{int(image_id)}")
+            found = self._mapping("GET", path, WITH_PICTURE, until=until)
             if not found.get("image_base64"):
                 raise PictureMissing(f"{refusal}; and its record has no image_base64") from refusal
             return _decoded(found["image_base64"], f"image {image_id}")
 
     def control_map(self, image_id: int, kind: str) -> StoredMap:
         try:
-            found = self._json("GET", _map_path(image_id, kind))
+            found = self._mapping("GET", _map_path(image_id, kind), WITH_MAP)
         except UnknownImage:
             raise
         except (NotFound, NotOffered) as refusal:
             raise MapMissing(f"DT has no {kind} map of image {image_id}") from refusal
-        if not isinstance(found, Mapping) or not (found.get("image_base64") or found.get("path")):
+        if not (found.get("image_base64") or found.get("path")):
             raise BadAnswer(f"DT sent the {kind} map of image {image_id} with neither image_base64 nor path")
         data = b""
         if found.get("image_base64"):
@@ -234,33 +200,44 @@ class RestCatalog(Catalog):
         if "maps" not in self.health().capabilities:
             raise NotOffered(f"DT at {self.address} keeps no ControlNet maps that are made elsewhere")
         body = {"image_base64": base64.b64encode(made.data).decode(), "keypoints": made.keypoints}
-        self._json("PUT", _map_path(image_id, kind), json=body)
+        self._calls.json("PUT", _map_path(image_id, kind), ONE_RECORD, json=body)
 
     # -- generations ----------------------------------------------------------------------------------
 
     def record(self, generation: Generation) -> str:
         # sent once: whether to send it again is the outbox's to say, who knows of servers without keys
-        stored = self._json(
+        stored = self._mapping(
             "POST",
             "/api/generations",
-            session=self._once,
+            retries=0,
             json={name: value for name, value in generation.to_json().items() if name != "id"},
             headers={"Idempotency-Key": generation.key},
         )
-        if not isinstance(stored, Mapping) or stored.get("id") in (None, ""):
+        dt_id = stored.get("id")
+        if not isinstance(dt_id, (str, int)) or not 0 < len(shown(dt_id)) <= 200:
             raise BadAnswer(f"DT at {self.address} does not say under which id it stored a generation")
-        return str(stored["id"])
+        return shown(dt_id)
 
     def generations(
         self, source_image_id: int | None = None, batch_id: str | None = None, after_id: int = 0, limit: int = 10_000
     ) -> list[Generation]:
         asked = {"source_image_id": source_image_id, "batch_id": batch_id, "after_id": after_id, "limit": limit}
         found = self._list("generations", "GET", "/api/generations", params=asked)
-        return [_generation(each) for each in found]
+        made = []
+        for value in found[:limit]:
+            try:
+                made.append(Generation.from_json(value))
+            except BadInput as error:
+                log.warning("DT sent a generation that is left out: %s", error)
+        return made
 
     def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:
         path = f"/api/generations/{quote(generation_id, safe='')}"
-        return _generation(self._json("PATCH", path, json=dict(changes)))
+        found = self._mapping("PATCH", path, ONE_LIST, json=dict(changes))
+        try:
+            return Generation.from_json(found)
+        except BadInput as error:
+            raise self._bad(path, "a generation that is none") from error
 
     # -- sync ---------------------------------------------------------------------------------------
 
@@ -274,42 +251,53 @@ class RestCatalog(Catalog):
 
     def kinds(self) -> list[Kind]:
         try:
-            found = self._json("GET", "/api/sync")
+            found = self._mapping("GET", "/api/sync", until=self._calls.until(SYNC_TIMES))
         except NotFound as error:
             raise NotOffered(
                 f"DT at {self.address} cannot be synced from: it has no /api/sync; give the database itself instead, "
                 "or serve it with: luna-dt serve --db URL"
             ) from error
-        if not isinstance(found, Mapping):
-            raise BadAnswer(f"DT at {self.address} answers /api/sync with something that is no mapping")
         kinds = []
-        for name, described in found.items():
-            identity = Identity.from_json(described) if layer_of(name) else None
+        for name in (*RECORD_KINDS, *(EMBEDDINGS + layer for layer in LAYERS)):
+            if name not in found:
+                continue
+            try:
+                identity = Identity.from_json(found[name]) if layer_of(name) else None
+                kind = Kind(name, int(found[name].get("count") or 0), identity)
+            except (AttributeError, TypeError, ValueError, OverflowError) as error:
+                raise self._bad("/api/sync", f"{name} described in a way that is none", found[name]) from error
             if identity:
+                if identity.dim > MAX_DIM:
+                    raise self._bad("/api/sync", f"{name} of {identity.dim:,} dimensions")
                 self._identities[name] = identity
-            kinds.append(Kind(name, int(described.get("count") or 0), identity))
+            kinds.append(kind)
         return kinds
 
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
-        with self._call("GET", f"/api/sync/{quote(kind)}") as answer:
-            return wire.unpack_digests(_body(answer))
+        path, until = f"/api/sync/{quote(kind, safe='')}", self._calls.until(SYNC_TIMES)
+        with self._calls.call("GET", path, DIGESTS, until) as body:
+            return wire.unpack_digests(body)
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
+        until = self._calls.until(SYNC_TIMES)
         for attempt in range(RETRIES + 1):
             try:
-                batches = self._fetched(kind, ids)
+                batches = self._fetched(kind, ids, until)
                 break
             except Unreachable:  # an answer that broke off in its middle: nothing of it was used, so ask again
-                if attempt == RETRIES:
+                if attempt == RETRIES or time.monotonic() >= until:
                     raise
         yield from batches
 
-    def _fetched(self, kind: str, ids: Int64s) -> list[Batch]:
+    def _fetched(self, kind: str, ids: Int64s, until: float) -> list[Batch]:
         layer = layer_of(kind)
-        with self._call("POST", f"/api/sync/{quote(kind)}/fetch", json={"ids": ids.tolist()}) as answer:
+        dim = self.identity(layer).dim if layer is not None else 0
+        most = ONE_LIST + len(ids) * EACH_RECORD if layer is None else ONE_RECORD + len(ids) * (8 * dim + EACH_BLOCK)
+        path, wanted = f"/api/sync/{quote(kind, safe='')}/fetch", {"ids": ids.tolist()}
+        with self._calls.call("POST", path, most, until, json=wanted) as body:
             if layer is not None:
-                return list(wire.unpack_vectors(_body(answer), self.identity(layer).dim))
-            return list(wire.unpack_records(kind, answer.iter_lines(1 << 20)))
+                return list(wire.unpack_vectors(body, dim))
+            return list(wire.unpack_records(kind, body.lines(2 * len(ids) + SPARE)))
 
 
 def _map_path(image_id: int, kind: str) -> str:
@@ -324,25 +312,21 @@ def _decoded(text: Any, name: str) -> bytes:
         raise BadAnswer(f"DT sent {name} in something that is no base64") from error
 
 
-def _body(answer: requests.Response) -> BinaryIO:
-    answer.raw.decode_content = True
-    return cast("BinaryIO", answer.raw)
-
-
-def _reason(error: Exception) -> str:
-    """The innermost cause's own words; requests and urllib3 wrap it in several layers."""
-    seen: BaseException = error
-    while True:
-        if isinstance(seen, (requests.Timeout, TimeoutError, ReadTimeoutError)):
-            return "no answer in time"
-        inner = getattr(seen, "reason", None) or (seen.args[0] if seen.args else None)
-        if not isinstance(inner, BaseException):
-            return str(inner or seen).split(": ", 1)[-1][:200] or type(seen).__name__
-        seen = inner
-
-
-def _generation(value: Mapping[str, Any]) -> Generation:
+def _id(row: Mapping[str, Any]) -> int | None:
     try:
-        return Generation.from_json(value)
-    except BadInput as error:
-        raise BadAnswer(f"a generation from DT cannot be read ({error}): {str(value)[:200]}") from error
+        found = int(row["id"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return found if 0 <= found <= LARGEST else None
+
+
+def _finite(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(shown(each, 300) for each in value[:100]) if isinstance(value, list) else ()

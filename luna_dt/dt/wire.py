@@ -13,11 +13,12 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from ..errors import BadAnswer
+from ..plain import shown
 from ..records import Batch, Captions, Cluster, ImageRecord, Int64s
 from ..storable import LARGEST, sifted
 
@@ -27,11 +28,25 @@ LINES = "application/x-ndjson"
 ARRAYS = "application/x-npy"
 
 
+PIECE = 1 << 18  # bytes
+
+
+class Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
 def pack_digests(ids: Int64s, digests: Int64s) -> bytes:
     return _npy(np.column_stack([ids, digests]).astype("<i8"))
 
 
-def unpack_digests(body: BinaryIO) -> tuple[Int64s, Int64s]:
+def pieces(data: bytes) -> Iterator[bytes]:
+    """Data in pieces, so that a client that does not read holds up, and fills, only its own."""
+    view = memoryview(data)
+    for at in range(0, len(view), PIECE):
+        yield bytes(view[at : at + PIECE])
+
+
+def unpack_digests(body: Readable) -> tuple[Int64s, Int64s]:
     both = _read_npy(body, np.int64, 2)
     return both[:, 0].copy(), both[:, 1].copy()
 
@@ -39,12 +54,12 @@ def unpack_digests(body: BinaryIO) -> tuple[Int64s, Int64s]:
 def pack_vectors(batches: Iterable[Batch], dtype: str) -> Iterator[bytes]:
     for batch in batches:
         yield pack_digests(batch.ids, batch.digests)
-        yield _npy(np.asarray(batch.rows, dtype=dtype))
+        yield from pieces(_npy(np.asarray(batch.rows, dtype=dtype)))
 
 
-def unpack_vectors(body: BinaryIO, dim: int) -> Iterator[Batch]:
+def unpack_vectors(body: Readable, dim: int) -> Iterator[Batch]:
     while first := body.read(1):
-        keys = _read_npy(cast("BinaryIO", _Rest(first, body)), np.int64, 2)
+        keys = _read_npy(body, np.int64, 2, first)
         vectors = _read_npy(body, np.float32, dim)
         if len(keys) != len(vectors):
             raise BadAnswer(f"DT sent {len(keys)} ids with {len(vectors)} vectors")
@@ -58,7 +73,7 @@ def pack_records(batches: Iterable[Batch]) -> Iterator[bytes]:
             for record, digest in zip(batch.rows, batch.digests.tolist(), strict=True)
         ]
         lines += [json.dumps({"id": i, "digest": "0", "set_aside": reason}) for i, reason in batch.aside.items()]
-        yield ("\n".join(lines) + "\n").encode()
+        yield from pieces(("\n".join(lines) + "\n").encode())
 
 
 def unpack_records(kind: str, lines: Iterable[bytes]) -> Iterator[Batch]:
@@ -70,8 +85,8 @@ def unpack_records(kind: str, lines: Iterable[bytes]) -> Iterator[Batch]:
         try:  # bytes that are no UTF-8 become half characters, which can be kept nowhere
             value = json.loads(line.decode(errors="surrogateescape"))
             digest = int(value["digest"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadAnswer(f"DT sent a line that cannot be read ({error!r}): {line[:200]!r}") from error
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise BadAnswer(f"DT sent a line that cannot be read ({shown(error, 100)}): {line[:200]!r}") from error
         try:
             key = int(value["image_id" if kind == "captions" and "set_aside" not in value else "id"])
         except (ValueError, KeyError, TypeError, OverflowError):
@@ -81,7 +96,7 @@ def unpack_records(kind: str, lines: Iterable[bytes]) -> Iterator[Batch]:
             continue
         try:
             if "set_aside" in value:
-                raise BadAnswer(str(value["set_aside"]))
+                raise BadAnswer(shown(value["set_aside"], 200))
             records.append(_READERS[kind](value))
         except BadAnswer as error:
             aside[key] = str(error)
@@ -105,22 +120,31 @@ def _npy(array: np.ndarray[Any, Any]) -> bytes:
     return out.getvalue()
 
 
-def _read_npy(body: BinaryIO, dtype: type[np.generic], width: int) -> Any:
+def _read_npy(body: Readable, dtype: type[np.generic], width: int, first: bytes = b"") -> Any:
+    """An array, whose size is looked at before there is room made for it; ``first``: what was read of it already."""
+    head = io.BytesIO(first + _exactly(body, 10 - len(first)))
+    length = int.from_bytes(head.getvalue()[8:], "little")
     try:
-        array = np.lib.format.read_array(body, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise BadAnswer(f"DT sent numbers that cannot be read: {error}") from error
-    if array.ndim != 2 or array.shape[1] != width or array.dtype.kind != np.dtype(dtype).kind:
-        raise BadAnswer(f"DT sent {array.dtype}{list(array.shape)} where [n, {width}] was due")
-    return array.astype(dtype, copy=False)
+        if np.lib.format.read_magic(head) != (1, 0):
+            raise ValueError("not of version 1.0")
+        lines = io.BytesIO(head.getvalue()[8:] + _exactly(body, length))
+        shape, in_columns, sent = np.lib.format.read_array_header_1_0(lines, max_header_size=1000)
+    except BadAnswer:
+        raise
+    except Exception as error:  # what reads the line as Python fails in many ways
+        raise BadAnswer(f"DT sent numbers that cannot be read: {shown(error, 200)}") from error
+    if len(shape) != 2 or shape[1] != width or sent.kind != np.dtype(dtype).kind or in_columns:
+        raise BadAnswer(f"DT sent {sent}{list(shape)} where [n, {width}] was due")
+    data = _exactly(body, shape[0] * shape[1] * sent.itemsize)
+    return np.frombuffer(data, sent).reshape(shape).astype(dtype, copy=False)
 
 
-class _Rest:
-    """A stream whose first byte was read already, to learn whether there is more."""
-
-    def __init__(self, first: bytes, body: BinaryIO) -> None:
-        self._first, self._body = first, body
-
-    def read(self, size: int = -1) -> bytes:
-        first, self._first = self._first, b""
-        return first + self._body.read(size - len(first) if size >= 0 else -1)
+def _exactly(body: Readable, size: int) -> bytes:
+    """So many bytes; memory is taken only for what comes, since a size is soon said."""
+    pieces = []
+    while size and (piece := body.read(min(size, 1 << 20))):
+        pieces.append(piece)
+        size -= len(piece)
+    if size:
+        raise BadAnswer(f"DT sent numbers that break off {size:,} bytes before their end")
+    return b"".join(pieces)

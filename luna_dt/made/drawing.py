@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING
 
+from ..plain import shown  # XML, too, has no controls and no halves of characters
 from ..sheet import ACCENT, FAINT, GAP, INK, LINE, PAPER, TILE, fitting, paste, thumbnail
 from .lineage import Node, walk
 
@@ -80,18 +81,20 @@ def as_svg(node: Node, picture: Callable[[Node], Image.Image | None]) -> str:
             parts.append(f'<path d="M{x + TILE} {y + TILE // 2}L{to_x} {to_y + TILE // 2}" stroke="{colour(FAINT)}"/>')
         edge = ACCENT if each.asked else FAINT
         parts.append(
-            f'<g><title>{escape(each.prompt)}</title><rect x="{x - 2}" y="{y - 2}" width="{TILE + 4}" '
+            f'<g><title>{escape(shown(each.prompt, 10_000))}</title><rect x="{x - 2}" y="{y - 2}" width="{TILE + 4}" '
             f'height="{TILE + 4}" fill="{colour(PAPER)}" stroke="{colour(edge)}"/>'
         )
-        shown = picture(each)
-        if shown is not None:
+        small = picture(each)
+        if small is not None:
             data = io.BytesIO()
-            thumbnail(shown).save(data, "JPEG", quality=85)
+            thumbnail(small).save(data, "JPEG", quality=85)
             parts.append(
                 f'<image x="{x}" y="{y}" width="{TILE}" height="{TILE}" '
                 f'href="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"/>'
             )
         short = each.prompt[:30] + ("…" if len(each.prompt) > 30 else "")
-        parts.append(f'<text x="{x}" y="{y + TILE + 17}" fill="{colour(INK)}">{escape(each.title)}</text>')
-        parts.append(f'<text x="{x}" y="{y + TILE + 17 + LINE}" fill="{colour(FAINT)}">{escape(short)}</text></g>')
+        parts.append(f'<text x="{x}" y="{y + TILE + 17}" fill="{colour(INK)}">{escape(shown(each.title, 200))}</text>')
+        parts.append(
+            f'<text x="{x}" y="{y + TILE + 17 + LINE}" fill="{colour(FAINT)}">{escape(shown(short))}</text></g>'
+        )
     return "\n".join([*parts, "</svg>\n"])

@@ -2,8 +2,9 @@
 
 A record is on disk before ``put`` returns.  A thread sends what waits, those of one source image in the
 order in which they were recorded, and retries with backoff, in growing pauses; the key that travels with each
-makes a record that DT stored, although its answer was lost, stored once.  What DT refuses as invalid is
-parked with the reason, what it does not offer to store is kept here; both hold nothing up.
+makes a record that DT stored, although its answer was lost, stored once.  What DT refuses as invalid,
+or fails at again and again while it takes others, is parked with the reason, what it does not offer to store is kept
+here; both hold nothing up.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from filelock import FileLock, Timeout
 
 from .. import threads
 from ..dt.catalog import Catalog
-from ..errors import BadInput, LunaError, NotOffered, Refused, StoreError, UnknownImage, Unreachable
+from ..errors import BadAnswer, BadInput, LunaError, NotOffered, Refused, StoreError, UnknownImage, Unreachable
 from ..generation import Generation
+from ..plain import shown
 from ..records import now
 from ..store import Store
 
@@ -33,6 +35,7 @@ BACKOFF_FIRST, BACKOFF_LONGEST = 1.0, 300.0  # seconds between a failure and the
 SPREAD = 0.25  # by which share a pause is longer or shorter, so that many clients do not come back at once
 PAUSE_LONGEST = BACKOFF_LONGEST * (1 + SPREAD)
 RETRY_LOCK = 5.0  # seconds between two tries to become the process that sends
+FAILS_MOST = 6  # tries at which DT fails, while it takes other records, until the fault is the record's
 STATES = ("waiting", "sent", "parked", "kept", "dropped")
 NOT_SENT = ("waiting", "parked", "kept")  # what DT does not have, and might yet
 
@@ -65,6 +68,10 @@ class Outbox:
         self._lock = threading.Lock()
         self._news, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._taken = 0
+        self._failed: dict[
+            int, list[int]
+        ] = {}  # by a record's position: how many DT had taken then, how often it failed
 
     # -- recording ----------------------------------------------------------------------------------
 
@@ -205,7 +212,7 @@ class Outbox:
                 due = self._store.rows(f"SELECT MIN(due) {_HEADS}")[0][0]
                 wait = None if due is None else min(max(0.01, due - time.time()), BACKOFF_LONGEST)
                 return taken, failure, wait
-            error = self._send_one(catalog, _entry(rows[0]))
+            error = self._send_one(catalog, rows[0])
             taken += error is None
             if error and not _given_up(error):
                 failure = error
@@ -213,18 +220,19 @@ class Outbox:
                 break
         return taken, failure, None
 
-    def _send_one(self, catalog: Catalog, entry: Entry) -> LunaError | None:
-        change: tuple[str, list[Any]]
+    def _send_one(self, catalog: Catalog, row: tuple[Any, ...]) -> LunaError | None:
+        entry, change = _entry(row), ("", list[Any]())
         refusal: LunaError | None = None
         try:
-            dt_id = catalog.record(entry.generation)
+            dt_id = catalog.record(_generation(row))
             change = "state = 'sent', reason = '', dt_id = ?", [dt_id]
+            self._taken += 1
         except Exception as error:
             if not isinstance(error, LunaError):
                 log.exception("record %d cannot be sent", entry.position)
-                error = Refused(f"it cannot be sent: {error!r}")
+                error = Refused(f"it cannot be sent: {error!r}", LunaError.http_status)
             refusal = error
-            if given_up := _given_up(error):
+            if given_up := _given_up(error) or self._fails_alone(entry, error):
                 log.warning("a record of what was made, number %d, is %s: %s", entry.position, given_up, error)
                 change = "state = ?, tries = tries + 1, reason = ?", [given_up, str(error)]
             else:
@@ -237,13 +245,21 @@ class Outbox:
             writer.execute(f"UPDATE outbox SET {change[0]} WHERE position = ?{only}", [*change[1], entry.position])
         return refusal
 
+    def _fails_alone(self, entry: Entry, error: LunaError) -> str:
+        """``parked`` for a record at which DT fails again and again, and not because it fails at all of them."""
+        if not isinstance(error, BadAnswer) and error.http_status != LunaError.http_status:
+            return ""
+        failed = self._failed.setdefault(entry.position, [self._taken, 0])
+        failed[1] += 1
+        return "parked" if self._taken > failed[0] and failed[1] >= FAILS_MOST else ""
+
     def _backoff(self, failures: int) -> float:
         """The pause before the next retry: doubled with each failure, and spread."""
         pause: float = min(BACKOFF_LONGEST, self._first * 2 ** min(failures - 1, 20))
         return pause * random.uniform(1 - SPREAD, 1 + SPREAD)
 
 
-_ENTRY = "position, record, state, tries, reason, dt_id"
+_ENTRY = "position, record, state, tries, reason, dt_id, key, source"
 #: The records that wait, and before which no earlier one of the same source image waits.
 _HEADS = """FROM outbox o WHERE state = 'waiting' AND NOT EXISTS (
     SELECT 1 FROM outbox e WHERE e.source = o.source AND e.state = 'waiting' AND e.position < o.position)"""
@@ -258,6 +274,18 @@ def _given_up(error: LunaError) -> str:
     return "parked" if isinstance(error, (BadInput, UnknownImage)) or status in FAULTS else ""
 
 
+def _generation(row: tuple[Any, ...]) -> Generation:
+    """The record in a row; raises BadInput for one that an earlier version stored, and that no DT should be given."""
+    try:
+        return replace(Generation.from_json(json.loads(row[1])), id=row[5])
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"it cannot be sent: {shown(error, 300)}") from error
+
+
 def _entry(row: tuple[Any, ...]) -> Entry:
-    position, record, state, tries, reason, dt_id = row
-    return Entry(position, replace(Generation.from_json(json.loads(record)), id=dt_id), state, tries, reason)
+    position, _, state, tries, reason, dt_id, key, source = row
+    try:
+        made = _generation(row)
+    except BadInput:  # listed by what names it
+        made = Generation(key=key, source_image_id=source, id=dt_id)
+    return Entry(position, made, state, tries, reason)

@@ -18,7 +18,7 @@ def parse_seeds(text: str, count: int) -> list[int | None]:
     if text.lower() == "random":
         return [random.getrandbits(63) for _ in range(count)]
     parts = [part for part in re.split(r"[,;\s]+", text) if part]
-    if not all(part.isdigit() and int(part) < 2**64 for part in parts):
+    if not all(re.fullmatch("[0-9]{1,20}", part) and int(part) < 2**64 for part in parts):
         raise BadInput(f"seeds are numbers from 0 to 2^64-1, or 'random', not '{text[:60]}'")
     return _for_each("seeds", [int(part) for part in parts], count)
 

@@ -1,4 +1,5 @@
-"""Any catalog served as the REST contract: guard (who may ask), answers (bodies, problems), app (the routes)."""
+"""Any catalog served as the REST contract: guard (who may ask, and how much), answers (bodies, problems), files
+(pictures), app (the routes), run (its process)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,21 +13,23 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from ..errors import LunaError
+from ..plain import shown
 
 log = logging.getLogger(__name__)
 
 MAX_FETCHED_IDS = 100_000
+WholeNumber = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]  # what a database's column and NumPy's array can hold
 
 
 class Similar(BaseModel):
     """A similarity query: one of ``embedding``, ``image_id`` and ``text_query``."""
 
-    query_type: str = "visual"
+    query_type: str = Field("visual", max_length=100)
     top_k: int = Field(10, ge=1, le=1000)
     min_similarity: float = Field(0.0, ge=-1, le=1)
-    embedding: list[float] | None = None
-    image_id: int | None = None
-    text_query: str | None = None
+    embedding: list[float] | None = Field(None, max_length=1 << 16)
+    image_id: WholeNumber | None = None
+    text_query: str | None = Field(None, max_length=10_000)
 
 
 class GivenMap(BaseModel):
@@ -39,7 +42,7 @@ class GivenMap(BaseModel):
 class Wanted(BaseModel):
     """The rows to fetch, and for vectors the precision to send."""
 
-    ids: list[int] = Field(max_length=MAX_FETCHED_IDS)
+    ids: list[WholeNumber] = Field(max_length=MAX_FETCHED_IDS)
     dtype: Literal["float32", "float16"] = "float32"
 
 
@@ -52,11 +55,10 @@ class Problem(BaseModel):
     detail: str
 
 
-def problem(status: int, code: str, detail: str) -> JSONResponse:
-    """A Problem as an answer."""
-    title = code.replace("_", " ")
-    body = {"status": status, "code": code, "title": title, "detail": detail}
-    return JSONResponse(body, status, media_type="application/problem+json")
+def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """A Problem as an answer, which may repeat what was asked and so is made plain."""
+    body = {"status": status, "code": code, "title": code.replace("_", " "), "detail": shown(detail, 1000)}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
 def answer_errors(app: FastAPI) -> None:
@@ -80,9 +82,10 @@ async def _on_invalid(_: Request, error: Exception) -> Response:
 
 async def _on_http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return problem(error.status_code, "not_found" if error.status_code == 404 else "http", str(error.detail))
+    code = {400: "bad_request", 404: "not_found"}.get(error.status_code, "http")
+    return problem(error.status_code, code, str(error.detail), error.headers)
 
 
 async def _on_crash(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem(500, "error", "the server failed; its log says why")
+    return problem(500, "error", "the server failed; its log says why", {"x-content-type-options": "nosniff"})

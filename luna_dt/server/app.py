@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import itertools
-import mimetypes
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
@@ -12,22 +13,26 @@ from dataclasses import replace
 from typing import Annotated, Any, Protocol
 
 import numpy as np
-from fastapi import FastAPI, Header, Path, Query
-from fastapi.responses import FileResponse, Response, StreamingResponse
+from fastapi import FastAPI, Header, Path, Query, Request
+from fastapi.responses import Response, StreamingResponse
 
 from ..dt import wire
 from ..dt.catalog import Catalog, Sort
-from ..errors import BadInput, NotOffered, PictureMissing
+from ..errors import BadInput, BadPicture, NotOffered, PictureMissing
 from ..generation import Generation
 from ..identity import Identity
 from ..paths import local_path, on_disk
+from ..pixels import FORMATS
 from ..records import Float32s, ImageRecord, StoredMap, checked_keypoints, layer_of, now
 from ..version import __version__
-from .answers import GivenMap, Problem, Similar, Wanted, answer_errors
+from .answers import GivenMap, Problem, Similar, Wanted, WholeNumber, answer_errors
+from .files import served
 from .guard import Guard
 
 TextEncoder = Callable[[Identity, str], Float32s]
 ImageId = Annotated[int, Path(ge=0, le=2**63 - 1)]
+AfterId = Annotated[int, Query(ge=-1, le=2**63 - 1)]
+MAX_MAP_PIXELS = 1 << 25  # what a few hundred bytes can say they are is looked at before there is room made for it
 
 
 class MapKeeper(Protocol):
@@ -62,7 +67,14 @@ def create_app(
         yield
         catalog.close()
 
-    app = FastAPI(title="luna_dt", version=__version__, lifespan=lifespan, responses={"4XX": {"model": Problem}})
+    app = FastAPI(
+        title="luna_dt",
+        version=__version__,
+        lifespan=lifespan,
+        responses={"4XX": {"model": Problem}},
+        docs_url=None,
+        redoc_url=None,
+    )  # pages that load another site's scripts have no business here
     app.add_middleware(Guard, token=token)
     answer_errors(app)
 
@@ -77,7 +89,7 @@ def create_app(
 
     @app.get("/api/images")
     def images(
-        query: str = "", after_id: int = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 100
+        query: str = "", after_id: AfterId = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 100
     ) -> list[dict[str, Any]]:
         return [image.to_json() for image in catalog.images(query, after_id, limit)]
 
@@ -86,12 +98,13 @@ def create_app(
         return catalog.image(image_id).to_json()
 
     @app.get("/api/images/{image_id}/file")
-    def file(image_id: ImageId) -> FileResponse:
-        path = on_disk(local_path(catalog.image(image_id).path, path_map or {}))
-        kind = mimetypes.guess_type(path.name)[0] or ""
-        if not kind.startswith(("image/", "video/")) or not path.is_file():
-            raise PictureMissing(f"the file of image {image_id} is not to be found where the server runs")
-        return FileResponse(path, media_type=kind)
+    def file(image_id: ImageId, request: Request) -> Response:
+        path = local_path(catalog.image(image_id).path, path_map or {})
+        try:
+            path = on_disk(path)
+        except OSError as error:  # a name that is too long, a folder that may not be read
+            raise PictureMissing(f"the file of image {image_id} cannot be looked for: {error.strerror}") from error
+        return served(path, request.headers)
 
     @app.get("/api/images/{image_id}/caption")
     def caption(image_id: ImageId) -> dict[str, Any]:
@@ -109,6 +122,7 @@ def create_app(
             data = base64.b64decode(body.image_base64, validate=True)
         except ValueError as error:
             raise BadInput("image_base64 is no base64") from error
+        _check_pixels(data)
         keeper().put(catalog.image(image_id), kind, StoredMap(data, keypoints=checked_keypoints(body.keypoints)))
         return {"id": image_id, "type": kind}
 
@@ -150,9 +164,9 @@ def create_app(
 
     @app.get("/api/generations")
     def generations(
-        source_image_id: int | None = None,
-        batch_id: str | None = None,
-        after_id: int = 0,
+        source_image_id: WholeNumber | None = None,
+        batch_id: Annotated[str | None, Query(max_length=1000)] = None,
+        after_id: AfterId = 0,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     ) -> list[dict[str, Any]]:
         return [each.to_json() for each in catalog.generations(source_image_id, batch_id, after_id, limit)]
@@ -176,7 +190,8 @@ def create_app(
 
     @app.get("/api/sync/{kind}")
     def digests(kind: str) -> Response:
-        return Response(wire.pack_digests(*catalog.digests(kind)), media_type=wire.ARRAYS)
+        packed = wire.pieces(wire.pack_digests(*catalog.digests(kind)))
+        return StreamingResponse(packed, media_type=wire.ARRAYS)
 
     @app.post("/api/sync/{kind}/fetch")
     def fetch(kind: str, body: Wanted) -> StreamingResponse:
@@ -188,3 +203,15 @@ def create_app(
         return StreamingResponse(wire.pack_records(batches), media_type=wire.LINES)
 
     return app
+
+
+def _check_pixels(data: bytes) -> None:
+    """Raises BadPicture for a picture that says it has too many; what is none, its keeper refuses."""
+    from PIL import Image
+
+    Image.init()
+    pixels, formats = 0, [form for form in FORMATS if form in Image.OPEN]
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=formats) as seen:
+        pixels = seen.width * seen.height
+    if pixels > MAX_MAP_PIXELS:
+        raise BadPicture(f"a map of {pixels:,} pixels is too large; it may have {MAX_MAP_PIXELS:,}")

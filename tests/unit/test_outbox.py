@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from luna_dt import Library
-from luna_dt.errors import BadInput, LunaError, NotOffered, Refused, StoreError, Unreachable
+from luna_dt.errors import BadAnswer, BadInput, LunaError, NotOffered, Refused, StoreError, Unreachable
 from luna_dt.generation import Generation
 from luna_dt.made.outbox import Outbox
 from luna_dt.store import Store
@@ -69,6 +69,19 @@ def made(prompt: str, source: int | None = None, **more: Any) -> dict[str, Any]:
     return {"operation": "img2img", "prompt": prompt, "source_image_id": source, "seed": 2**64 - 1, **more}
 
 
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth - 1):
+        found = [found]
+    return found
+
+
+def holding_itself() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    found["itself"] = found
+    return found
+
+
 def test_what_is_recorded_is_sent_with_all_it_has(outbox: Outbox, dt: DT) -> None:
     entry = outbox.put(made("a cat", 5, extra_metadata={"weather": ["rain", None]}, batch_id="b"))
     assert entry.state == "waiting"
@@ -102,11 +115,32 @@ def test_the_same_key_is_recorded_once(outbox: Outbox, dt: DT) -> None:
         ({"prompt": "half \ud83d"}, "prompt cannot be"),
         ({"key": "ключ"}, "key is at most 200 ASCII"),
         ({"key": "a\nb"}, "key is at most 200 ASCII"),
+        ({"key": "k" * 100_000}, "key is at most 200 ASCII"),
+        ({"seed": 10**5000}, "seed must be 0 or more"),
+        ({"steps": -(10**5000)}, "steps must be 0 or more"),
+        ({"seed": "²"}, "seed cannot be '²'"),
+        ({"seed": "9" * 5000}, "seed cannot be '999"),
+        ({"source_image_id": 2**63}, "source_image_id cannot be"),
+        ({"source_image_id": 10**5000}, "source_image_id cannot be"),
+        ({"operation": "\x1b[2J"}, "operation is one of txt2img"),
+        ({"extra_metadata": {"x": "half \ud83d"}}, "extra_metadata cannot be"),
+        ({"extra_metadata": {"half \ud83d": 1}}, "extra_metadata cannot be"),
+        ({"extra_metadata": {"x": [{"y": "\udfff"}]}}, "extra_metadata cannot be"),
+        ({"extra_metadata": {"x": nested(33)}}, "more than 32 levels"),
+        ({"extra_metadata": {"x": nested(100_000)}}, "more than 32 levels"),
+        ({"extra_metadata": {"x": {1, 2}}}, "cannot be said in JSON"),
+        ({"extra_metadata": {"x": b"bytes"}}, "cannot be said in JSON"),
+        ({"extra_metadata": {"x": 10**5000}}, "cannot be said in JSON"),
+        ({"extra_metadata": {(1, 2): 3}}, "cannot be said in JSON"),
+        ({"extra_metadata": holding_itself()}, "more than 32 levels"),
+        ({"extra_metadata": [1]}, "extra_metadata cannot be"),
     ],
 )
 def test_records_that_make_no_sense_are_refused_at_once(outbox: Outbox, record: dict[str, Any], says: str) -> None:
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(BadInput, match=says) as told:
         outbox.put(record)
+    assert len(str(told.value)) < 500
+    assert str(told.value).isprintable()
     assert outbox.entries() == []
 
 
@@ -212,6 +246,49 @@ def test_a_record_that_breaks_the_sender_stops_no_other(outbox: Outbox, dt: DT) 
     wait_until(lambda: outbox.counts()["sent"] == 1)
     assert [e.generation.prompt for e in outbox.entries("waiting")] == ["broken"]
     assert "KeyError" in outbox.entries("waiting")[0].reason
+
+
+def test_what_an_earlier_version_let_in_is_parked_and_holds_nothing_up(tmp_path: Path, dt: DT) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    poison = ['{"extra_metadata": {"x": "\\ud83d"}}', f'{{"extra_metadata": {{"x": {deep}}}}}', '{"prompt": "\\udfff"}']
+    store = Store(tmp_path)
+    with store.writing() as writer:
+        for i, record in enumerate(poison):
+            writer.execute(
+                "INSERT INTO outbox (key, source, record, state) VALUES (?, 1, ?, 'waiting')", [f"poison {i}", record]
+            )
+    box = Outbox(store, lambda: dt, backoff=0.01)  # type: ignore[arg-type, return-value]
+    assert [e.generation.key for e in box.entries("waiting")] == ["poison 0", "poison 1", "poison 2"]
+    box.put(made("after", source=1))
+    wait_until(lambda: box.counts()["sent"] == 1)
+    assert [e.generation.key for e in box.entries("parked")] == ["poison 0", "poison 1", "poison 2"]
+    assert all("cannot be sent" in e.reason for e in box.entries("parked"))
+    assert [g.prompt for g in dt.stored] == ["after"]
+    box.close()
+    store.close()
+
+
+@pytest.mark.parametrize("error", [Refused("it fails", 500), BadAnswer("nonsense"), KeyError("a bug")])
+def test_what_fails_again_and_again_while_others_pass_is_parked(outbox: Outbox, dt: DT, error: Any) -> None:
+    dt.answers = lambda g: error if g.prompt == "bad luck" else None
+    outbox.put(made("bad luck", source=1))
+    outbox.put(made("after", source=1))
+    outbox.put(made("other", source=2))
+    wait_until(lambda: outbox.counts()["sent"] == 2)
+    assert [g.prompt for g in dt.stored] == ["other", "after"]
+    assert [e.generation.prompt for e in outbox.entries("parked")] == ["bad luck"]
+    assert dt.asked.count("bad luck") > 3
+
+
+@pytest.mark.parametrize("error", [Refused("it fails", 500), Refused("busy", 503), Refused("no token", 401)])
+def test_a_dt_that_fails_at_all_of_them_parks_none(outbox: Outbox, dt: DT, error: Any) -> None:
+    dt.answers = lambda _: error
+    outbox.put(made("one", source=1))
+    outbox.put(made("two", source=2))
+    wait_until(lambda: min(e.tries for e in outbox.entries()) > 7)
+    assert outbox.counts()["waiting"] == 2
+    dt.answers = lambda _: None
+    wait_until(lambda: outbox.counts()["sent"] == 2)
 
 
 def test_dropping_keeps_the_reason(outbox: Outbox, dt: DT) -> None:

@@ -6,10 +6,7 @@ import json
 import random
 import shutil
 import sqlite3
-import struct
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from luna_dt import Library, Rescued
-from luna_dt.cli import main
-from luna_dt.errors import StoreError
 from luna_dt.records import Batch, Captions, Cluster, Member
 from luna_dt.store import Store
 from luna_dt.store.pages import Pages

@@ -39,12 +39,65 @@ def test_path_map_in_the_environment(tmp_path: Path) -> None:
         ("colour = 'red'", "unknown settings: colour"),
         ("timeout = 'soon'", "could not convert"),
         ("timeout = -1", "above 0"),
+        ("timeout = inf", "from 0 to 86400"),
+        ("timeout = nan", "from 0 to 86400"),
+        ("timeout = []", "timeout cannot be"),
+        ("timeout = true", "must be a number"),
+        ("maps_gb = inf", "maps_gb cannot be inf"),
+        ("maps_gb = 1e300", "maps_gb cannot be"),
+        ("maps_gb = nan", "maps_gb cannot be nan"),
+        ("maps_gb = 2026-01-01", "maps_gb cannot be"),
+        ("dt = 5", "the setting dt cannot be 5: it must be a text"),
+        ("dt = ['http://x']", "it must be a text"),
+        ("dt = 'http://[::1'", "Invalid IPv6 URL"),
+        ("dt = 'http://h:99999'", "[Pp]ort"),
+        ("dt = 'http://h:x'", "[Pp]ort"),
+        ('dt = "http://h/\\u001b[2J"', "control characters"),
+        ("token = 5", "token cannot be that: it must be a text"),
+        ('token = "secret\\nX-Header: y"', "token cannot be that: it holds control characters"),
+        ("device = 1", "device cannot be 1"),
+        ("index = true", "index cannot be True"),
+        ("models = 5", "models cannot be 5"),
+        ("models = [5]", "models cannot be"),
+        ('models = ["a\\u0000b"]', "NUL"),
+        ("models = ['~nobody-of-this-name/x']", "models cannot be"),
+        ("allowed = 5", "allowed cannot be 5"),
+        ("allowed = [5]", "it must be a text"),
+        ("allowed = ['http://[::1']", "Invalid IPv6 URL"),
+        ("path_map = 5", "path_map cannot be 5"),
+        ("path_map = [[1]]", "path_map cannot be"),
+        ("[path_map]\n'D:' = 5", "path_map cannot be"),
+        ("timeout = " + "9" * 5000, "cannot be read|cannot be"),
+        ("x = " + "[" * 100_000, "cannot be read"),
+        ('"\\u001b[2J" = 1', "unknown settings: \N{REPLACEMENT CHARACTER}"),
     ],
 )
 def test_a_bad_file_is_told(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=told) as raised:
         Settings.load(tmp_path, environ={})
+    assert not set(str(raised.value)) & {"\0", "\x1b"}
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("LUNA_DT_HOME", "~nobody-of-this-name/x", "home cannot be"),
+        ("LUNA_DT_TIMEOUT", "1e400", "from 0 to 86400"),
+        ("LUNA_DT_MAPS_GB", "viele", "could not convert"),
+        ("DT_API_URL", "http://[::1", "Invalid IPv6 URL"),
+        ("DT_API_URL", "http://\udcff", "half of one"),
+        ("DT_API_TOKEN", "half \ud83d", "half of one"),
+    ],
+)
+def test_a_bad_environment_is_told(tmp_path: Path, name: str, value: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        Settings.load(environ={"LUNA_DT_HOME": str(tmp_path), name: value})
+
+
+def test_a_token_may_be_in_any_script(tmp_path: Path) -> None:
+    assert Settings.load(tmp_path, environ={"DT_API_TOKEN": " ключ 鍵 "}).token == "ключ 鍵"
 
 
 @pytest.mark.parametrize(

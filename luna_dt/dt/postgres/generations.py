@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -12,8 +13,12 @@ from typing import Any
 
 import psycopg
 
-from ...errors import BadInput, NotFound, Refused
+from ...errors import BadAnswer, BadInput, NotFound, Refused
 from ...generation import Generation
+from ...plain import quoted, shown
+from .connection import trusted
+
+log = logging.getLogger(__name__)
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS luna_dt.generations (
@@ -23,8 +28,8 @@ CREATE TABLE IF NOT EXISTS luna_dt.generations (
 CREATE INDEX IF NOT EXISTS generations_source ON luna_dt.generations (collection, source_image_id);
 CREATE INDEX IF NOT EXISTS generations_batch ON luna_dt.generations (collection, batch_id);
 """
-FOUND = "SELECT id, record FROM luna_dt.generations WHERE collection = %s AND "
-POSTED = "SELECT id, posted FROM luna_dt.generations WHERE collection = %s AND key = %s"
+FOUND = "SELECT id, record::text FROM luna_dt.generations WHERE collection = %s AND "
+POSTED = "SELECT id, posted::text FROM luna_dt.generations WHERE collection = %s AND key = %s"
 CREATING = 0x6C756E61  # an advisory lock: two servers that create the table at once would fail
 
 
@@ -63,15 +68,28 @@ class Generations:
         if batch_id is not None:
             condition += "batch_id = %s AND "
             values.append(batch_id)
+        found = list[Generation]()
+        while (wanted := limit - len(found)) > 0:
+            rows = self._rows(f"{FOUND} {condition} true ORDER BY id LIMIT %s", [*values, wanted])
+            for row in rows:
+                try:
+                    found.append(_generation(row))
+                except BadAnswer as error:  # one that cannot be read stops no other
+                    log.warning("%s; it is left out", error)
+            if len(rows) < wanted:
+                break
+            values[1] = rows[-1][0]
+        return found
+
+    def _rows(self, statement: str, values: list[Any]) -> list[tuple[Any, ...]]:
         try:
             with self._connect() as connection:
-                rows = connection.execute(f"{FOUND} {condition} true ORDER BY id LIMIT %s", [*values, limit]).fetchall()
+                return connection.execute(trusted(statement), values).fetchall()
         except (Refused, psycopg.Error):
             with self._connect() as connection:
                 if _is_missing(connection, "to_regclass('luna_dt.generations')"):
                     return []  # nothing was ever recorded
             raise
-        return [_generation(row) for row in rows]
 
     def amend(self, generation_id: str, changes: Mapping[str, Any]) -> Generation:
         """Changes some fields of a stored record; raises BadInput for the key or the id, NotFound."""
@@ -84,7 +102,7 @@ class Generations:
                 condition = f"{FOUND} id = %s FOR UPDATE"
                 found = connection.execute(condition, [self._collection, int(generation_id)]).fetchone()
             if found is None:
-                raise NotFound(f"there is no generation {generation_id}")
+                raise NotFound(f"there is no generation {quoted(generation_id)}")
             changed = Generation.from_json({**_generation(found).to_json(), **changes})
             connection.execute(
                 "UPDATE luna_dt.generations SET source_image_id = %s, batch_id = %s, record = %s WHERE id = %s",
@@ -127,4 +145,9 @@ def _is_missing(connection: psycopg.Connection[Any], what: str) -> bool:
 
 
 def _generation(row: tuple[Any, ...]) -> Generation:
-    return replace(Generation.from_json(row[1]), id=str(row[0]))
+    """A stored record; raises BadAnswer for one that an earlier version, or somebody else, stored in a way that cannot
+    be read."""
+    try:
+        return replace(Generation.from_json(json.loads(row[1])), id=str(row[0]))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise BadAnswer(f"generation {row[0]} is stored in a way that cannot be read: {shown(error, 200)}") from error
