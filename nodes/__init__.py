@@ -1,11 +1,11 @@
-"""The nodes, one a file, and what they share: host (ComfyUI itself), shared (the one library), pictures, clusters,
-routes, inputs."""
+"""The nodes, one a file, and what they share: host (ComfyUI itself), shared (the one library), crossing (where
+ComfyUI calls them), contact (with DT), words, pictures, clusters, routes, inputs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import routes, shared
+from . import crossing, routes, shared
 from .batch_queue import LunaDTBatchQueue
 from .caption_fetcher import LunaDTCaptionFetcher
 from .cluster_sampler import LunaDTClusterSampler
@@ -17,7 +17,7 @@ from .prompt_injector import LunaDTPromptInjector
 from .similar_search import LunaDTSimilarSearch
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {
-    node.__name__: node
+    node.__name__: crossing.guarded(node)
     for node in (
         LunaDTImageLoader,
         LunaDTSimilarSearch,

@@ -19,8 +19,8 @@ class LunaDTBatchQueue:
     CATEGORY = inputs.CATEGORY
     DESCRIPTION = (
         "Queues this workflow, or a saved one, once for each image: its id goes into every Luna node that takes one, "
-        "seeds and prompts into samplers and Prompt Injectors. The node takes itself out of what it queues. The batch "
-        "is tracked: luna-dt batch list, show, resume, cancel, retry."
+        "seeds and prompts into samplers and Prompt Injectors. The node takes itself out of what it queues, and shows "
+        "how the batch stands."
     )
     RETURN_TYPES = ("STRING", "INT", "STRING")
     RETURN_NAMES = ("batch_id", "count", "status")

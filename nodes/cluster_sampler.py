@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ..luna_dt.errors import BadInput, NotFound, PictureMissing
 from ..luna_dt.search.sampling import SORTS
-from . import host, inputs, pictures, shared
+from . import host, inputs, pictures, shared, words
 from .clusters import cluster_id
 from .routes import CLUSTERS_ROUTE
 
@@ -85,5 +85,5 @@ class LunaDTClusterSampler:
         if not images:
             raise PictureMissing(f"none of the {len(members)} pictures could be opened; the first: {reasons[0]}")
         for reason in reasons:
-            log.warning("left out of cluster '%s': %s", cluster, reason)
+            log.warning("left out of cluster '%s': %s", cluster, words.here(reason))
         return images, prompts, len(images), ids

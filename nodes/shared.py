@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 from ..luna_dt import Library, LunaError, Settings, threads
 from ..luna_dt.errors import BadInput, NotAllowed
 from ..luna_dt.settings import DEFAULT_DT
-from . import host
+from . import contact, host
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +28,15 @@ def library(api_url: str = "") -> Library:
     if host.running():
         settings = settings.replace(device=host.device(), models=(*settings.models_folders, *host.weights_folders()))
     settings = allowed(settings, api_url)
+    settings = settings.replace(timeout=min(settings.timeout, contact.BUDGET))
     with _lock:
         opened = _libraries.get(settings.dt)
         if opened is not None and opened.settings != settings:  # changed since, in settings.toml
             opened.close()
             opened = None
         if opened is None:
-            opened = Library(settings=settings, residency=host.resident if host.running() else None)
+            residency = host.resident if host.running() else None
+            opened = Library(settings=settings, residency=residency, connect=contact.connect)
             _libraries[settings.dt] = opened
             if hasattr(host.server(), "port"):
                 _go_on(opened)

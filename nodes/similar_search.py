@@ -8,7 +8,7 @@ from ..luna_dt.errors import BadInput, NotFound, PictureMissing
 from ..luna_dt.pixels import read_pictures
 from ..luna_dt.records import LAYERS
 from ..luna_dt.search.plan import Engine
-from . import host, inputs, pictures, shared
+from . import host, inputs, pictures, shared, words
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ class LunaDTSimilarSearch:
     CATEGORY = inputs.CATEGORY
     DESCRIPTION = (
         "Finds similar pictures in your DiffusionToolkit library. A reference picture is encoded here, and the "
-        "search runs here in what luna-dt sync has mirrored, with DT closed if you like."
+        "search runs here in what Luna DT Sync has mirrored, with DT closed if you like."
     )
     RETURN_TYPES = ("IMAGE", "STRING", "INT", "METADATA", "INT", "FLOAT")
     RETURN_NAMES = ("images", "prompts", "count", "results_metadata", "image_ids", "similarities")
@@ -165,7 +165,7 @@ class LunaDTSimilarSearch:
         opened = library.pictures(host.each([hit.id for hit in hits]))
         for hit, (_, picture, reason) in zip(hits, opened, strict=True):
             if picture is None:
-                results.append({**hit.to_json(), "not_opened": reason})
+                results.append({**hit.to_json(), "not_opened": words.here(reason)})
             else:
                 results.append(hit.to_json())
                 found.append((hit, picture))

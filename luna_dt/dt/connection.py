@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from ..settings import Settings
-from . import connect
 from .catalog import Catalog
 
 
 class Connection:
     """Called, gives the catalog, the same each time; safe to use from several threads."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, connect: Callable[[Settings], Catalog]) -> None:
+        self._settings, self._connect = settings, connect
         self._catalog: Catalog | None = None
         self._lock = threading.Lock()
 
@@ -21,7 +21,7 @@ class Connection:
         """Raises SettingsError for an address of no known form, MissingExtra."""
         with self._lock:
             if self._catalog is None:
-                self._catalog = connect(self._settings)
+                self._catalog = self._connect(self._settings)
             return self._catalog
 
     def close(self) -> None:

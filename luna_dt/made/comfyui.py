@@ -31,7 +31,7 @@ class ComfyUI:
             answer = self._session.request(method, self.address + path, timeout=TIMEOUT, **options)
         except requests.RequestException as error:
             raise Unreachable(
-                f"ComfyUI at {self.address} does not answer; start it, or name another with --comfyui"
+                f"ComfyUI at {self.address} does not answer; start it, or resume the batch at another address"
             ) from error
         if answer.status_code == 400:
             raise BadInput(f"ComfyUI refuses the workflow: {_refusal(answer)}")

@@ -221,7 +221,9 @@ def test_similar_search_by_picture(up: Path, drawn: Drawn, engine: str, monkeypa
     assert 31 not in without["image_ids"]
 
 
-def test_similar_search_by_id_text_and_batch(either: Path, drawn: Drawn) -> None:
+def test_similar_search_by_id_text_and_batch(either: Path, drawn: Drawn, server: str, tmp_path: Path) -> None:
+    with Library(tmp_path / "patient", dt=server) as patient:  # DT's server loads its encoder, however long that takes
+        patient.search(text="a cat", layer="semantic", engine="dt")
     by_id = run("LunaDTSimilarSearch", reference_image_id=31, top_k=3, min_similarity=0.1)
     assert 31 not in by_id["image_ids"]
     itself = run("LunaDTSimilarSearch", reference_image_id=31, top_k=3, exclude_source=False)
