@@ -91,12 +91,14 @@ class LunaDTBatchQueue:
             prompts=(prompts or [""])[0],
             extra=host.extra_data(None if saved else (extra_pnginfo or [None])[0]),
         )
-        batch = opened.batches.queue(batch.id)
         node = (unique_id or [""])[0]
 
         def tell(now: TrackedBatch) -> None:
             host.show_text(node, f"batch {now.id}: {now}")
 
-        opened.batches.watch(batch.id, tell)
+        try:
+            batch = opened.batches.queue(batch.id, host.progress())
+        finally:  # also where the user interrupts: what is queued already runs
+            opened.batches.watch(batch.id, tell)
         status = f"batch {batch.id}: {batch}"
         return {"ui": {"text": [status]}, "result": (batch.id, len(batch.items), status)}

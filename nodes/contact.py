@@ -122,7 +122,9 @@ def _asked(address: str, call: Callable[..., T], tells: bool, *arguments: Any, *
             raise slow from error
         if tells:
             found_away[address] = time.monotonic()
-        raise Unreachable(f"DT at {address} does not answer (not within {allowed:.1g} s); is its server running?") from error
+        raise Unreachable(
+            f"DT at {address} does not answer (not within {allowed:.1g} s); is its server running?"
+        ) from error
     except Left:
         raise
     except Unreachable:

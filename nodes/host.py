@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..luna_dt.errors import BadInput, IdentityMismatch
 from ..luna_dt.identity import Identity
+from ..luna_dt.made.batch import QUEUED_BY
+from ..luna_dt.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
@@ -47,9 +49,11 @@ def own_address() -> str:
 
 
 def extra_data(extra_pnginfo: Any) -> dict[str, Any]:
-    """What goes with each queued run: the workflow for its pictures, and the page that is to be told of it."""
-    client = getattr(server(), "client_id", None)
+    """What goes with each queued run: the workflow for its pictures, the page that is to be told of it, and the run
+    that goes on now, which queues it."""
+    client, run = getattr(server(), "client_id", None), getattr(server(), "last_prompt_id", None)
     return {
+        **({QUEUED_BY: run} if run else {}),
         **({"extra_pnginfo": extra_pnginfo} if extra_pnginfo else {}),
         **({"client_id": client} if client else {}),
     }
@@ -156,6 +160,21 @@ def each(items: Sequence[T]) -> Iterator[T]:
         heed_interruption()
         yield item
         bar.update(1)
+
+
+def progress() -> Progress:
+    """Moves ComfyUI's progress bar, and ends the work by its interruption."""
+    if not running():
+        return silent
+    import comfy.utils
+
+    bar = comfy.utils.ProgressBar(1)
+
+    def tell(_what: str, done: int, total: int) -> None:
+        heed_interruption()
+        bar.update_absolute(done, max(1, total))
+
+    return tell
 
 
 # -- its models and memory ----------------------------------------------------------------------------

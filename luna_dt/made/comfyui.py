@@ -31,7 +31,7 @@ class ComfyUI:
             answer = self._session.request(method, self.address + path, timeout=TIMEOUT, **options)
         except requests.RequestException as error:
             raise Unreachable(
-                f"ComfyUI at {self.address} does not answer; start it, or resume the batch at another address"
+                f"ComfyUI at {self.address} does not answer; start it, or name another with --comfyui"
             ) from error
         if answer.status_code == 400:
             raise BadInput(f"ComfyUI refuses the workflow: {_refusal(answer)}")
@@ -50,6 +50,11 @@ class ComfyUI:
         """The ids that run, and those that wait."""
         found = self._call("GET", "/queue")
         return {str(i[1]) for i in found["queue_running"]}, {str(i[1]) for i in found["queue_pending"]}
+
+    def remaining(self) -> int | None:
+        """How many run or wait, ours and others'; None where it does not say.  The queue itself has every workflow whole."""
+        count = (self._call("GET", "/prompt") or {}).get("exec_info", {}).get("queue_remaining")
+        return None if count is None else int(count)
 
     def outcome(self, prompt_id: str) -> tuple[str, str, dict[str, Any]] | None:
         """How a run ended (done, failed, cancelled), its error and what its nodes showed; None if nothing is known."""

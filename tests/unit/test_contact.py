@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,11 @@ import pytest
 
 from tests.pack import Interrupted, Interruption, as_in_comfyui, load_pack
 from tests.unit.test_rest import Stranger
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PACK = load_pack()
 SHARED: Any = sys.modules[f"{PACK.__name__}.nodes.shared"]
@@ -187,7 +193,9 @@ def test_many_quick_answers_cost_nothing(stranger: Stranger) -> None:
     asked.close()
 
 
-@pytest.mark.parametrize(("name", "inputs"), ASKS_DT[:7], ids=[f"{name} {i}" for i, (name, _) in enumerate(ASKS_DT[:7])])
+@pytest.mark.parametrize(
+    ("name", "inputs"), ASKS_DT[:7], ids=[f"{name} {i}" for i, (name, _) in enumerate(ASKS_DT[:7])]
+)
 def test_an_interruption_leaves_a_wait_for_dt_at_once(
     hung: Hung, monkeypatch: pytest.MonkeyPatch, name: str, inputs: dict[str, Any]
 ) -> None:
@@ -237,10 +245,13 @@ def test_an_errors_class_is_shown_in_words(home: None) -> None:
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("layer 'x' is not synced (run: luna-dt sync), and", "layer 'x' is not synced (run the node Luna DT Sync), and"),
+        (
+            "layer 'x' is not synced (run: luna-dt sync), and",
+            "layer 'x' is not synced (run the node Luna DT Sync), and",
+        ),
         ("run luna-dt sync", "run the node Luna DT Sync"),
         ("(luna-dt sync takes DT's)", "(the node Luna DT Sync takes DT's)"),
-        ("make it: luna-dt embed --layer x", f'make it: {WORDS.command("embed --layer x")}'),
+        ("make it: luna-dt embed --layer x", f"make it: {WORDS.command('embed --layer x')}"),
         (
             'open_clip is not installed; run: pip install "luna_dt[clip]"',
             f'open_clip is not installed; run: "{sys.executable}" -m pip install -r "{WORDS.PACK / "requirements.txt"}"',
@@ -272,7 +283,10 @@ def test_what_comfyuis_manager_installs_is_what_the_pack_needs() -> None:
     def named(lines: list[str]) -> set[str]:
         return {re.split(r"[\[<>=; ]", line)[0].lower() for line in lines if not line.startswith(("#", "luna_dt["))}
 
-    project = read_toml((WORDS.PACK / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    parts = [project["dependencies"], *(project["optional-dependencies"][e] for e in ("clip", "text", "scan", "postgres"))]
+    project = tomllib.loads((WORDS.PACK / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    parts = [
+        project["dependencies"],
+        *(project["optional-dependencies"][e] for e in ("clip", "text", "scan", "postgres")),
+    ]
     needed = {name for part in parts for name in named(part)} - {"numpy", "pillow"}  # which ComfyUI brings
     assert named((WORDS.PACK / "requirements.txt").read_text(encoding="utf-8").splitlines()) == needed
