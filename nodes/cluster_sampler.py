@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-from ..luna_dt.errors import BadInput, NotFound, PictureMissing
+from ..luna_dt.errors import BadInput, NotFound, PictureMissing, UnknownCluster
 from ..luna_dt.search.sampling import SORTS
 from . import host, inputs, pictures, shared, words
-from .clusters import cluster_id
-from .routes import CLUSTERS_ROUTE
+from .clusters import cluster_id, listed
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +33,8 @@ class LunaDTClusterSampler:
             "required": {
                 "cluster": (
                     "COMBO",
-                    {
-                        "remote": {"route": CLUSTERS_ROUTE, "refresh_button": True},
-                        "tooltip": "A cluster of DT: id, name and number of pictures.",
-                    },
+                    # a list that the page fetches would lose what a saved workflow has chosen
+                    {"options": listed(), "tooltip": "A cluster of DT: id and name. R has the list looked up again."},
                 ),
                 "sample_count": ("INT", {"default": 5, "min": 1, "max": 50, "tooltip": "How many pictures to take."}),
                 "min_quality": (
@@ -56,6 +53,7 @@ class LunaDTClusterSampler:
 
     @classmethod
     def VALIDATE_INPUTS(cls, cluster: str | None = None) -> str | Literal[True]:  # noqa: N802
+        """Lets through what is in the list no more: the run refuses it by its name."""
         if cluster is not None:  # None: it comes from another node
             try:
                 cluster_id(cluster)
@@ -67,13 +65,18 @@ class LunaDTClusterSampler:
     def IS_CHANGED(cls, **_: Any) -> str:  # noqa: N802
         return shared.library().fingerprint("clusters", "images", "embeddings.visual")
 
-    def run(self, cluster: str, sample_count: int, min_quality: int, sort_by: str, seed: int = 0) -> tuple[Any, ...]:
+    def run(self, cluster: str, sample_count: int, min_quality: int, sort_by: str, seed: int = 0) -> dict[str, Any]:
+        from ..luna_dt.sheet import contact_sheet, thumbnail
+
         library = shared.library()
         wanted = cluster_id(cluster)
-        members = library.cluster_images(wanted, sample_count, min_quality, sort_by, seed)
+        try:
+            members = library.cluster_images(wanted, sample_count, min_quality, sort_by, seed)
+        except UnknownCluster as error:
+            raise UnknownCluster(f"cluster '{cluster}' is there no more, choose another: {error}") from error
         if not members:
             raise NotFound(f"cluster '{cluster}' has no picture of quality {min_quality} or better; lower min_quality")
-        images, prompts, ids, reasons = [], [], [], []
+        images, prompts, ids, reasons, shown = [], [], [], [], []
         opened = library.pictures(host.each([member.image.id for member in members]))
         for member, (image_id, picture, reason) in zip(members, opened, strict=True):
             if picture is None:
@@ -82,8 +85,10 @@ class LunaDTClusterSampler:
             images.append(pictures.to_image(picture))
             prompts.append(member.image.prompt)
             ids.append(image_id)
+            shown.append((thumbnail(picture), str(image_id), member.image.prompt))
         if not images:
             raise PictureMissing(f"none of the {len(members)} pictures could be opened; the first: {reasons[0]}")
         for reason in reasons:
             log.warning("left out of cluster '%s': %s", cluster, words.here(reason))
-        return images, prompts, len(images), ids
+        sheet = contact_sheet(None, cluster, shown)
+        return {"ui": pictures.preview(sheet), "result": (images, prompts, len(images), ids)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import quote, urlsplit
 
@@ -85,13 +86,18 @@ def needed_id(image_id: int) -> int:
 # -- what was left undone ---------------------------------------------------------------------------
 
 
-def go_on() -> None:
+def in_comfyui() -> bool:
+    """Whether there is a ComfyUI that serves pages."""
+    return host.server() is not None
+
+
+def go_on(then: Callable[[], object]) -> None:
     """Goes on, in the background, with what was left undone; does nothing where there is no ComfyUI to go on in."""
-    if host.server() is not None:
-        threads.start("goes on", _go_on_when_ready, _ending.set, network=True)
+    if in_comfyui():
+        threads.start("goes on", lambda: _go_on_when_ready(then), _ending.set, network=True)
 
 
-def _go_on_when_ready() -> None:
+def _go_on_when_ready(then: Callable[[], object]) -> None:
     """Opens the library once ComfyUI has its port, which it is told when all packs are loaded."""
     while not hasattr(host.server(), "port"):
         if _ending.wait(0.5):
@@ -100,6 +106,7 @@ def _go_on_when_ready() -> None:
         library()
     except LunaError as error:
         log.warning("what was left undone waits: %s", error)
+    then()
 
 
 def _go_on(opened: Library) -> None:
