@@ -262,6 +262,13 @@ class Library(_Rooms):
         """``search`` without the records: ids int64[n] and cosines float32[n], best first, n <= top_k."""
         return self._searcher(layer).nearest(vector, top_k)
 
+    def vectors(self, image_ids: Sequence[int], layer: str = "visual") -> list[Float32s | None]:
+        """For each image its own vector in a layer that is here, float32[dim] as DT has it, or None where it has none.
+
+        Raises UnknownLayer, NotSearchable.
+        """
+        return self._searcher(layer).vectors_of(image_ids)
+
     def mirrors(self, kind: str) -> bool:
         """Whether that kind (``images``, ``clusters``, ``embeddings.visual`` …) was synced to its end, or is made here."""
         return self._lookups.mirrors(kind)

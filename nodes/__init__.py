@@ -12,9 +12,11 @@ from .cluster_sampler import LunaDTClusterSampler
 from .connection_status import LunaDTConnectionStatus
 from .controlnet_cache import LunaDTControlNetCache
 from .image_loader import LunaDTImageLoader
+from .likeness_gate import LunaDTLikenessGate
 from .metadata_writer import LunaDTMetadataWriter
 from .prompt_injector import LunaDTPromptInjector
 from .similar_search import LunaDTSimilarSearch
+from .sync import LunaDTSync
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {
     node.__name__: crossing.guarded(node)
@@ -28,6 +30,8 @@ NODE_CLASS_MAPPINGS: dict[str, Any] = {
         LunaDTControlNetCache,
         LunaDTConnectionStatus,
         LunaDTBatchQueue,
+        LunaDTSync,
+        LunaDTLikenessGate,
     )
 }
 NODE_DISPLAY_NAME_MAPPINGS = {name: node.TITLE for name, node in NODE_CLASS_MAPPINGS.items()}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-from ..luna_dt.errors import BadInput, NotFound, PictureMissing, UnknownCluster
+from ..luna_dt.errors import BadInput, NotFound, PictureMissing
 from ..luna_dt.search.sampling import SORTS
-from . import host, inputs, pictures, shared, words
-from .clusters import cluster_id, listed
+from . import clusters, host, inputs, pictures, shared, words
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,10 @@ class LunaDTClusterSampler:
                 "cluster": (
                     "COMBO",
                     # a list that the page fetches would lose what a saved workflow has chosen
-                    {"options": listed(), "tooltip": "A cluster of DT: id and name. R has the list looked up again."},
+                    {
+                        "options": clusters.listed(),
+                        "tooltip": "A cluster of DT: id and name. R has the list looked up again.",
+                    },
                 ),
                 "sample_count": ("INT", {"default": 5, "min": 1, "max": 50, "tooltip": "How many pictures to take."}),
                 "min_quality": (
@@ -56,7 +58,7 @@ class LunaDTClusterSampler:
         """Lets through what is in the list no more: the run refuses it by its name."""
         if cluster is not None:  # None: it comes from another node
             try:
-                cluster_id(cluster)
+                clusters.cluster_id(cluster)
             except BadInput as error:
                 return str(error)
         return True
@@ -66,14 +68,10 @@ class LunaDTClusterSampler:
         return shared.library().fingerprint("clusters", "images", "embeddings.visual")
 
     def run(self, cluster: str, sample_count: int, min_quality: int, sort_by: str, seed: int = 0) -> dict[str, Any]:
-        from ..luna_dt.sheet import contact_sheet, thumbnail
+        from ..luna_dt.sheet import group_sheet, thumbnail
 
         library = shared.library()
-        wanted = cluster_id(cluster)
-        try:
-            members = library.cluster_images(wanted, sample_count, min_quality, sort_by, seed)
-        except UnknownCluster as error:
-            raise UnknownCluster(f"cluster '{cluster}' is there no more, choose another: {error}") from error
+        members = clusters.members(library, cluster, sample_count, min_quality, sort_by, seed)
         if not members:
             raise NotFound(f"cluster '{cluster}' has no picture of quality {min_quality} or better; lower min_quality")
         images, prompts, ids, reasons, shown = [], [], [], [], []
@@ -90,5 +88,5 @@ class LunaDTClusterSampler:
             raise PictureMissing(f"none of the {len(members)} pictures could be opened; the first: {reasons[0]}")
         for reason in reasons:
             log.warning("left out of cluster '%s': %s", cluster, words.here(reason))
-        sheet = contact_sheet(None, cluster, shown)
+        sheet = group_sheet([shown])
         return {"ui": pictures.preview(sheet), "result": (images, prompts, len(images), ids)}

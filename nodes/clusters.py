@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Iterable
 
-from ..luna_dt import Cluster, Library, LunaError, threads
-from ..luna_dt.errors import BadInput
+from ..luna_dt import Cluster, ClusterImage, Library, LunaError, threads
+from ..luna_dt.errors import BadInput, UnknownCluster
 from . import shared, words
 
 log = logging.getLogger(__name__)
@@ -69,3 +69,13 @@ def cluster_id(label: str) -> int:
     if not number.isdigit():
         raise BadInput(f"'{label}' is no cluster; choose one from the list (R in the page has it looked up again)")
     return int(number)
+
+
+def members(
+    opened: Library, label: str, limit: int, min_quality: float, sort: str, seed: int = 0
+) -> list[ClusterImage]:
+    """A chosen cluster's images; raises BadInput, UnknownCluster naming what was chosen."""
+    try:
+        return opened.cluster_images(cluster_id(label), limit, min_quality, sort, seed)
+    except UnknownCluster as error:
+        raise UnknownCluster(f"cluster '{label}' is there no more, choose another: {error}") from error

@@ -177,6 +177,15 @@ def progress() -> Progress:
     return tell
 
 
+def blocker() -> Any:
+    """What has ComfyUI skip, without a word, whatever follows an output; None outside it."""
+    if not running():
+        return None
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return ExecutionBlocker(None)
+
+
 # -- its models and memory ----------------------------------------------------------------------------
 
 

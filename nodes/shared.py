@@ -20,25 +20,30 @@ _lock = threading.Lock()
 _ending = threading.Event()
 
 
-def library(api_url: str = "") -> Library:
-    """The library at an address that the user has configured or allowed; "" and the default mean the configured one.
+def settings(api_url: str = "") -> Settings:
+    """The settings for an address that the user has configured or allowed; "" and the default mean the configured one.
 
     Raises NotAllowed: a workflow from elsewhere must not make this machine call a stranger.
     """
-    settings = Settings.load()
+    found = Settings.load()
     if host.running():
-        settings = settings.replace(device=host.device(), models=(*settings.models_folders, *host.weights_folders()))
-    settings = allowed(settings, api_url)
-    settings = settings.replace(timeout=min(settings.timeout, contact.BUDGET))
+        found = found.replace(device=host.device(), models=(*found.models_folders, *host.weights_folders()))
+    return allowed(found, api_url)
+
+
+def library(api_url: str = "") -> Library:
+    """The library at such an address, which waits for DT no longer than a node may; raises NotAllowed."""
+    wanted = settings(api_url)
+    wanted = wanted.replace(timeout=min(wanted.timeout, contact.BUDGET))
     with _lock:
-        opened = _libraries.get(settings.dt)
-        if opened is not None and opened.settings != settings:  # changed since, in settings.toml
+        opened = _libraries.get(wanted.dt)
+        if opened is not None and opened.settings != wanted:  # changed since, in settings.toml
             opened.close()
             opened = None
         if opened is None:
             residency = host.resident if host.running() else None
-            opened = Library(settings=settings, residency=residency, connect=contact.connect)
-            _libraries[settings.dt] = opened
+            opened = Library(settings=wanted, residency=residency, connect=contact.connect)
+            _libraries[wanted.dt] = opened
             if hasattr(host.server(), "port"):
                 _go_on(opened)
         return opened

@@ -55,6 +55,8 @@ class Interruption:
         """What is in ``comfy.model_management``."""
         return {
             "get_torch_device": lambda: "cpu",
+            "unet_offload_device": lambda: "cpu",
+            "load_models_gpu": lambda *_, **__: None,
             "processing_interrupted": self.wanted.is_set,
             "throw_exception_if_processing_interrupted": self.heed,
         }

@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 
 POLL = 1.0  # seconds between two looks of the watcher
 #: Seconds between two looks at ComfyUI's queue, which has every workflow whole: where runs seem to be gone, and anyhow;
-#: a queue of a FEW is looked at whenever that helps.
-GONE_EVERY, QUEUE_EVERY, FEW = 30.0, 300.0, 16
+#: a SMALL_QUEUE is looked at whenever that helps.
+GONE_EVERY, QUEUE_EVERY, SMALL_QUEUE = 30.0, 300.0, 16
 AT_ONCE = 100  # runs whose end a look asks after at most
 QUEUED_BY = "luna_dt_run"  # in ``extra``: the run that queued the batch, which ComfyUI knows until it is ended
 
@@ -192,7 +192,7 @@ class Batches:
 
     def _knows(self, comfyui: ComfyUI, batch: TrackedBatch) -> bool:
         """Whether ComfyUI knows any run from before, so that it has not been ended since: what it lacks was taken out."""
-        before = [item.prompt_id for item in batch.items if item.state in ("done", "failed")][-FEW:]
+        before = [item.prompt_id for item in batch.items if item.state in ("done", "failed")][-SMALL_QUEUE:]
         queued_by = self._ledger.workflow(batch.id)[1].get(QUEUED_BY)
         return any(comfyui.outcome(run) for run in (*reversed(before), *([str(queued_by)] if queued_by else ())))
 
@@ -303,7 +303,7 @@ class Batches:
             since = now - watch.queue_seen
             if remaining is not None and since < QUEUE_EVERY:
                 some_gone = remaining < len(waiting) - len(ended)
-                if not some_gone or (remaining > FEW and since < GONE_EVERY):
+                if not some_gone or (remaining > SMALL_QUEUE and since < GONE_EVERY):
                     return self.get(batch_id)
         found = self.follow(batch_id, states)
         watch.queue_seen = now

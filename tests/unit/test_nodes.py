@@ -105,7 +105,7 @@ def test_a_node_keeps_the_contract(name: str) -> None:
 
 
 def test_every_input_and_output_is_explained() -> None:
-    assert set(NODES) == {*CONTRACT, "LunaDTBatchQueue"}
+    assert set(NODES) == {*CONTRACT, "LunaDTBatchQueue", "LunaDTSync", "LunaDTLikenessGate"}
     for node in NODES.values():
         assert node.DESCRIPTION
         assert len(node.OUTPUT_TOOLTIPS) == len(node.RETURN_NAMES) == len(node.RETURN_TYPES)
