@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
 from . import status as state
+from .dt import connect as connect_to
 from .dt.catalog import Catalog, Health
 from .dt.connection import Connection
 from .generation import Generation
@@ -63,6 +64,7 @@ class _Rooms:
         dt: str | None = None,
         settings: Settings | None = None,
         residency: Residency | None = None,
+        connect: Callable[[Settings], Catalog] = connect_to,
     ) -> None:
         self.settings = (settings or Settings.load(home)).replace(home=home, dt=dt)
         folders = self.settings.models_folders
@@ -70,7 +72,7 @@ class _Rooms:
             self._store = opened.enter_context(closing(Store(self.settings.home)))
             self._memory = Memory(residency)
             opened.callback(self._memory.release)
-            self._dt = opened.enter_context(closing(Connection(self.settings, self._store.dt)))
+            self._dt = opened.enter_context(closing(Connection(self.settings, connect, self._store.dt)))
             self.encoders = Encoders(self.settings, self._memory)
             self._lookups = Lookups(self._store, self._dt)
             self._pictures = Pictures(self._store, self._lookups, self._dt, self._path_map)
@@ -130,8 +132,8 @@ class Library(_Rooms):
 
     ``home`` and ``dt`` win over the settings (settings.py); nothing is contacted before ``sync``.  Safe
     to use from several threads; several processes may search one home, one at a time may sync it.
-    ``residency`` is for a host that shares its memory with the models (memory.py).  ``outbox`` and ``batches`` are
-    what was made and what is being made; ``encoders`` make vectors.
+    ``residency`` is for a host that shares its memory with the models (memory.py), ``connect`` for one that watches over
+    what DT is asked.  ``outbox`` and ``batches`` are what was made and what is being made; ``encoders`` make vectors.
     Raises StoreError, SettingsError.
     """
 
@@ -276,6 +278,13 @@ class Library(_Rooms):
     def nearest(self, vector: Any, layer: str = "visual", top_k: int = 10) -> tuple[Int64s, Float32s]:
         """``search`` without the records: ids int64[n] and cosines float32[n], best first, n <= top_k."""
         return self._searcher(layer).nearest(vector, top_k)
+
+    def vectors(self, image_ids: Sequence[int], layer: str = "visual") -> list[Float32s | None]:
+        """For each image its own vector in a layer that is here, float32[dim] as DT has it, or None where it has none.
+
+        Raises UnknownLayer, NotSearchable.
+        """
+        return self._searcher(layer).vectors_of(image_ids)
 
     def mirrors(self, kind: str) -> bool:
         """Whether that kind (``images``, ``clusters``, ``embeddings.visual`` …) was synced to its end, or is made here."""

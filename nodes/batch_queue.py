@@ -19,8 +19,8 @@ class LunaDTBatchQueue:
     CATEGORY = inputs.CATEGORY
     DESCRIPTION = (
         "Queues this workflow, or a saved one, once for each image: its id goes into every Luna node that takes one, "
-        "seeds and prompts into samplers and Prompt Injectors. The node takes itself out of what it queues. The batch "
-        "is tracked: luna-dt batch list, show, resume, cancel, retry."
+        "seeds and prompts into samplers and Prompt Injectors. The node takes itself out of what it queues, and shows "
+        "how the batch stands."
     )
     RETURN_TYPES = ("STRING", "INT", "STRING")
     RETURN_NAMES = ("batch_id", "count", "status")
@@ -91,12 +91,14 @@ class LunaDTBatchQueue:
             prompts=(prompts or [""])[0],
             extra=host.extra_data(None if saved else (extra_pnginfo or [None])[0]),
         )
-        batch = opened.batches.queue(batch.id)
         node = (unique_id or [""])[0]
 
         def tell(now: TrackedBatch) -> None:
             host.show_text(node, f"batch {now.id}: {now}")
 
-        opened.batches.watch(batch.id, tell)
+        try:
+            batch = opened.batches.queue(batch.id, host.progress())
+        finally:  # also where the user interrupts: what is queued already runs
+            opened.batches.watch(batch.id, tell)
         status = f"batch {batch.id}: {batch}"
         return {"ui": {"text": [status]}, "result": (batch.id, len(batch.items), status)}

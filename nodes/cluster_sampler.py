@@ -7,9 +7,7 @@ from typing import Any, Literal
 
 from ..luna_dt.errors import BadInput, NotFound, PictureMissing
 from ..luna_dt.search.sampling import SORTS
-from . import host, inputs, pictures, shared
-from .clusters import cluster_id
-from .routes import CLUSTERS_ROUTE
+from . import clusters, host, inputs, pictures, shared, words
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +32,10 @@ class LunaDTClusterSampler:
             "required": {
                 "cluster": (
                     "COMBO",
+                    # a list that the page fetches would lose what a saved workflow has chosen
                     {
-                        "remote": {"route": CLUSTERS_ROUTE, "refresh_button": True},
-                        "tooltip": "A cluster of DT: id, name and number of pictures.",
+                        "options": clusters.listed(),
+                        "tooltip": "A cluster of DT: id and name. R has the list looked up again.",
                     },
                 ),
                 "sample_count": ("INT", {"default": 5, "min": 1, "max": 50, "tooltip": "How many pictures to take."}),
@@ -56,9 +55,10 @@ class LunaDTClusterSampler:
 
     @classmethod
     def VALIDATE_INPUTS(cls, cluster: str | None = None) -> str | Literal[True]:  # noqa: N802
+        """Lets through what is in the list no more: the run refuses it by its name."""
         if cluster is not None:  # None: it comes from another node
             try:
-                cluster_id(cluster)
+                clusters.cluster_id(cluster)
             except BadInput as error:
                 return str(error)
         return True
@@ -67,13 +67,14 @@ class LunaDTClusterSampler:
     def IS_CHANGED(cls, **_: Any) -> str:  # noqa: N802
         return shared.library().fingerprint("clusters", "images", "embeddings.visual")
 
-    def run(self, cluster: str, sample_count: int, min_quality: int, sort_by: str, seed: int = 0) -> tuple[Any, ...]:
+    def run(self, cluster: str, sample_count: int, min_quality: int, sort_by: str, seed: int = 0) -> dict[str, Any]:
+        from ..luna_dt.sheet import group_sheet, thumbnail
+
         library = shared.library()
-        wanted = cluster_id(cluster)
-        members = library.cluster_images(wanted, sample_count, min_quality, sort_by, seed)
+        members = clusters.members(library, cluster, sample_count, min_quality, sort_by, seed)
         if not members:
             raise NotFound(f"cluster '{cluster}' has no picture of quality {min_quality} or better; lower min_quality")
-        images, prompts, ids, reasons = [], [], [], []
+        images, prompts, ids, reasons, shown = [], [], [], [], []
         opened = library.pictures(host.each([member.image.id for member in members]))
         for member, (image_id, picture, reason) in zip(members, opened, strict=True):
             if picture is None:
@@ -82,8 +83,10 @@ class LunaDTClusterSampler:
             images.append(pictures.to_image(picture))
             prompts.append(member.image.prompt)
             ids.append(image_id)
+            shown.append((thumbnail(picture), str(image_id), member.image.prompt))
         if not images:
             raise PictureMissing(f"none of the {len(members)} pictures could be opened; the first: {reasons[0]}")
         for reason in reasons:
-            log.warning("left out of cluster '%s': %s", cluster, reason)
-        return images, prompts, len(images), ids
+            log.warning("left out of cluster '%s': %s", cluster, words.here(reason))
+        sheet = group_sheet([shown])
+        return {"ui": pictures.preview(sheet), "result": (images, prompts, len(images), ids)}

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ..luna_dt import LunaError
-from . import inputs, shared
+from . import contact, inputs, shared, words
 
 
 class LunaDTConnectionStatus:
@@ -39,6 +39,7 @@ class LunaDTConnectionStatus:
         connected, lines = False, []
         try:
             library = shared.library(api_url)
+            contact.ask_anew(library.settings.shown_dt)  # whoever runs this node wants to know how it is now
             try:
                 health = library.health()
                 connected = True
@@ -50,14 +51,14 @@ class LunaDTConnectionStatus:
             lines += self._synced(library)
         except LunaError as error:
             lines.append(f"not connected: {error}")
-        message = "\n".join(lines)
+        message = words.here("\n".join(lines))
         return {"ui": {"text": [message]}, "result": (connected, message)}
 
     def _synced(self, library: Any) -> list[str]:
         status = library.status()
         count, synced = status.counts["images"]
         if not count:
-            return ["nothing is synced yet: run luna-dt sync"]
+            return [f"nothing is synced yet: run {words.SYNC}"]
         return [f"synced: {count:,} images, {_age(synced)}"] + [
             f"{layer.state.name}: {layer.state.count:,} vectors ({layer.coverage:.0%}), {_age(layer.state.synced)}"
             + (f"; its index is being made, {layer.building:.0%}" if layer.building is not None else "")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..luna_dt.errors import BadInput, IdentityMismatch
 from ..luna_dt.identity import Identity
+from ..luna_dt.made.batch import QUEUED_BY
+from ..luna_dt.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +39,7 @@ def own_address() -> str:
     """Where this ComfyUI answers; raises BadInput outside ComfyUI."""
     instance = server()
     if instance is None:
-        raise BadInput("a batch is queued only inside ComfyUI; from elsewhere use luna-dt batch or Library.batches")
+        raise BadInput("a batch is queued only inside ComfyUI; from elsewhere use Library.batches")
     from comfy.cli_args import args
 
     scheme = "https" if getattr(args, "tls_keyfile", None) else "http"
@@ -47,9 +49,11 @@ def own_address() -> str:
 
 
 def extra_data(extra_pnginfo: Any) -> dict[str, Any]:
-    """What goes with each queued run: the workflow for its pictures, and the page that is to be told of it."""
-    client = getattr(server(), "client_id", None)
+    """What goes with each queued run: the workflow for its pictures, the page that is to be told of it, and the run
+    that goes on now, which queues it."""
+    client, run = getattr(server(), "client_id", None), getattr(server(), "last_prompt_id", None)
     return {
+        **({QUEUED_BY: run} if run else {}),
         **({"extra_pnginfo": extra_pnginfo} if extra_pnginfo else {}),
         **({"client_id": client} if client else {}),
     }
@@ -135,6 +139,15 @@ def heed_interruption() -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+def interrupted() -> bool:
+    """Whether the user has asked for that; it stays to be heeded."""
+    if not running():
+        return False
+    import comfy.model_management
+
+    return bool(comfy.model_management.processing_interrupted())
+
+
 def each(items: Sequence[T]) -> Iterator[T]:
     """The items one by one, with ComfyUI's progress bar, ended by its interruption."""
     if not running():
@@ -147,6 +160,30 @@ def each(items: Sequence[T]) -> Iterator[T]:
         heed_interruption()
         yield item
         bar.update(1)
+
+
+def progress() -> Progress:
+    """Moves ComfyUI's progress bar, and ends the work by its interruption."""
+    if not running():
+        return silent
+    import comfy.utils
+
+    bar = comfy.utils.ProgressBar(1)
+
+    def tell(_what: str, done: int, total: int) -> None:
+        heed_interruption()
+        bar.update_absolute(done, max(1, total))
+
+    return tell
+
+
+def blocker() -> Any:
+    """What has ComfyUI skip, without a word, whatever follows an output; None outside it."""
+    if not running():
+        return None
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return ExecutionBlocker(None)
 
 
 # -- its models and memory ----------------------------------------------------------------------------
@@ -166,6 +203,7 @@ def resident(module: Any) -> None:
     import torch
 
     if not hasattr(module, "luna_dt_patcher"):
+        _look_between_parts(module)
         module.luna_dt_patcher = comfy.model_patcher.ModelPatcher(
             torch.nn.ModuleList([module]),  # ComfyUI writes to what it holds; transformers' `device` cannot be written
             load_device=comfy.model_management.get_torch_device(),
@@ -173,6 +211,20 @@ def resident(module: Any) -> None:
         )
     # whole: a partial load leaves parameters that are not in a leaf module behind
     comfy.model_management.load_models_gpu([module.luna_dt_patcher], force_full_load=True)
+
+
+def _look_between_parts(module: Any) -> None:
+    """Has a model look at the interruption before each of its parts, since on a CPU the whole takes seconds.
+
+    Torch computes the parts of attention in another way once they have hooks; so these have none.
+    """
+    from torch.nn import MultiheadAttention, TransformerEncoder, TransformerEncoderLayer
+
+    whole = (MultiheadAttention, TransformerEncoder, TransformerEncoderLayer)
+    inside = {id(part) for each in module.modules() if isinstance(each, whole) for part in each.modules()}
+    for part in module.modules():
+        if id(part) not in inside:
+            part.register_forward_pre_hook(lambda *_: heed_interruption())
 
 
 def clip_vision_vector(clip_vision: Any, image: torch.Tensor, identity: Identity) -> Any:

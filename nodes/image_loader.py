@@ -15,8 +15,8 @@ class LunaDTImageLoader:
     TITLE = "Luna DT Image Loader"
     CATEGORY = inputs.CATEGORY
     DESCRIPTION = "Loads a picture of your DiffusionToolkit library, by id or by a query, with its prompt and settings."
-    RETURN_TYPES = ("IMAGE", "STRING", "STRING", "INT", "INT", "METADATA", "MASK")
-    RETURN_NAMES = ("image", "prompt", "negative", "width", "height", "metadata", "mask")
+    RETURN_TYPES = ("IMAGE", "STRING", "STRING", "INT", "INT", "METADATA", "MASK", "INT")
+    RETURN_NAMES = ("image", "prompt", "negative", "width", "height", "metadata", "mask", "image_id")
     OUTPUT_TOOLTIPS = (
         "The picture.",
         "Its prompt.",
@@ -25,6 +25,7 @@ class LunaDTImageLoader:
         "Its height in pixels.",
         "Everything DT knows about it.",
         "Where it is transparent.",
+        "Its id in DT, also where a query has chosen it.",
     )
     FUNCTION = "run"
 
@@ -53,7 +54,7 @@ class LunaDTImageLoader:
     def IS_CHANGED(cls, image_id: int | None = None, api_url: str | None = None, **_: Any) -> str:  # noqa: N802
         return shared.fingerprint(shared.library(api_url or ""), image_id)
 
-    def run(self, image_id: int, api_url: str = "", query: str = "", index: int = 0) -> tuple[Any, ...]:
+    def run(self, image_id: int, api_url: str = "", query: str = "", index: int = 0) -> dict[str, Any]:
         library = shared.library(api_url)
         if not image_id and query.strip():
             found = library.images(query, limit=index + 1)
@@ -64,5 +65,6 @@ class LunaDTImageLoader:
         data = library.file(image_id)
         picture = read_pictures(data, f"image {image_id}")[0]
         mask = pictures.to_mask(read_alpha(data), picture.size)
-        metadata = record.to_json()
-        return pictures.to_image(picture), record.prompt, record.negative_prompt, *picture.size, metadata, mask
+        image, told = pictures.to_image(picture), (record.prompt, record.negative_prompt)
+        result = (image, *told, *picture.size, record.to_json(), mask, image_id)
+        return {"ui": pictures.preview(picture), "result": result}

@@ -15,7 +15,7 @@ from ..luna_dt.generation import OPERATIONS, Generation
 from ..luna_dt.pixels import read_pictures
 from ..luna_dt.provenance import Made, parameters
 from ..luna_dt.provenance import graph as graphs
-from . import file_names, host, inputs, pictures, shared
+from . import file_names, host, inputs, pictures, shared, words
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +133,7 @@ class LunaDTMetadataWriter:
             entries.append(opened.record({**made.to_json(), "key": key}))
         if not entries:
             raise BadInput(f"{_broken(broken)}: there is no picture to record; look at what made it, often the VAE")
-        status = _status(opened, entries)
+        status = words.here(_status(opened, entries))
         if broken:
             status = f"{status}; {_broken(broken)}, and is left out"
             log.warning(status)

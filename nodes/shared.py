@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import quote, urlsplit
 
 from ..luna_dt import Library, LunaError, Settings, threads
 from ..luna_dt.errors import BadInput, NotAllowed
 from ..luna_dt.settings import DEFAULT_DT
-from . import host
+from . import contact, host
 
 log = logging.getLogger(__name__)
 
@@ -19,23 +20,30 @@ _lock = threading.Lock()
 _ending = threading.Event()
 
 
-def library(api_url: str = "") -> Library:
-    """The library at an address that the user has configured or allowed; "" and the default mean the configured one.
+def settings(api_url: str = "") -> Settings:
+    """The settings for an address that the user has configured or allowed; "" and the default mean the configured one.
 
     Raises NotAllowed: a workflow from elsewhere must not make this machine call a stranger.
     """
-    settings = Settings.load()
+    found = Settings.load()
     if host.running():
-        settings = settings.replace(device=host.device(), models=(*settings.models_folders, *host.weights_folders()))
-    settings = allowed(settings, api_url)
+        found = found.replace(device=host.device(), models=(*found.models_folders, *host.weights_folders()))
+    return allowed(found, api_url)
+
+
+def library(api_url: str = "") -> Library:
+    """The library at such an address, which waits for DT no longer than a node may; raises NotAllowed."""
+    wanted = settings(api_url)
+    wanted = wanted.replace(timeout=min(wanted.timeout, contact.BUDGET))
     with _lock:
-        opened = _libraries.get(settings.dt)
-        if opened is not None and opened.settings != settings:  # changed since, in settings.toml
+        opened = _libraries.get(wanted.dt)
+        if opened is not None and opened.settings != wanted:  # changed since, in settings.toml
             opened.close()
             opened = None
         if opened is None:
-            opened = Library(settings=settings, residency=host.resident if host.running() else None)
-            _libraries[settings.dt] = opened
+            residency = host.resident if host.running() else None
+            opened = Library(settings=wanted, residency=residency, connect=contact.connect)
+            _libraries[wanted.dt] = opened
             if hasattr(host.server(), "port"):
                 _go_on(opened)
         return opened
@@ -83,13 +91,18 @@ def needed_id(image_id: int) -> int:
 # -- what was left undone ---------------------------------------------------------------------------
 
 
-def go_on() -> None:
+def in_comfyui() -> bool:
+    """Whether there is a ComfyUI that serves pages."""
+    return host.server() is not None
+
+
+def go_on(then: Callable[[], object]) -> None:
     """Goes on, in the background, with what was left undone; does nothing where there is no ComfyUI to go on in."""
-    if host.server() is not None:
-        threads.start("goes on", _go_on_when_ready, _ending.set, network=True)
+    if in_comfyui():
+        threads.start("goes on", lambda: _go_on_when_ready(then), _ending.set, network=True)
 
 
-def _go_on_when_ready() -> None:
+def _go_on_when_ready(then: Callable[[], object]) -> None:
     """Opens the library once ComfyUI has its port, which it is told when all packs are loaded."""
     while not hasattr(host.server(), "port"):
         if _ending.wait(0.5):
@@ -98,6 +111,7 @@ def _go_on_when_ready() -> None:
         library()
     except LunaError as error:
         log.warning("what was left undone waits: %s", error)
+    then()
 
 
 def _go_on(opened: Library) -> None:

@@ -8,10 +8,12 @@ from ..luna_dt.errors import BadInput, NotFound, PictureMissing
 from ..luna_dt.pixels import read_pictures
 from ..luna_dt.records import LAYERS
 from ..luna_dt.search.plan import Engine
-from . import host, inputs, pictures, shared
+from . import host, inputs, pictures, shared, words
 
 if TYPE_CHECKING:
     import torch
+
+    from ..luna_dt import Library
 
 
 class LunaDTSimilarSearch:
@@ -21,7 +23,7 @@ class LunaDTSimilarSearch:
     CATEGORY = inputs.CATEGORY
     DESCRIPTION = (
         "Finds similar pictures in your DiffusionToolkit library. A reference picture is encoded here, and the "
-        "search runs here in what luna-dt sync has mirrored, with DT closed if you like."
+        "search runs here in what Luna DT Sync has mirrored, with DT closed if you like."
     )
     RETURN_TYPES = ("IMAGE", "STRING", "INT", "METADATA", "INT", "FLOAT")
     RETURN_NAMES = ("images", "prompts", "count", "results_metadata", "image_ids", "similarities")
@@ -84,7 +86,7 @@ class LunaDTSimilarSearch:
                     ["error", "reference"],
                     {
                         "default": "error",
-                        "tooltip": "If nothing is similar enough: stop, or hand on the reference itself.",
+                        "tooltip": "If nothing is similar enough: stop, or hand on the reference picture itself.",
                     },
                 ),
                 "where": inputs.text("Only images that fit this query, in DT's language; see docs/library.md."),
@@ -140,6 +142,12 @@ class LunaDTSimilarSearch:
             identity = library.identity(search_mode)
             vector = host.clip_vision_vector(clip_vision, reference_image, identity)
             reference = {"vector": vector, "identity": identity}
+        elif reference_image is not None and len(reference_image) > 1 and engine != "dt":
+            identity = library.identity(search_mode)  # one by one, for on a CPU each takes a second
+            encoded = [
+                library.encoders.pictures(identity, [one])[0] for one in host.each(read_pictures(reference_image))
+            ]
+            reference = {"vector": sum(encoded) / len(encoded), "identity": identity}
         elif reference_image is not None:
             reference = {"image": reference_image}
         elif reference_image_id:
@@ -165,12 +173,16 @@ class LunaDTSimilarSearch:
         opened = library.pictures(host.each([hit.id for hit in hits]))
         for hit, (_, picture, reason) in zip(hits, opened, strict=True):
             if picture is None:
-                results.append({**hit.to_json(), "not_opened": reason})
+                results.append({**hit.to_json(), "not_opened": words.here(reason)})
             else:
                 results.append(hit.to_json())
                 found.append((hit, picture))
         if not found:
-            return self._nothing(search_mode, where, min_similarity, results, reference_image, when_empty)
+            if when_empty == "reference":
+                handed = self._handed_on(library, reference_image, reference_image_id, results)
+                if handed is not None:
+                    return handed
+            return self._nothing(search_mode, where, min_similarity, results)
         query = read_pictures(reference_image)[0] if reference_image is not None else None
         title = (
             text_query
@@ -192,17 +204,18 @@ class LunaDTSimilarSearch:
             ),
         }
 
-    def _nothing(
-        self,
-        layer: str,
-        where: str,
-        least: float,
-        results: list[dict[str, Any]],
-        reference: torch.Tensor | None,
-        when_empty: str,
-    ) -> dict[str, Any]:
-        if when_empty == "reference" and reference is not None:
-            return {"ui": {}, "result": ([reference], [""], 0, {"results": results}, [0], [1.0])}
+    def _handed_on(
+        self, library: Library, image: torch.Tensor | None, image_id: int, results: list[dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        """The reference in the place of hits; None where it is a text."""
+        prompt = ""
+        if image is None:
+            if not image_id:
+                return None
+            image, prompt = pictures.to_image(library.picture(image_id)), library.image(image_id).prompt
+        return {"ui": {}, "result": ([image], [prompt], 0, {"results": results}, [image_id], [1.0])}
+
+    def _nothing(self, layer: str, where: str, least: float, results: list[dict[str, Any]]) -> dict[str, Any]:
         if results:
             raise PictureMissing(
                 f"{len(results)} hits, but none could be opened; the first: {results[0]['not_opened']}"

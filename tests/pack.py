@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,3 +23,40 @@ def load_pack() -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def as_in_comfyui(monkeypatch: pytest.MonkeyPatch, **modules: dict[str, Any]) -> None:
+    """Has ComfyUI's own modules there, with those values (``a__b`` is the module ``a.b``), and nothing more."""
+    for name, values in {"comfy": {}, **modules}.items():
+        module = ModuleType(name.replace("__", "."))
+        vars(module).update(values)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        parent, _, child = module.__name__.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)
+
+
+class Interrupted(Exception):
+    """What ComfyUI raises where its user has interrupted."""
+
+
+class Interruption:
+    """ComfyUI's flag: set by its user, and taken back by whoever raises for it."""
+
+    def __init__(self) -> None:
+        self.wanted = threading.Event()
+
+    def heed(self) -> None:
+        if self.wanted.is_set():
+            self.wanted.clear()
+            raise Interrupted
+
+    def management(self) -> dict[str, Any]:
+        """What is in ``comfy.model_management``."""
+        return {
+            "get_torch_device": lambda: "cpu",
+            "unet_offload_device": lambda: "cpu",
+            "load_models_gpu": lambda *_, **__: None,
+            "processing_interrupted": self.wanted.is_set,
+            "throw_exception_if_processing_interrupted": self.heed,
+        }

@@ -42,8 +42,6 @@ CORE = {
         ("LATENT",),
     ),
 }  # fmt: skip
-#: What the page puts behind a list it fetches: "Auto-refresh after generation" and the refresh button.
-REMOTE_WIDGETS: list[Any] = [False, None]
 WIDGETS = ("STRING", "INT", "FLOAT", "COMBO", "BOOLEAN")
 
 CHECKPOINT = ("CheckpointLoaderSimple", {"ckpt_name": "v1-5-pruned-emaonly-fp16.safetensors"})
@@ -73,7 +71,7 @@ WORKFLOWS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "save": ("SaveImage", {"images": ("picture", 0), "filename_prefix": "regenerated"}),
     },
     "Character reference from a cluster": {
-        "cluster": ("LunaDTClusterSampler", {"cluster": "1: Luna (4)", "sample_count": 2, "min_quality": 0}),
+        "cluster": ("LunaDTClusterSampler", {"cluster": "1: Luna", "sample_count": 2, "min_quality": 0}),
         "references": ("PreviewImage", {"images": ("cluster", 0)}),
         "model": CHECKPOINT,
         "positive": encoded(("cluster", 1)),
@@ -85,7 +83,10 @@ WORKFLOWS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     },
     "Similar pictures for training data": {
         "reference": ("LunaDTImageLoader", {"image_id": 1}),
-        "similar": ("LunaDTSimilarSearch", {"reference_image": ("reference", 0), "top_k": 8, "min_similarity": 0.3}),
+        "similar": (
+            "LunaDTSimilarSearch",
+            {"reference_image": ("reference", 0), "reference_image_id": ("reference", 7), "top_k": 8, "min_similarity": 0.3},
+        ),
         "save": ("SaveImage", {"images": ("similar", 0), "filename_prefix": "training/picture"}),
         "captions": ("LunaDTCaptionFetcher", {"image_id": ("similar", 4), "prepend_trigger": "my_style"}),
         "text": ("PreviewAny", {"source": ("captions", 3)}),
@@ -151,8 +152,6 @@ def saved(workflow: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
                 node["inputs"].append({"name": key, "type": type_, "link": None})
             if type_ in WIDGETS:
                 node["widgets_values"].append(value)
-                if key == "cluster":
-                    node["widgets_values"] += REMOTE_WIDGETS
                 if key == "seed" and kind in CORE:  # ours have no "control after generate"
                     node["widgets_values"].append("fixed")
     return {"last_node_id": len(nodes), "last_link_id": len(links), "nodes": list(nodes.values()), "links": links,

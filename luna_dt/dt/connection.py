@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from ..errors import AnotherDT
 from ..settings import Settings
-from . import connect
 from .catalog import Catalog
 
 ASKED_AGAIN = 60.0  # seconds after which DT is asked anew which one it is
@@ -20,8 +19,8 @@ class Connection:
     ``ours`` says what that DT is known by (``Health.library``), "" while that is not known.
     """
 
-    def __init__(self, settings: Settings, ours: Callable[[], str]) -> None:
-        self._settings, self._ours = settings, ours
+    def __init__(self, settings: Settings, connect: Callable[[Settings], Catalog], ours: Callable[[], str]) -> None:
+        self._settings, self._connect, self._ours = settings, connect, ours
         self._catalog: Catalog | None = None
         self._lock = threading.Lock()
         self._seen, self._until = "", 0.0
@@ -47,7 +46,7 @@ class Connection:
         """
         with self._lock:
             if self._catalog is None:
-                self._catalog = connect(self._settings)
+                self._catalog = self._connect(self._settings)
             return self._catalog
 
     def close(self) -> None:

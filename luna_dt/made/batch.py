@@ -12,16 +12,19 @@ import hashlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from .. import threads
-from ..errors import BadInput, Unreachable
+from ..errors import BadInput, NotFound, Unreachable
 from ..generation import OPERATIONS, Generation
 from ..ids import MAX_IDS
+from ..progress import Progress, silent
 from ..store import Store
 from .comfyui import ComfyUI
 from .ledger import OPEN, BatchItem, Ledger, TrackedBatch
@@ -31,7 +34,21 @@ from .workflow import check_takers, filled, has_writer, without_queue_nodes
 
 log = logging.getLogger(__name__)
 
-POLL_QUEUE = 1.0  # seconds between two looks of a watcher at ComfyUI's queue
+POLL = 1.0  # seconds between two looks of the watcher
+#: Seconds between two looks at ComfyUI's queue, which has every workflow whole: where runs seem to be gone, and anyhow;
+#: a SMALL_QUEUE is looked at whenever that helps.
+GONE_EVERY, QUEUE_EVERY, SMALL_QUEUE = 30.0, 300.0, 16
+AT_ONCE = 100  # runs whose end a look asks after at most
+QUEUED_BY = "luna_dt_run"  # in ``extra``: the run that queued the batch, which ComfyUI knows until it is ended
+
+
+@dataclass
+class _Watch:
+    """A batch that is looked after: who hears of it, and what was said and done last."""
+
+    tell: Callable[[TrackedBatch], None]
+    said: str = ""
+    queue_seen: float = float("-inf")
 
 
 class Batches:
@@ -44,7 +61,8 @@ class Batches:
         self._home, self._outbox, self._ledger = store.home, outbox, Ledger(store)
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._watchers: dict[str, threading.Thread] = {}
+        self._watches: dict[str, _Watch] = {}
+        self._watcher: threading.Thread | None = None
 
     def create(
         self,
@@ -85,38 +103,46 @@ class Batches:
         """A batch as it was last seen."""
         return self._ledger.get(batch_id)
 
-    def queue(self, batch_id: str) -> TrackedBatch:
-        """Queues the items that are new; raises BadInput when ComfyUI refuses the first, Unreachable."""
+    def queue(self, batch_id: str, progress: Progress = silent) -> TrackedBatch:
+        """Queues the items that are new; raises BadInput when ComfyUI refuses the first, Unreachable.
+
+        ``progress`` is told before each; where it raises, what is not queued yet is cancelled.
+        """
         with self._alone():
             batch = self.get(batch_id)
             if any(item.state != "new" for item in batch.items):  # a kill may have come between queueing and noting
                 self.follow(batch_id)
-            return self._queue(batch_id)
+            return self._queue(batch_id, progress)
 
     def _alone(self) -> FileLock:
         """Held while something is queued, or two processes would both queue what is new."""
         return FileLock(self._home / "batch.lock")
 
-    def _queue(self, batch_id: str) -> TrackedBatch:
+    def _queue(self, batch_id: str, progress: Progress = silent) -> TrackedBatch:
         batch = self.get(batch_id)
         workflow, extra = self._ledger.workflow(batch_id)
         comfyui, queued = ComfyUI(batch.comfyui), list[int]()
+        todo = [item for item in batch.items if item.state == "new"]
         try:
-            for item in batch.items:
+            for count, item in enumerate(todo):
+                try:
+                    progress("queue", count, len(todo))
+                except BaseException:
+                    self._give_up(batch_id, todo[count:], "not queued: interrupted")
+                    raise
                 # looked at again before each, for it may be cancelled meanwhile
-                if item.state == "new" and self._ledger.is_new(batch_id, item.position):
-                    which = f"{batch_id}/{item.position}"
-                    prompt = filled(workflow, item.image_id, item.seed, item.prompt, batch.operation, which)
-                    try:
-                        comfyui.queue(prompt, item.prompt_id, extra)
-                        queued.append(item.position)
-                    except BadInput as error:
-                        self._ledger.note(batch_id, [item.position], "failed", str(error), ("new",))
-                        if not queued:  # the workflow's fault, so every item's
-                            rest = [i.position for i in batch.items if i.state == "new" and i.position != item.position]
-                            told = "not queued: ComfyUI refused the first"
-                            self._ledger.note(batch_id, rest, "cancelled", told, ("new",))
-                            raise
+                if not self._ledger.is_new(batch_id, item.position):
+                    continue
+                which = f"{batch_id}/{item.position}"
+                prompt = filled(workflow, item.image_id, item.seed, item.prompt, batch.operation, which)
+                try:
+                    comfyui.queue(prompt, item.prompt_id, extra)
+                    queued.append(item.position)
+                except BadInput as error:
+                    self._ledger.note(batch_id, [item.position], "failed", str(error), ("new",))
+                    if not queued:  # the workflow's fault, so every item's
+                        self._give_up(batch_id, todo[count + 1 :], "not queued: ComfyUI refused the first")
+                        raise
         finally:
             self._ledger.note(batch_id, queued, "queued", was=("new",))
         after = self.get(batch_id)
@@ -124,49 +150,59 @@ class Batches:
             return self._take_out(batch_id)  # cancelled while they were on their way
         return after
 
+    def _give_up(self, batch_id: str, rest: Sequence[BatchItem], why: str) -> None:
+        self._ledger.note(batch_id, [item.position for item in rest], "cancelled", why, ("new",))
+
     def follow(self, batch_id: str, states: Sequence[str] = OPEN) -> TrackedBatch:
         """Asks ComfyUI how a batch's items in those states stand, notes it, and records what was done; raises
         Unreachable."""
-        batch = self.get(batch_id)
+        batch = self.get(batch_id)  # before ComfyUI is asked: what is queued here is known there, or gone
         watched = [item for item in batch.items if item.state in states]
         if not watched:
             return batch
         comfyui = ComfyUI(batch.comfyui)
         running, pending = comfyui.waiting()  # before the history: what leaves the queue is in the history
-        changed: dict[tuple[str, str, Sequence[str]], list[int]] = {}
-        done: list[tuple[BatchItem, dict[str, Any]]] = []
-        for item in watched:
-            state, error = item.state, ""
-            cancelled = state == "cancelled"
-            if item.prompt_id in running:
-                state = state if cancelled else "running"  # whoever has cancelled it takes it out
-            elif item.prompt_id in pending:
-                state = state if cancelled else "queued"
-            elif ended := comfyui.outcome(item.prompt_id):
-                state, error, shown = ended
-                if state == "done":
-                    done.append((item, shown))
-            elif state != "new":
-                lost = state if cancelled else "lost"
-                state = "done" if self._is_made(batch_id, item) else lost
-            if state != item.state:
-                was: Sequence[str] = ("cancelled",) if cancelled else OPEN
-                changed.setdefault((state, error, was), []).append(item.position)
-        if done and not has_writer(self._ledger.workflow(batch_id)[0]):
-            for item, shown in done:
-                self._record(batch, item, shown)
-        for (state, error, was), positions in changed.items():
-            self._ledger.note(batch_id, positions, state, error, was)
+        # what is there and noted as cancelled is taken out by whoever has cancelled it
+        open_now = [item for item in watched if item.state != "cancelled"]
+        self._ledger.change(batch_id, [item for item in open_now if item.prompt_id in running], "running")
+        self._ledger.change(batch_id, [item for item in open_now if item.prompt_id in pending], "queued")
+        left = [item for item in watched if item.prompt_id not in running | pending]
+        ended = [(item, *told) for item in left if (told := comfyui.outcome(item.prompt_id))]
+        self._note_ended(batch, ended)
+        done = {item.position for item, *_ in ended}
+        gone = [item for item in left if item.position not in done and item.state in ("queued", "running")]
+        made = [item for item in gone if self._is_made(batch_id, item)]
+        self._ledger.change(batch_id, made, "done")
+        if gone := [item for item in gone if item not in made]:
+            if ended or len(left) < len(watched) or self._knows(comfyui, batch):
+                self._ledger.change(batch_id, gone, "cancelled", "taken out of ComfyUI's queue")
+            else:
+                self._ledger.change(batch_id, gone, "lost")
         return self.get(batch_id)
+
+    def _note_ended(self, batch: TrackedBatch, ended: Sequence[tuple[BatchItem, str, str, dict[str, Any]]]) -> None:
+        """Notes runs of which ComfyUI told the end, and records those that are done."""
+        if ended and not has_writer(self._ledger.workflow(batch.id)[0]):
+            for item, state, _, shown in ended:
+                if state == "done":
+                    self._record(batch, item, shown)
+        for item, state, error, _ in ended:
+            was = ("cancelled",) if item.state == "cancelled" else OPEN
+            self._ledger.change(batch.id, [item], state, error, was)
+
+    def _knows(self, comfyui: ComfyUI, batch: TrackedBatch) -> bool:
+        """Whether ComfyUI knows any run from before, so that it has not been ended since: what it lacks was taken out."""
+        before = [item.prompt_id for item in batch.items if item.state in ("done", "failed")][-SMALL_QUEUE:]
+        queued_by = self._ledger.workflow(batch.id)[1].get(QUEUED_BY)
+        return any(comfyui.outcome(run) for run in (*reversed(before), *([str(queued_by)] if queued_by else ())))
 
     def resume(self, batch_id: str, comfyui: str = "") -> TrackedBatch:
         """Queues what ComfyUI has lost, or was never told, and nothing that it has; ``comfyui``: its new address."""
         if comfyui:
             self._ledger.move(batch_id, comfyui)
         with self._alone():
-            batch = self.follow(batch_id)
-            lost = [item.position for item in batch.items if item.state == "lost"]
-            self._ledger.note(batch_id, lost, "new", was=("lost",))
+            self.follow(batch_id)
+            self._ledger.renew(batch_id, ("lost",))
             return self._queue(batch_id)
 
     def cancel(self, batch_id: str) -> TrackedBatch:
@@ -197,17 +233,15 @@ class Batches:
         with self._alone():
             self._take_out(batch_id)  # or what a ComfyUI that was away still has would run twice
             self.follow(batch_id)
-            self._ledger.retry(batch_id)
+            self._ledger.renew(batch_id, ("failed", "cancelled"))
             return self._queue(batch_id)
 
     def watch(self, batch_id: str, tell: Callable[[TrackedBatch], None] = lambda _: None) -> None:
         """Follows a batch in the background until all its items have ended; ``tell`` hears of each change."""
         with self._lock:
-            if batch_id in self._watchers and self._watchers[batch_id].is_alive():
-                return
-            self._watchers[batch_id] = threads.start(
-                f"batch {batch_id}", lambda: self._watch(batch_id, tell), self._closing.set, network=True
-            )
+            self._watches.setdefault(batch_id, _Watch(tell))
+            if self._watcher is None:
+                self._watcher = threads.start("batches", self._watch, self._closing.set, network=True)
 
     def watch_all(self, comfyui: str) -> None:
         """Watches every batch at that address that has not ended."""
@@ -217,26 +251,63 @@ class Batches:
     def close(self) -> None:
         """Ends the following; it goes on when the batch is next watched, or asked for."""
         self._closing.set()
-        for thread in self._watchers.values():
-            thread.join()
+        if (watcher := self._watcher) is not None:
+            watcher.join()
 
-    def _watch(self, batch_id: str, tell: Callable[[TrackedBatch], None]) -> None:
-        said = ""
-        states: Sequence[str] = OPEN
-        while not self._closing.is_set():
-            try:
-                batch = self.follow(batch_id, states)
-                if not batch.is_open:
-                    batch = self._take_out(batch_id)  # what was cancelled may not have ended yet
-                states = ("queued", "running")  # what is lost or new waits for whoever resumes it
-                if str(batch) != said:
-                    said = str(batch)
-                    tell(batch)
-                if not batch.is_open:
+    def _watch(self) -> None:
+        while True:
+            with self._lock:
+                watches = dict(self._watches)
+                if not watches or self._closing.is_set():
+                    self._watcher = None
                     return
-            except Exception as error:  # noqa: BLE001  it is followed for as long as this program runs
-                log.info("batch %s cannot be followed now: %s", batch_id, error)
-            self._closing.wait(POLL_QUEUE)
+            for batch_id, watch in watches.items():
+                try:
+                    batch = self._look(batch_id, watch)
+                    if not batch.is_open:
+                        batch = self._take_out(batch_id)  # what was cancelled may not have ended yet
+                    if str(batch) != watch.said:
+                        watch.said = str(batch)
+                        watch.tell(batch)
+                    if not batch.is_open:
+                        with self._lock:
+                            del self._watches[batch_id]
+                except NotFound:
+                    with self._lock:
+                        del self._watches[batch_id]
+                except Exception as error:  # noqa: BLE001  it is followed for as long as this program runs
+                    log.info("batch %s cannot be followed now: %s", batch_id, error)
+                if self._closing.is_set():
+                    break
+            self._closing.wait(POLL)
+
+    def _look(self, batch_id: str, watch: _Watch) -> TrackedBatch:
+        """What has become of a batch: the first of its runs are asked after, and the queue only where that is needed."""
+        batch = self.get(batch_id)
+        now = time.monotonic()
+        states: Sequence[str] = ("queued", "running")  # what is lost or new waits for whoever resumes it
+        if watch.queue_seen < 0:
+            states = OPEN
+        else:
+            waiting = [item for item in batch.items if item.state in states]
+            if not waiting:
+                return batch
+            comfyui = ComfyUI(batch.comfyui)
+            remaining = comfyui.remaining()
+            ended = []
+            for item in waiting[:AT_ONCE]:
+                if (told := comfyui.outcome(item.prompt_id)) is None:
+                    break  # it runs or waits, and those after it wait, if none has been put before them
+                ended.append((item, *told))
+            self._note_ended(batch, ended)
+            since = now - watch.queue_seen
+            if remaining is not None and since < QUEUE_EVERY:
+                some_gone = remaining < len(waiting) - len(ended)
+                if not some_gone or (remaining > SMALL_QUEUE and since < GONE_EVERY):
+                    return self.get(batch_id)
+        found = self.follow(batch_id, states)
+        watch.queue_seen = now
+        return found
 
     def _is_made(self, batch_id: str, item: BatchItem) -> bool:
         """Whether a run that ComfyUI has forgotten has recorded and saved its picture before."""

@@ -51,6 +51,11 @@ class ComfyUI:
         found = self._call("GET", "/queue")
         return {str(i[1]) for i in found["queue_running"]}, {str(i[1]) for i in found["queue_pending"]}
 
+    def remaining(self) -> int | None:
+        """How many run or wait, ours and others'; None where it does not say.  The queue itself has every workflow whole."""
+        count = (self._call("GET", "/prompt") or {}).get("exec_info", {}).get("queue_remaining")
+        return None if count is None else int(count)
+
     def outcome(self, prompt_id: str) -> tuple[str, str, dict[str, Any]] | None:
         """How a run ended (done, failed, cancelled), its error and what its nodes showed; None if nothing is known."""
         entry = (self._call("GET", f"/history/{prompt_id}") or {}).get(prompt_id)

@@ -20,8 +20,9 @@ OPEN = ("new", "queued", "running", "lost")
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One run of a batch.  ``state``: new (not queued yet), queued, running, done, failed (see ``error``), cancelled,
-    or lost (ComfyUI knows nothing of it any more; ``resume`` queues it again)."""
+    """One run of a batch.  ``state``: new (not queued yet), queued, running, done, failed (see ``error``), cancelled
+    (also by whoever took it out of ComfyUI's queue), or lost (with a ComfyUI that was ended; ``resume`` queues it
+    again)."""
 
     position: int
     image_id: int
@@ -155,6 +156,29 @@ class Ledger:
                     [(state, error, batch_id, position, *was) for position in positions],
                 )
 
+    def change(
+        self, batch_id: str, items: Iterable[BatchItem], state: str, error: str = "", was: Sequence[str] = OPEN
+    ) -> None:
+        """As ``note``, for items whose run is still the one that was read: what was seen of a run says nothing of the
+        one for which the item has been queued anew since."""
+        marks = ", ".join("?" * len(was))
+        with self._store.writing() as writer:
+            writer.executemany(
+                "UPDATE batch_items SET state = ?, error = ? "
+                f"WHERE batch = ? AND position = ? AND prompt_id = ? AND state IN ({marks})",
+                [(state, error, batch_id, item.position, item.prompt_id, *was) for item in items],
+            )
+
+    def renew(self, batch_id: str, states: Sequence[str]) -> None:
+        """Makes what is in one of those states new, under other ids of its runs."""
+        again = [item for item in self.get(batch_id).items if item.state in states]
+        with self._store.writing() as writer:
+            writer.executemany(
+                "UPDATE batch_items SET state = 'new', error = '', prompt_id = ? "
+                "WHERE batch = ? AND position = ? AND prompt_id = ? AND state = ?",
+                [(str(uuid.uuid4()), batch_id, item.position, item.prompt_id, item.state) for item in again],
+            )
+
     def cancel(self, batch_id: str) -> None:
         """Notes every item that has not ended as cancelled, in one step."""
         marks = ", ".join("?" * len(OPEN))
@@ -169,12 +193,3 @@ class Ledger:
         """Notes a batch's new address."""
         with self._store.writing() as writer:
             writer.execute("UPDATE batches SET comfyui = ? WHERE id = ?", [comfyui.rstrip("/"), batch_id])
-
-    def retry(self, batch_id: str) -> None:
-        """Makes what failed or was cancelled new, under other ids of its runs."""
-        again = [item for item in self.get(batch_id).items if item.state in ("failed", "cancelled")]
-        with self._store.writing() as writer:
-            writer.executemany(
-                "UPDATE batch_items SET state = 'new', error = '', prompt_id = ? WHERE batch = ? AND position = ?",
-                [(str(uuid.uuid4()), batch_id, item.position) for item in again],
-            )

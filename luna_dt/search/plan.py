@@ -81,7 +81,9 @@ class Search:
         try:
             return self._in_dt(terms[0], wanted, left_out)
         except Unreachable as away:
-            if engine == "auto" and self._store.generation(EMBEDDINGS + layer):
+            if engine == "dt":
+                raise
+            if self._store.generation(EMBEDDINGS + layer):
                 return self._here(terms, wanted, left_out)  # the part of the layer that is here
             raise NotSearchable(f"layer '{layer}' is not synced (run: luna-dt sync), and {away}") from away
 

@@ -14,6 +14,7 @@ import pytest
 from luna_dt import Library
 from luna_dt.errors import BadInput, NotFound, Unreachable
 from luna_dt.ids import parse_ids
+from luna_dt.made import batch as batches
 from luna_dt.made.ledger import Ledger, TrackedBatch
 from luna_dt.made.request import parse_prompts, parse_seeds
 from luna_dt.made.workflow import without_queue_nodes
@@ -21,6 +22,8 @@ from luna_dt.store import Store
 from tests.conftest import image_batch, mirror
 from tests.loopback import Handler as LoopbackHandler
 from tests.loopback import Loopback
+
+ROUNDS = 40  # of what is to be seen by chance
 
 WORKFLOW: dict[str, Any] = {
     "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 3}, "is_changed": ["x"]},
@@ -48,12 +51,16 @@ class Comfy:
         self.queueing, self.asking = 0.0, 0.0  # seconds that it takes to queue one, and to say something
         self.deaf = False  # to interruptions
         self.seen: list[str] = []
+        self.queue_asked = 0
         outer = self
 
         class Handler(LoopbackHandler):
             def do_GET(self) -> None:  # noqa: N802
                 time.sleep(outer.asking)
-                if self.path == "/queue":
+                if self.path == "/prompt":
+                    self.answer({"exec_info": {"queue_remaining": len(outer.running) + len(outer.waiting)}})
+                elif self.path == "/queue":
+                    outer.queue_asked += 1
                     entry = [[i, prompt_id, {}, {}, []] for i, (prompt_id, _) in enumerate(outer.waiting)]
                     self.answer({"queue_running": [[0, r, {}, {}, []] for r in outer.running], "queue_pending": entry})
                 else:
@@ -415,3 +422,110 @@ def test_a_workflow_that_takes_nothing_is_refused(
     with pytest.raises(BadInput, match="no images to queue"):
         library.batches.create([], "img2img", WORKFLOW, comfy.url)
     assert without_queue_nodes({"5": WORKFLOW["5"], "6": WORKFLOW["6"]}) == {}
+
+
+def test_what_its_user_clears_from_comfyuis_queue_is_cancelled_not_lost(library: Library, comfy: Comfy) -> None:
+    batch = queued(library, comfy, list(range(1, 6)))
+    comfy.run(1)
+    comfy.running.append(comfy.waiting.pop(0)[0])
+    comfy.waiting.clear()
+    found = library.batches.follow(batch.id)
+    assert found.counts == {"running": 1, "done": 1, "cancelled": 3}
+    assert found.items[4].error == "taken out of ComfyUI's queue"
+    assert library.batches.resume(batch.id).counts == found.counts
+    assert comfy.waiting == []
+    comfy.end(comfy.running.pop())
+    assert library.batches.follow(batch.id).counts == {"done": 2, "cancelled": 3}
+    assert library.batches.retry(batch.id).counts == {"queued": 3, "done": 2}  # where that is asked for
+
+
+def test_a_queue_cleared_before_anything_ran_is_told_by_the_run_that_filled_it(library: Library, comfy: Comfy) -> None:
+    for known, state in ((True, "cancelled"), (False, "lost")):
+        comfy.restart()
+        extra = {"luna_dt_run": "its-own-run"}
+        batch = library.batches.create([1, 2, 3 + known], "img2img", WORKFLOW, comfy.url, extra=extra)
+        library.batches.queue(batch.id)
+        if known:
+            comfy.end("its-own-run")
+        comfy.waiting.clear()
+        assert library.batches.follow(batch.id).counts == {state: 3}
+
+
+def test_watchers_and_a_resume_at_once_lose_and_double_nothing(library: Library, comfy: Comfy) -> None:
+    """A look that began before a resume must not be written over what the resume has done."""
+    with Library(library.settings.home, dt="http://127.0.0.1:9") as other:
+        for i in range(ROUNDS):
+            comfy.restart()
+            batch = queued(library, comfy, [i + 1] * 5)
+            comfy.restart()
+            comfy.asking = 0.002
+            resume = threading.Thread(target=other.batches.resume, args=(batch.id,))
+            looks = [threading.Thread(target=each.batches.follow, args=(batch.id,)) for each in (library, other)]
+            for thread in (*looks, resume):
+                thread.start()
+            for thread in (*looks, resume):
+                thread.join()
+            comfy.asking = 0.0
+            assert library.batches.get(batch.id).counts == {"queued": 5}
+            assert len(comfy.seen) == len(comfy.waiting) == 5
+            comfy.run(5)
+            assert library.batches.follow(batch.id).counts == {"done": 5}
+
+
+def test_a_watcher_hardly_asks_for_the_whole_queue(
+    library: Library, comfy: Comfy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "POLL", 0.01)
+    batch = queued(library, comfy, list(range(1, 101)))
+    ended, told = threading.Event(), list[TrackedBatch]()
+
+    def tell(now: TrackedBatch) -> None:
+        told.append(now)
+        if not now.is_open:
+            ended.set()
+
+    library.batches.watch(batch.id, tell)
+    while comfy.waiting:
+        comfy.run(min(len(comfy.waiting), 1))
+        time.sleep(0.01)
+    assert ended.wait(30)
+    assert told[-1].counts == {"done": 100}
+    assert len(told) > 5
+    assert comfy.queue_asked <= 2  # when it began, and perhaps for the last
+
+
+def test_a_watcher_ends_where_the_queue_is_cleared(
+    library: Library, comfy: Comfy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "POLL", 0.01)
+    several = [queued(library, comfy, list(range(first, first + 40))) for first in (1, 101, 201)]
+    ended = [threading.Event() for _ in several]
+    for batch, event in zip(several, ended, strict=True):
+        library.batches.watch(batch.id, lambda now, event=event: None if now.is_open else event.set())  # type: ignore[misc]
+    watchers = [thread for thread in threading.enumerate() if thread.name == "luna_dt batches"]
+    assert len(watchers) == 1  # for all of them
+    comfy.run(1)
+    time.sleep(0.1)
+    comfy.waiting.clear()
+    assert ended[0].wait(30)
+    # of the others nothing ran, so they may have gone with a ComfyUI that was ended
+    comfy.restart()
+    for batch in several[1:]:
+        library.batches.cancel(batch.id)
+    assert all(event.wait(30) for event in ended)
+    watchers[0].join(30)
+    assert not watchers[0].is_alive()
+
+
+def test_queueing_is_left_where_progress_raises(library: Library, comfy: Comfy) -> None:
+    batch = library.batches.create(list(range(1, 41)), "img2img", WORKFLOW, comfy.url)
+
+    def until_the_tenth(_what: str, done: int, total: int) -> None:
+        assert total == 40
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        library.batches.queue(batch.id, until_the_tenth)
+    assert library.batches.get(batch.id).counts == {"queued": 10, "cancelled": 30}
+    assert len(comfy.seen) == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def test_a_node_keeps_the_contract(name: str) -> None:
 
 
 def test_every_input_and_output_is_explained() -> None:
-    assert set(NODES) == {*CONTRACT, "LunaDTBatchQueue"}
+    assert set(NODES) == {*CONTRACT, "LunaDTBatchQueue", "LunaDTSync", "LunaDTLikenessGate"}
     for node in NODES.values():
         assert node.DESCRIPTION
         assert len(node.OUTPUT_TOOLTIPS) == len(node.RETURN_NAMES) == len(node.RETURN_TYPES)
@@ -221,7 +222,9 @@ def test_similar_search_by_picture(up: Path, drawn: Drawn, engine: str, monkeypa
     assert 31 not in without["image_ids"]
 
 
-def test_similar_search_by_id_text_and_batch(either: Path, drawn: Drawn) -> None:
+def test_similar_search_by_id_text_and_batch(either: Path, drawn: Drawn, server: str, tmp_path: Path) -> None:
+    with Library(tmp_path / "patient", dt=server) as patient:  # DT's server loads its encoder, however long that takes
+        patient.search(text="a cat", layer="semantic", engine="dt")
     by_id = run("LunaDTSimilarSearch", reference_image_id=31, top_k=3, min_similarity=0.1)
     assert 31 not in by_id["image_ids"]
     itself = run("LunaDTSimilarSearch", reference_image_id=31, top_k=3, exclude_source=False)
@@ -348,7 +351,7 @@ def test_cluster_sampler_asks_dt_where_nothing_is_synced(up: Path) -> None:
 def test_cluster_labels_are_there_at_once(
     up: Path, down: Path, monkeypatch: pytest.MonkeyPatch, server: str, tmp_path: Path
 ) -> None:
-    assert CLUSTERS.cluster_labels() == ["1: Luna (4)", "2: Snorri (4)", "3: unnamed (4)"]  # from the mirror
+    assert CLUSTERS.cluster_labels() == ["1: Luna", "2: Snorri", "3: unnamed"]  # from the mirror
     SHARED.close_libraries()
     monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "other"))
     monkeypatch.setattr(CLUSTERS, "ASK_EVERY", 0.0)
@@ -358,7 +361,7 @@ def test_cluster_labels_are_there_at_once(
     deadline = time.monotonic() + 20
     while CLUSTERS.cluster_labels() == [CLUSTERS.NO_CLUSTERS] and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert CLUSTERS.cluster_labels()[0] == "1: Luna (4)"  # asked in the background
+    assert CLUSTERS.cluster_labels()[0] == "1: Luna"  # asked in the background
 
 
 def test_a_label_that_is_none_is_refused_before_the_run() -> None:
@@ -692,3 +695,72 @@ def test_a_linked_id_and_one_that_is_not_mirrored_are_followed_too(
         assert changed(image_id=None) == linked
         library.sync()
         assert changed(image_id=None) != linked
+
+
+# -- in the page --------------------------------------------------------------------------------------
+
+
+def widgets(name: str) -> dict[str, Any]:
+    """A node's inputs that have a place among a saved workflow's values, in their order."""
+    types = NODES[name].INPUT_TYPES()
+    specs = {**types["required"], **types.get("optional", {})}
+    plain = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+    return {key: spec for key, spec in specs.items() if isinstance(spec[0], list) or spec[0] in plain}
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node.js to run the page's part")
+def test_a_workflow_saved_before_opens_with_its_values_in_their_places() -> None:
+    kept = ROOT / "tests" / "formats" / "workflow_of_0_1_begun.json"
+    program = (
+        f"import {{ mendWorkflow }} from {json.dumps((ROOT / 'web' / 'old_values.mjs').as_uri())};\n"
+        "import { readFileSync } from 'fs';\n"
+        f"const workflow = JSON.parse(readFileSync({json.dumps(str(kept))}));\n"
+        "for (const odd of [null, {}, { nodes: [null, {}, { type: 'LunaDTClusterSampler' }] }]) mendWorkflow(odd);\n"
+        "mendWorkflow(workflow); const once = JSON.stringify(workflow);\n"
+        "mendWorkflow(workflow); if (JSON.stringify(workflow) !== once) throw 'not the same twice';\n"
+        "console.log(once);\n"
+    )
+    command = ["node", "--input-type=module", "-e", program]
+    mended = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    nodes = {node["id"]: node for node in [*mended["nodes"], *mended["definitions"]["subgraphs"][0]["nodes"]]}
+    sampler = {"cluster": "1: Luna (4)", "sample_count": 2, "min_quality": 0, "sort_by": "quality", "seed": 7}
+    writer = {
+        "source_image_id": 5, "operation": "img2img", "prompt": "a cat", "negative": "", "model": "dreams", "seed": 9,
+        "steps": 30, "cfg": 4.5, "denoise": 0.6, "filename_prefix": "made/%date:yyyy-MM-dd%", "base": "", "batch_id": "",
+    }  # fmt: skip
+    for number, expected in ((1, sampler), (2, sampler), (3, writer)):
+        node = nodes[number]
+        assert dict(zip(widgets(node["type"]), node["widgets_values"], strict=True)) == expected
+    assert nodes[6]["widgets_values"][6:10] == [30, 4.5, 0.6, ""]
+    assert nodes[4]["widgets_values"] == [1, "fixed", 20, 7.0, "euler", "normal", 0.6]  # not ours
+
+
+def test_a_list_of_clusters_is_not_fetched_by_the_page_which_would_lose_what_was_chosen(down: Path) -> None:
+    CLUSTERS.look()
+    kind, options = NODES["LunaDTClusterSampler"].INPUT_TYPES()["required"]["cluster"]
+    assert kind == "COMBO"
+    assert options["options"] == ["1: Luna", "2: Snorri", "3: unnamed"]
+    assert "remote" not in options
+    assert NODES["LunaDTClusterSampler"].VALIDATE_INPUTS(cluster="99: Gone (3)") is True
+    with pytest.raises(ERRORS.UnknownCluster, match=r"'99: Gone \(3\)' is there no more, choose another"):
+        run("LunaDTClusterSampler", cluster="99: Gone (3)")
+
+
+def test_what_a_query_has_chosen_is_left_out_of_its_own_hits(down: Path) -> None:
+    chosen = run("LunaDTImageLoader", query="cat", index=1)
+    asked = {"reference_image": chosen["image"], "top_k": 5, "min_similarity": 0.1}
+    assert chosen["image_id"] in run("LunaDTSimilarSearch", **asked)["image_ids"]
+    assert (
+        chosen["image_id"]
+        not in run("LunaDTSimilarSearch", **asked, reference_image_id=chosen["image_id"])["image_ids"]
+    )
+    assert run("LunaDTCaptionFetcher", image_id=chosen["image_id"])["combined"]
+
+
+def test_the_reference_is_handed_on_by_its_id_too(down: Path, drawn: Drawn) -> None:
+    asked = {"min_similarity": 1.0, "top_k": 3, "when_empty": "reference"}
+    kept = run("LunaDTSimilarSearch", reference_image_id=31, **asked)
+    assert (kept["count"], kept["image_ids"], kept["prompts"]) == (0, [31], [drawn.drawings[30].scene.caption])
+    np.testing.assert_array_equal(kept["images"][0], run("LunaDTImageLoader", image_id=31)["image"])
+    with pytest.raises(ERRORS.NotFound, match="lower min_similarity"):
+        run("LunaDTSimilarSearch", search_mode="semantic", text_query="a cat", **asked)  # a text is no picture

@@ -59,7 +59,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             store.put("images", image_batch(ids))
             captions = [Captions(int(i), "a, b", "b", f"a cät {i} " + "long " * (i % 60) * 30, "a") for i in ids]
             store.put("captions", Batch(ids, ids * 7, captions))
-            clusters = [Cluster(c, f"Lüna {c}", 40, tuple(Member(int(i), float(i) / 301) for i in ids[:40])) for c in (3, 9)]
+            clusters = [
+                Cluster(c, f"Lüna {c}", 40, tuple(Member(int(i), float(i) / 301) for i in ids[:40])) for c in (3, 9)
+            ]
             store.put("clusters", Batch(np.array([3, 9]), np.array([1, 1]), clusters))
             for layer, local in (("visual", False), ("style", True)):
                 store.prepare_layer(layer, IDENTITY, local)

@@ -1,0 +1,9 @@
+import { app } from "../../scripts/app.js";
+import { mendWorkflow } from "./old_values.mjs";
+
+app.registerExtension({
+  name: "luna_dt.old_values",
+  beforeConfigureGraph(workflow) {
+    mendWorkflow(workflow);
+  },
+});
