@@ -35,7 +35,7 @@ COMPACT_SHARE, COMPACT_ROWS = 0.5, 1024
 class Layer:
     """A layer at one moment: ``vectors`` float32[rows, dim] (mapped, read only) and, for each row, the image
     it belongs to (``ids``, -1 where dead), whether that is ``visible`` in DT, its length (``norms``), and the
-    ``checksums`` of its bytes (CRC-32; -1 where an older version kept none)."""
+    ``checksums`` of both (-1 where an older version kept none)."""
 
     name: str
     identity: Identity
@@ -64,8 +64,9 @@ class Layer:
             raise StoreError(f"{self.file} was cut off; to have its vectors anew, run: luna-dt sync")
 
     def damaged(self, rows: Int64s) -> Int64s:
-        """Those of ``rows`` whose bytes are not what was stored."""
-        bad = [row for row in rows.tolist() if self.checksums[row] not in (-1, zlib.crc32(self.vectors[row].data))]
+        """Those of ``rows`` that are not what was stored for their image."""
+        known = self.checksums
+        bad = [row for row in rows.tolist() if known[row] not in (-1, _checksum(int(self.ids[row]), self.vectors[row]))]
         return np.array(bad, np.int64)
 
 
@@ -180,7 +181,7 @@ class Vectors(Database):
         except OSError as error:
             raise StoreError(f"{file} cannot be written ({error}); is the disk full?") from error
         at = iter(range(rows, rows + len(kept)))
-        sums = map(zlib.crc32, kept)
+        sums = map(_checksum, batch.ids[usable].tolist(), kept)
         named = [
             (layer, image_id, digest, *((next(at), norm, next(sums)) if good else (None, None, None)))
             for image_id, digest, norm, good in zip(
@@ -281,6 +282,11 @@ class Vectors(Database):
     def _layer_file(self, layer: str) -> tuple[Path, int, int]:
         identity, file, rows = self.rows("SELECT identity, file, rows FROM layers WHERE name = ?", [layer])[0]
         return self.home / "vectors" / file, rows, Identity.from_json(json.loads(identity)).dim
+
+
+def _checksum(image_id: int, vector: Float32s) -> int:
+    """CRC-32 of an image's id, 8 bytes, and its vector, little-endian both."""
+    return zlib.crc32(vector.data, zlib.crc32(image_id.to_bytes(8, "little", signed=True)))
 
 
 def _verdict(text: str | None) -> Verdict | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,24 @@ def test_what_was_damaged_is_in_no_answer(
             with beside(library) as store:
                 ids = store.digests("embeddings.visual")[0]
                 assert set(ids.tolist()) & set((hurt + 1).tolist()) == set()  # so that they are taken anew
+
+
+def test_a_vector_under_another_id_is_damage(tmp_path: Path) -> None:
+    """As one flipped bit in ``library.db`` would have it."""
+    vectors = unit_vectors(50, DIM)
+    with Library(tmp_path, dt="http://127.0.0.1:9") as library:
+        fill(library, vectors)
+    with closing(sqlite3.connect(tmp_path / "library.db")) as db:
+        db.execute("UPDATE vectors SET image_id = 1000 + image_id WHERE image_id = 8")
+        db.execute("UPDATE vectors SET row = 9 WHERE image_id = 20")
+        db.execute("INSERT INTO images SELECT 1008, path, prompt, negative_prompt, width, height, model, model_hash, sampler, "
+                   "scheduler, steps, cfg, seed, rating, aesthetic_score, favorite, nsfw, for_deletion, unavailable, "
+                   "no_metadata, created, custom_tags, loras, digest FROM images WHERE id = 8")  # fmt: skip
+        db.commit()
+    with Library(tmp_path, dt="http://127.0.0.1:9") as library:
+        for row in (7, 9, 19):
+            ids, _ = library.nearest(vectors[row], top_k=20)
+            assert not {1008, 20} & set(ids.tolist())
 
 
 def test_a_file_that_is_cut_while_it_is_searched_ends_nothing(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ NEWEST = FORMATS[-1]
 
 SYNCED = {
     1: "2026-11-25T22:26:39+00:00", 2: "2026-11-25T22:26:40+00:00", 3: "2026-11-25T22:26:42+00:00",
-    4: "2026-11-25T23:45:28+00:00", 5: "2026-11-26T05:28:35+00:00",
+    4: "2026-11-25T23:45:28+00:00", 5: "2026-11-26T05:51:46+00:00",
 }  # fmt: skip
 IDENTITY = Identity("test", "ünï", "image", "pooled", "squash", 4)
 LUNA = 2**40
@@ -54,9 +54,9 @@ BATCHES = {
     4: ("9755d1cf4c9f", "2026-11-25T23:45:29.357602+00:00", [
         "8a9c8aaa-24ec-4e2a-bd83-1c3ef697c1a1", "9de6dc3d-5ff7-4972-963d-8f31e32d1ef4",
         "b2ee2490-d64f-4435-9169-2c647fcedf86"]),
-    5: ("d4d6e141c2f8", "2026-11-26T05:28:35.841646+00:00", [
-        "84565bbe-d2e0-40ff-b1a7-6e63f4e33ca4", "e1a64dbc-736a-4cdb-9d17-d9df81993c2c",
-        "5045f51d-dd57-4713-a573-7346256bc97c"]),
+    5: ("8631940f3def", "2026-11-26T05:51:47.186722+00:00", [
+        "992aeec1-0a7a-4827-b870-4bcd12be8a14", "113c8c03-6044-440e-884a-89837bb292cf",
+        "2f8b6054-da36-4e3d-a0c5-36db18dc49c5"]),
 }  # fmt: skip
 WORKFLOW = ('{"prompt": {"1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 1}}, '
             '"2": {"class_type": "KSampler", "inputs": {"seed": 1}}}, "extra": {}}')  # fmt: skip
@@ -135,7 +135,7 @@ def check_vectors(library: Library, store: Store, number: int) -> None:
     assert layer.visible.tolist() == [False, False, True, True]
     assert np.array_equal(layer.vectors, np.array([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0.5, 1], [0, 0, 0, 1]]))
     assert np.array_equal(layer.norms[1:], np.sqrt(np.array([4, 1.25, 1], np.float32)))
-    assert layer.checksums.tolist() == ([-1] * 4 if number < 5 else [-1, 841566290, 1110430068, 1633615395])
+    assert layer.checksums.tolist() == ([-1] * 4 if number < 5 else [-1, 2758280488, 3669479513, 2936085105])
     assert store.dt() == ("" if number < 5 else "a DT of its own")
     assert layer.generation == (1, 3 if number == 1 else 4)
     assert store.digests("embeddings.visual")[1].tolist() == [i * 100 + 1 for i in (1, 2, 3, LUNA)]
