@@ -27,7 +27,7 @@ def spellings(text: str, start: bool = False, end: bool = False, encoding: str =
     They name no character that ``encoding``, the database's, lacks: it would refuse them.
     """
     singles, tails, longest = _letters()
-    folded, letters, at = _fold(text), list[str](), 0
+    folded, letters, at = fold(text), list[str](), 0
     while at < len(folded):
         sizes = range(min(longest, len(folded) - at), 1, -1)
         size = next((size for size in sizes if folded[at : at + size] in singles), 1)
@@ -47,7 +47,8 @@ def spellings(text: str, start: bool = False, end: bool = False, encoding: str =
     return [*heads, first + whole]
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
+    """A text in one way to write it: another that is found to be the same has the same."""
     plain = unicodedata.normalize("NFD", unicodedata.normalize("NFD", text).casefold())
     return plain.replace("i\u0307", "i").replace("\u0131", "i")
 
@@ -58,7 +59,7 @@ def _letters() -> tuple[dict[str, list[str]], list[str], int]:
     the longest text that one character folds to."""
     singles: dict[str, list[str]] = defaultdict(list)
     for character in map(chr, range(_PLANES)):
-        folded = _fold(character)
+        folded = fold(character)
         if folded != character:
             singles[folded].append(character)
     for folded, written in singles.items():
