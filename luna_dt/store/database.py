@@ -235,6 +235,6 @@ def _transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Ite
         raise
 
 
-def _matches(pattern: str, text: object) -> bool:
+def _matches(pattern: str, text: object) -> bool | None:
     """What ``text REGEXP pattern`` says in SQL; SQLite has no such function of its own."""
-    return re.search(pattern, str(text)) is not None
+    return None if text is None else re.search(pattern, str(text)) is not None

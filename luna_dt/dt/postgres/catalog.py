@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from ...errors import LunaError, NotOffered, NoVector, Refused, UnknownCluster, UnknownImage
 from ...generation import Generation
@@ -34,19 +34,16 @@ from .connection import Database, trusted
 from .generations import Generations
 from .mirroring import Mirroring
 
-Asked = ParamSpec("Asked")
-Answer = TypeVar("Answer")
+Question = TypeVar("Question", bound=Callable[..., Any])
 FETCHED_AT_ONCE = 4096  # rows
 PROBES = 10  # of an ivfflat index's lists; the server's default, 1, misses most neighbours
 
 
-def _of_the_tables(
-    ask: Callable[Concatenate[PostgresCatalog, Asked], Answer],
-) -> Callable[Concatenate[PostgresCatalog, Asked], Answer]:
+def _of_the_tables(ask: Question) -> Question:
     """A question about DT's tables as they are now: DT may change them at any time, while it is asked too."""
 
     @functools.wraps(ask)
-    def asked(self: PostgresCatalog, *given: Asked.args, **named: Asked.kwargs) -> Answer:
+    def asked(self: PostgresCatalog, *given: Any, **named: Any) -> Any:
         before = self._columns.refresh()
         try:
             return ask(self, *given, **named)
@@ -55,7 +52,7 @@ def _of_the_tables(
                 raise
         return ask(self, *given, **named)
 
-    return asked
+    return cast("Question", asked)
 
 
 class PostgresCatalog(Catalog):

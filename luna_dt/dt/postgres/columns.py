@@ -78,10 +78,10 @@ TABLES = {
 
 #: Differs when a column of those tables is added, dropped, renamed or made another, or a table is, or pgvector moves.
 _STRUCTURE = (
-    "SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.xmin, d.xmin), ',' ORDER BY a.attrelid, a.attnum), "
+    "SELECT tables::text, ARRAY(SELECT xmin FROM pg_attribute WHERE attrelid = ANY(tables))::text, "
+    "ARRAY(SELECT xmin FROM pg_description WHERE objoid = ANY(tables))::text, "
     "(SELECT extnamespace FROM pg_extension WHERE extname = 'vector') "
-    "FROM unnest(%s::text[]) t JOIN pg_attribute a ON a.attrelid = to_regclass(t) AND a.attnum > 0 "
-    "LEFT JOIN pg_description d ON d.objoid = a.attrelid AND d.objsubid = a.attnum"
+    "FROM (SELECT ARRAY(SELECT to_regclass(name)::oid FROM unnest(%s::text[]) name) AS tables) known"
 )
 
 #: pgvector's types as format_type writes them; with their schema only where that is not on the search path.
