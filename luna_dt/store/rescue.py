@@ -23,7 +23,7 @@ from ..progress import Progress, silent
 from . import formats
 from .database import OPEN, RESCUED
 from .pages import Pages
-from .salvage import Salvage, migrations_of
+from .salvage import LIST, Salvage, migrations_of
 
 #: Where SQLite locks a database's file for as long as a connection that has read or written it is open.
 _LOCKED_AT, _LOCKED_BYTES = 0x40000002, 510
@@ -76,6 +76,8 @@ def rescue(home: Path, progress: Progress = silent) -> Rescued:
         )
     try:
         with FileLock(home / "open.lock", timeout=30):
+            for part in home.glob("library.rescued-*.part*"):  # of a rescue that was killed
+                part.unlink()
             for new in sorted(home.glob(RESCUED)):  # a rescue was cut off when all was saved
                 if path.exists():  # before anything was moved, and what is there may have been written since
                     new.rename(new.with_name(new.name.replace("rescued", "unused")))
@@ -105,8 +107,7 @@ def _rescue(path: Path, progress: Progress) -> Rescued:
             hurt = salvage.hurt or not is_told or pages.free is None or not pages.log.is_sound or not _is_sound(path)
         tables = tuple(
             RescuedTable(table, saved.get(table, 0), salvage.lost[table], salvage.bad_pages[table])
-            for table in [*saved, *(other for other in salvage.bad_pages if other not in saved)]
-            if table in saved or salvage.bad_pages[table] or salvage.lost[table]
+            for table in (*saved, *((LIST,) if salvage.bad_pages[LIST] else ()))
         )
         if not hurt:
             return Rescued(home, None, tables)
@@ -217,10 +218,10 @@ def _is_sound(path: Path) -> bool:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[BinaryIO]:
     """A database's file to read, while nobody else has it open; raises StoreError if somebody has."""
-    busy = (
-        f"another program has {path} open; close ComfyUI, luna-dt serve and whatever else uses this library, then run"
+    busy = StoreError(
+        f"{path} is open, here or in another program; close ComfyUI, luna-dt serve and whatever else uses this library, "
+        "then run it again"
     )
-    busy = StoreError(f"{busy} it again")
     if path.resolve() in OPEN:
         raise busy
     if not path.is_file():

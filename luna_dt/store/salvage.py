@@ -18,6 +18,7 @@ from ..identity import Identity, Verdict
 from ..progress import Progress
 from .pages import INNER_KEY, LEAF_KEY, LEAF_ROWID, Pages, Row, kind_of
 
+LIST = "(the list of tables)"  # what stands for a table's name where pages of that are bad
 _TYPES: dict[str, tuple[type, ...]] = {"INTEGER": (int,), "TEXT": (str,), "REAL": (int, float)}
 _OUTBOX_STATES = ("waiting", "sent", "parked", "kept", "dropped")
 
@@ -106,7 +107,7 @@ class Salvage:
         self._db.execute("CREATE TEMP TABLE stray AS SELECT * FROM vectors WHERE 0")
         seen, strays, done = set[int](), list[int](), 0
         trees = dict[str, list[int]]()
-        roots, self.bad_pages["(list of tables)"] = roots_of(self._pages, seen)
+        roots, self.bad_pages[LIST] = roots_of(self._pages, seen)
         for name, tree in self._trees.items():
             if name in roots:
                 trees[name], self.bad_pages[name] = self._pages.tree(roots[name], tree.rowids, seen)
@@ -143,7 +144,9 @@ class Salvage:
         if rows and not good:
             self.bad_pages[tree.name] += 1
             return False
-        self.lost[tree.name] += len(rows) - self._put(tree, tree.name, good)
+        # where a page was torn in the middle of a row, that may name another vector
+        doubtful = tree.name == "vectors" and len(good) < len(rows)
+        self.lost[tree.name] += len(rows) - self._put(tree, "stray" if doubtful else tree.name, good)
         return True
 
     def _take_stray(self, page: bytes, doubtful: bool = False) -> None:
@@ -180,13 +183,20 @@ class Salvage:
     def _settle(self) -> None:
         """Takes out what contradicts the rest, and notes which kinds are not whole any more."""
         db = self._db
-        # of a page that nothing leads to nobody knows how old it is, so one that contradicts another is not taken
+        # of a page that nothing leads to nobody knows how old it is, so what contradicts anything is not taken
         db.execute("CREATE INDEX temp.strays ON stray (layer, image_id)")
+        db.execute("CREATE TEMP TABLE taken (layer, row, PRIMARY KEY (layer, row)) WITHOUT ROWID")
+        if db.execute("SELECT 1 FROM stray").fetchone():
+            db.execute("INSERT OR IGNORE INTO taken SELECT layer, row FROM vectors WHERE row IS NOT NULL")
         db.execute(
             "INSERT OR IGNORE INTO vectors SELECT * FROM stray a WHERE NOT EXISTS (SELECT 1 FROM stray b WHERE "
-            "b.layer = a.layer AND b.image_id = a.image_id AND (b.row IS NOT a.row OR b.digest IS NOT a.digest))"
+            "b.layer = a.layer AND b.image_id = a.image_id AND (b.row IS NOT a.row OR b.digest IS NOT a.digest)) "
+            "AND NOT EXISTS (SELECT 1 FROM taken WHERE taken.layer = a.layer AND taken.row = a.row)"
         )
+        missing = "SELECT layer, image_id FROM stray EXCEPT SELECT layer, image_id FROM vectors"
+        self.lost["vectors"] += db.execute(f"SELECT COUNT(*) FROM ({missing})").fetchone()[0]
         db.execute("DROP TABLE stray")
+        db.execute("DROP TABLE taken")
         twice = "SELECT layer, row FROM vectors WHERE row IS NOT NULL GROUP BY 1, 2 HAVING COUNT(*) > 1"
         self._drop("vectors", f"(layer, row) IN ({twice})")
         for name in self._tables:
@@ -201,6 +211,9 @@ class Salvage:
             for kind in ["%"] if self.rootless else hurt:  # it has to be synced again before it is told to be here
                 db.execute("UPDATE kinds SET synced = NULL WHERE name LIKE ?", [kind])
             db.execute("UPDATE kinds SET generation = generation + 1")
+            for kind in ("images", "captions", "clusters"):  # what is here of it is used while DT is away
+                db.execute(f"INSERT OR IGNORE INTO kinds (name, generation) SELECT ?, 1 FROM {kind} LIMIT 1", [kind])
+            db.execute("INSERT OR IGNORE INTO kinds (name, generation) SELECT 'embeddings.' || name, 1 FROM layers")
 
     def _settle_layer(self, layer: str, dim: int, file: Path, rows: int) -> None:
         """Takes out what names no vector of the layer's file, or another than it means, as far as lengths tell."""
