@@ -44,8 +44,8 @@ class Log:
         self.bad = 0
         self.damaged: list[bytes] = []
         self.outdated: set[int] = set()
-        #: Whether SQLite reads all of it as well.
-        self.is_sound = True
+        #: Whether SQLite reads all of it as well, and how many transactions it would leave out.
+        self.is_sound, self.left_out = True, 0
         self.page_size = 0
         if len(content) >= 32:
             self._read(content)
@@ -80,6 +80,9 @@ class Log:
             while written and not commits[written[-1]]:
                 written.pop()
         page_of = heads[:, 0].tolist()
+        follows = [ours[i] and starts[i] == (ends[i - 1] if i else (first, second)) for i in range(count)]
+        stop = next((i for i in range(count) if not (whole and follows[i])), count)
+        self.left_out = sum(1 for i in sound if i >= stop and commits[i])
         self.is_sound = not bad and (whole or not written) and written == sorted(written)
         self.version = {page_of[i]: i for i in written}
         self.pages = {number: frames[i, 24:].tobytes() for number, i in self.version.items()}

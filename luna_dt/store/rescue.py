@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,12 +20,10 @@ from filelock import FileLock, Timeout
 from ..errors import StoreError
 from ..progress import Progress, silent
 from . import formats
-from .database import OPEN, RESCUED
+from .database import OPEN, RESCUED, lock
 from .pages import Pages
 from .salvage import LIST, Salvage, migrations_of
 
-#: Where SQLite locks a database's file for as long as a connection that has read or written it is open.
-_LOCKED_AT, _LOCKED_BYTES = 0x40000002, 510
 _COMPANIONS = ("", "-wal", "-shm", "-journal")  # a database's files, by what is added to its name
 
 
@@ -229,20 +226,7 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
         return
     with path.open("rb+") as file:
         try:
-            _lock(file)
+            lock(file)
         except OSError as error:
             raise busy from error
         yield file
-
-
-def _lock(file: BinaryIO) -> None:
-    """Takes the lock that SQLite takes to be alone, until the file is closed; raises OSError."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        file.seek(_LOCKED_AT)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, _LOCKED_BYTES)
-    else:
-        import fcntl
-
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCKED_BYTES, _LOCKED_AT)

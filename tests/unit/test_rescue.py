@@ -288,7 +288,7 @@ def test_what_stands_in_no_damaged_frame_of_the_log_is_saved_as_it_was(made: Mad
     before, where = made.rows, made.logged_places
     file = logged / "library.db-wal"
     data = bytearray(file.read_bytes())
-    frames = last_frames(data)
+    frames = last_frames(bytes(data))
     damaged = kind(draw, data, 32, PAGE + 24)
     file.write_bytes(data)
     found = rescued(logged)
@@ -398,6 +398,29 @@ def test_a_log_whose_database_is_lost_is_not_thrown_away(logged: Path, content: 
     rescued(logged)
     with Library(logged, dt=NOWHERE) as library:
         assert len(library.outbox.entries()) == RECORDS
+
+
+def test_a_log_that_is_damaged_before_its_end_is_not_thrown_away(made: Made, logged: Path) -> None:
+    """SQLite reads it to the damage, says nothing, and deletes it when the library is closed."""
+    with (logged / "library.db-wal").open("rb+") as file:
+        file.seek(32 + 100 * (PAGE + 24) + 2000)
+        file.write(b"!")
+    with pytest.raises(StoreError, match=r"library\.db-wal is damaged before its end: .* rescue"):
+        Library(logged)
+    assert rescued(logged).log == 1
+    with Library(logged, dt=NOWHERE) as library:
+        assert len(library.outbox.entries()) == RECORDS
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_log_that_ends_somewhere_is_none_that_is_damaged(made: Made, logged: Path, seed: int) -> None:
+    """As a kill leaves it: what was not written to its end was never acknowledged."""
+    log = (logged / "library.db-wal").read_bytes()
+    cut = random.Random(seed).randrange(32, len(log))
+    (logged / "library.db-wal").write_bytes(log[:cut] + bytes(seed % 3 * 5000))
+    with Library(logged, dt=NOWHERE) as library:
+        records = [entry.generation.key for entry in library.outbox.entries()]
+    assert records == [f"key-{i}" for i in range(len(records))]
 
 
 def test_a_library_that_is_open_is_left_alone(home: Path) -> None:
