@@ -88,7 +88,7 @@ class Database:
                 current = formats.is_current(connection)
             except (sqlite3.Error, OSError) as error:
                 if _is_damage(error):
-                    elsewhere = f"copy {self.home} to where it can be written, and there {rescuing(Path('COPY'))}"
+                    elsewhere = f"copy {self.home} to where it can be written; {rescuing(Path('THE COPY'))}"
                 raise StoreError(f"{self.path} cannot be read ({error}); {elsewhere}") from error
             if not current:
                 raise StoreError(

@@ -221,21 +221,23 @@ class Salvage:
         if not there:  # that is another damage, which is told and mended where the layer is used
             return
         self._drop("vectors", "layer = ? AND (row < 0 OR row >= ?)", layer, max(rows, there))
-        vectors = np.memmap(file, "<f4", mode="r", shape=(there, dim))
-        named = self._db.execute("SELECT row, image_id, norm FROM vectors WHERE layer = ? AND row < ?", [layer, there])
-        while some := named.fetchmany(4096):
-            at, ids, norms = (np.array(column) for column in zip(*some, strict=True))
-            rest = vectors[at]
-            with np.errstate(over="ignore", invalid="ignore"):
-                lengths = np.sqrt(np.einsum("ij,ij->i", rest, rest))
-                wrong = ids[~(np.abs(lengths - norms.astype(np.float32)) <= 1e-4 * lengths)]
-            for image_id in wrong.tolist():
-                self._drop("vectors", "layer = ? AND image_id = ?", layer, image_id)
-        del vectors
         (top,) = self._db.execute("SELECT COALESCE(MAX(row), -1) FROM vectors WHERE layer = ?", [layer]).fetchone()
-        if not top < rows <= there:  # what is appended next must not be written over a vector
+        if rows <= top or rows > there > top:  # what is appended next must not be written over a vector
             self._db.execute("UPDATE layers SET rows = ? WHERE name = ?", [max(there, top + 1), layer])
             self.lost["layers"] += 1
+        if not self.hurt:  # of a file that is damaged itself the database is not to blame
+            return
+        vectors = np.memmap(file, "<f4", mode="r", shape=(there, dim))
+        named = self._db.execute("SELECT row, image_id, norm FROM vectors WHERE layer = ? AND row < ?", [layer, there])
+        wrong = list[int]()
+        while some := named.fetchmany(4096):
+            at, ids, norms = (np.array(column) for column in zip(*some, strict=True))
+            rows_there = vectors[at]
+            with np.errstate(over="ignore", invalid="ignore"):
+                lengths = np.sqrt(np.einsum("ij,ij->i", rows_there, rows_there))
+                wrong += ids[~(np.abs(lengths - norms.astype(np.float32)) <= 1e-4 * lengths)].tolist()
+        for image_id in wrong:
+            self._drop("vectors", "layer = ? AND image_id = ?", layer, image_id)
 
     def _drop(self, table: str, condition: str, *values: object) -> None:
         self.lost[table] += self._db.execute(f"DELETE FROM {table} WHERE {condition}", values).rowcount
