@@ -146,8 +146,11 @@ class Pages:
         return next(size for size in sorted(sizes) if fitting(size) >= 0.6 * max(map(fitting, sizes)))
 
     def _at(self, number: int, size: int) -> bytes:
-        self._file.seek((number - 1) * size)
-        return self._file.read(size).ljust(size, b"\0")
+        try:
+            self._file.seek((number - 1) * size)
+            return self._file.read(size).ljust(size, b"\0")
+        except OSError:  # a bad sector: the pages behind it may be well
+            return bytes(size)
 
     def __getitem__(self, number: int) -> bytes:
         return self.log.pages.get(number) or self._at(number, self.size)

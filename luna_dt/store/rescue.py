@@ -115,8 +115,7 @@ def _rescue(path: Path, progress: Progress) -> Rescued:
         for each in _files(part):
             each.unlink()
     kept = _change_places(path, new)
-    unnamed = _set_apart(home, named, new) if salvage.rootless or salvage.bad_pages["layers"] else ()
-    return Rescued(home, kept, tables, pages.log.bad, unnamed)
+    return Rescued(home, kept, tables, pages.log.bad, _set_apart(home, named, new))
 
 
 def _files(path: Path) -> list[Path]:
@@ -224,7 +223,7 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
     if not path.is_file():
         yield io.BytesIO()
         return
-    with path.open("rb+") as file:
+    with path.open("rb+", buffering=0) as file:  # a bad sector must not take the page before it along
         try:
             lock(file)
         except OSError as error:
