@@ -269,7 +269,8 @@ def check_use(home: Path) -> None:
         library.status()
         library.batches.all()
         count = len(library.outbox.entries())
-        library.images(limit=IMAGES)
+        if library.status().counts["images"][0]:
+            library.images(limit=IMAGES)
         if any(layer.state.name == "style" and layer.state.count for layer in library.status().layers):
             library.search(vector=unit_vectors(1)[0], layer="style", engine="local")
         library.outbox.drop([library.record({"key": "new"}).position], "a test")
