@@ -6,10 +6,11 @@ import contextlib
 import os
 import re
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import numpy as np
@@ -18,11 +19,14 @@ from filelock import FileLock, Timeout
 from ..errors import BadInput, StoreError
 from ..records import now
 from . import formats
+from .pages import Log
 
 #: The databases that this process has open: file locks do not hold off the process that has them.
 OPEN: list[Path] = []
 #: What a rescued database is called until the damaged one has made room for it (rescue.py).
 RESCUED = "library.rescued-*.db"
+#: Where SQLite locks a database's file for as long as a connection that has read or written it is open.
+LOCKED_AT, LOCKED_BYTES = 0x40000002, 510
 
 
 class Database:
@@ -47,14 +51,14 @@ class Database:
                 FileLock(home / "open.lock", timeout=30),
                 contextlib.ExitStack() as opened,
             ):  # closed unless all goes well
-                self._must_be_there()
+                self._must_be_whole()
+                OPEN.append(self.path.resolve())
+                opened.callback(OPEN.remove, self.path.resolve())  # last, when the connections are closed
                 self._reader = self._connect(opened)
                 self._writer = self._connect(opened)
                 if not formats.is_current(self._writer):
                     with _transaction(self._writer):
                         formats.migrate(self._writer, home)
-                OPEN.append(self.path.resolve())
-                opened.callback(OPEN.remove, self.path.resolve())
                 self._opened = opened.pop_all()
         except sqlite3.OperationalError as error:
             raise StoreError(
@@ -85,7 +89,7 @@ class Database:
                 current = formats.is_current(connection)
             except (sqlite3.Error, OSError) as error:
                 if _is_damage(error):
-                    elsewhere = f"copy {self.home} to where it can be written, and there {rescuing(Path('COPY'))}"
+                    elsewhere = f"copy {self.home} to where it can be written; {rescuing(Path('THE COPY'))}"
                 raise StoreError(f"{self.path} cannot be read ({error}); {elsewhere}") from error
             if not current:
                 raise StoreError(
@@ -94,12 +98,24 @@ class Database:
             self._opened = opened.pop_all()
         return connection
 
-    def _must_be_there(self) -> None:
-        """Raises StoreError where SQLite would begin with an empty database, although there was one."""
+    def _must_be_whole(self) -> None:
+        """Raises StoreError where SQLite would leave out in silence, and then delete, what is in the log."""
         log = self.path.with_name("library.db-wal")
-        empty = not (self.path.is_file() and self.path.stat().st_size)
-        if empty and (any(self.home.glob(RESCUED)) or (log.is_file() and log.stat().st_size)):
-            raise StoreError(f"{self.path} is missing or empty, and what belongs to it is there: {rescuing(self.home)}")
+        size = log.stat().st_size if log.is_file() else 0
+        if not (self.path.is_file() and self.path.stat().st_size):
+            if size or any(self.home.glob(RESCUED)):
+                raise StoreError(
+                    f"{self.path} is missing or empty, and what belongs to it is there: {rescuing(self.home)}"
+                )
+        elif size and self.path.resolve() not in OPEN:
+            with self.path.open("rb+") as file:
+                try:
+                    lock(file)
+                except OSError:  # another program has it open, so it is read already
+                    return
+                # a transaction that was under way when the power failed may be there in part; not two of them
+                if Log(log.read_bytes()).left_out > 1:
+                    raise StoreError(f"{log} is damaged before its end: {rescuing(self.home)}")
 
     def _must_be_writable(self) -> None:
         if self.read_only:
@@ -205,6 +221,19 @@ class Database:
                 "DO UPDATE SET synced = excluded.synced, source = excluded.source",
                 [kind, now(), source],
             )
+
+
+def lock(file: BinaryIO) -> None:
+    """Takes the lock that SQLite takes to be alone, until the file is closed; raises OSError."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(LOCKED_AT)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, LOCKED_BYTES)
+    else:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, LOCKED_BYTES, LOCKED_AT)
 
 
 def rescuing(home: Path) -> str:

@@ -44,8 +44,8 @@ class Log:
         self.bad = 0
         self.damaged: list[bytes] = []
         self.outdated: set[int] = set()
-        #: Whether SQLite reads all of it as well.
-        self.is_sound = True
+        #: Whether SQLite reads all of it as well, and how many transactions it would leave out.
+        self.is_sound, self.left_out = True, 0
         self.page_size = 0
         if len(content) >= 32:
             self._read(content)
@@ -68,7 +68,8 @@ class Log:
         ends = [tuple(pair) for pair in sums.tolist()]
         ours = (heads[:, 2:4] == (salts if whole else heads[0, 2:4])).all(axis=1).tolist()
         known = {(first, second), *ends, *([] if whole else [starts[0]])}
-        sound = [i for i in range(count) if ours[i] and starts[i] in known]
+        # one behind a frame whose checksum is gone with all of it proves nothing, but is not damaged for that
+        sound = [i for i in range(count) if ours[i] and (starts[i] in known or (i and not ours[i - 1]))]
         commits = heads[:, 1] != 0
         last = max((i for i in sound if commits[i]), default=-1)
         bad = sorted({*range(count)}.difference(sound))
@@ -79,6 +80,9 @@ class Log:
             while written and not commits[written[-1]]:
                 written.pop()
         page_of = heads[:, 0].tolist()
+        follows = [ours[i] and starts[i] == (ends[i - 1] if i else (first, second)) for i in range(count)]
+        stop = next((i for i in range(count) if not (whole and follows[i])), count)
+        self.left_out = sum(1 for i in sound if i >= stop and commits[i])
         self.is_sound = not bad and (whole or not written) and written == sorted(written)
         self.version = {page_of[i]: i for i in written}
         self.pages = {number: frames[i, 24:].tobytes() for number, i in self.version.items()}
@@ -142,8 +146,11 @@ class Pages:
         return next(size for size in sorted(sizes) if fitting(size) >= 0.6 * max(map(fitting, sizes)))
 
     def _at(self, number: int, size: int) -> bytes:
-        self._file.seek((number - 1) * size)
-        return self._file.read(size).ljust(size, b"\0")
+        try:
+            self._file.seek((number - 1) * size)
+            return self._file.read(size).ljust(size, b"\0")
+        except OSError:  # a bad sector: the pages behind it may be well
+            return bytes(size)
 
     def __getitem__(self, number: int) -> bytes:
         return self.log.pages.get(number) or self._at(number, self.size)

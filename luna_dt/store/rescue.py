@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,12 +20,10 @@ from filelock import FileLock, Timeout
 from ..errors import StoreError
 from ..progress import Progress, silent
 from . import formats
-from .database import OPEN, RESCUED
+from .database import OPEN, RESCUED, lock
 from .pages import Pages
-from .salvage import Salvage, migrations_of
+from .salvage import LIST, Salvage, migrations_of
 
-#: Where SQLite locks a database's file for as long as a connection that has read or written it is open.
-_LOCKED_AT, _LOCKED_BYTES = 0x40000002, 510
 _COMPANIONS = ("", "-wal", "-shm", "-journal")  # a database's files, by what is added to its name
 
 
@@ -76,6 +73,8 @@ def rescue(home: Path, progress: Progress = silent) -> Rescued:
         )
     try:
         with FileLock(home / "open.lock", timeout=30):
+            for part in home.glob("library.rescued-*.part*"):  # of a rescue that was killed
+                part.unlink()
             for new in sorted(home.glob(RESCUED)):  # a rescue was cut off when all was saved
                 if path.exists():  # before anything was moved, and what is there may have been written since
                     new.rename(new.with_name(new.name.replace("rescued", "unused")))
@@ -105,8 +104,7 @@ def _rescue(path: Path, progress: Progress) -> Rescued:
             hurt = salvage.hurt or not is_told or pages.free is None or not pages.log.is_sound or not _is_sound(path)
         tables = tuple(
             RescuedTable(table, saved.get(table, 0), salvage.lost[table], salvage.bad_pages[table])
-            for table in [*saved, *(other for other in salvage.bad_pages if other not in saved)]
-            if table in saved or salvage.bad_pages[table] or salvage.lost[table]
+            for table in (*saved, *((LIST,) if salvage.bad_pages[LIST] else ()))
         )
         if not hurt:
             return Rescued(home, None, tables)
@@ -117,8 +115,7 @@ def _rescue(path: Path, progress: Progress) -> Rescued:
         for each in _files(part):
             each.unlink()
     kept = _change_places(path, new)
-    unnamed = _set_apart(home, named, new) if salvage.rootless or salvage.bad_pages["layers"] else ()
-    return Rescued(home, kept, tables, pages.log.bad, unnamed)
+    return Rescued(home, kept, tables, pages.log.bad, _set_apart(home, named, new))
 
 
 def _files(path: Path) -> list[Path]:
@@ -217,31 +214,18 @@ def _is_sound(path: Path) -> bool:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[BinaryIO]:
     """A database's file to read, while nobody else has it open; raises StoreError if somebody has."""
-    busy = (
-        f"another program has {path} open; close ComfyUI, luna-dt serve and whatever else uses this library, then run"
+    busy = StoreError(
+        f"{path} is open, here or in another program; close ComfyUI, luna-dt serve and whatever else uses this library, "
+        "then run it again"
     )
-    busy = StoreError(f"{busy} it again")
     if path.resolve() in OPEN:
         raise busy
     if not path.is_file():
         yield io.BytesIO()
         return
-    with path.open("rb+") as file:
+    with path.open("rb+", buffering=0) as file:  # a bad sector must not take the page before it along
         try:
-            _lock(file)
+            lock(file)
         except OSError as error:
             raise busy from error
         yield file
-
-
-def _lock(file: BinaryIO) -> None:
-    """Takes the lock that SQLite takes to be alone, until the file is closed; raises OSError."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        file.seek(_LOCKED_AT)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, _LOCKED_BYTES)
-    else:
-        import fcntl
-
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCKED_BYTES, _LOCKED_AT)

@@ -18,6 +18,7 @@ from ..identity import Identity, Verdict
 from ..progress import Progress
 from .pages import INNER_KEY, LEAF_KEY, LEAF_ROWID, Pages, Row, kind_of
 
+LIST = "(the list of tables)"  # what stands for a table's name where pages of that are bad
 _TYPES: dict[str, tuple[type, ...]] = {"INTEGER": (int,), "TEXT": (str,), "REAL": (int, float)}
 _OUTBOX_STATES = ("waiting", "sent", "parked", "kept", "dropped")
 
@@ -106,7 +107,7 @@ class Salvage:
         self._db.execute("CREATE TEMP TABLE stray AS SELECT * FROM vectors WHERE 0")
         seen, strays, done = set[int](), list[int](), 0
         trees = dict[str, list[int]]()
-        roots, self.bad_pages["(list of tables)"] = roots_of(self._pages, seen)
+        roots, self.bad_pages[LIST] = roots_of(self._pages, seen)
         for name, tree in self._trees.items():
             if name in roots:
                 trees[name], self.bad_pages[name] = self._pages.tree(roots[name], tree.rowids, seen)
@@ -143,7 +144,9 @@ class Salvage:
         if rows and not good:
             self.bad_pages[tree.name] += 1
             return False
-        self.lost[tree.name] += len(rows) - self._put(tree, tree.name, good)
+        # where a page was torn in the middle of a row, that may name another vector
+        doubtful = tree.name == "vectors" and len(good) < len(rows)
+        self.lost[tree.name] += len(rows) - self._put(tree, "stray" if doubtful else tree.name, good)
         return True
 
     def _take_stray(self, page: bytes, doubtful: bool = False) -> None:
@@ -180,13 +183,20 @@ class Salvage:
     def _settle(self) -> None:
         """Takes out what contradicts the rest, and notes which kinds are not whole any more."""
         db = self._db
-        # of a page that nothing leads to nobody knows how old it is, so one that contradicts another is not taken
+        # of a page that nothing leads to nobody knows how old it is, so what contradicts anything is not taken
         db.execute("CREATE INDEX temp.strays ON stray (layer, image_id)")
+        db.execute("CREATE TEMP TABLE taken (layer, row, PRIMARY KEY (layer, row)) WITHOUT ROWID")
+        if db.execute("SELECT 1 FROM stray").fetchone():
+            db.execute("INSERT OR IGNORE INTO taken SELECT layer, row FROM vectors WHERE row IS NOT NULL")
         db.execute(
             "INSERT OR IGNORE INTO vectors SELECT * FROM stray a WHERE NOT EXISTS (SELECT 1 FROM stray b WHERE "
-            "b.layer = a.layer AND b.image_id = a.image_id AND (b.row IS NOT a.row OR b.digest IS NOT a.digest))"
+            "b.layer = a.layer AND b.image_id = a.image_id AND (b.row IS NOT a.row OR b.digest IS NOT a.digest)) "
+            "AND NOT EXISTS (SELECT 1 FROM taken WHERE taken.layer = a.layer AND taken.row = a.row)"
         )
+        missing = "SELECT layer, image_id FROM stray EXCEPT SELECT layer, image_id FROM vectors"
+        self.lost["vectors"] += db.execute(f"SELECT COUNT(*) FROM ({missing})").fetchone()[0]
         db.execute("DROP TABLE stray")
+        db.execute("DROP TABLE taken")
         twice = "SELECT layer, row FROM vectors WHERE row IS NOT NULL GROUP BY 1, 2 HAVING COUNT(*) > 1"
         self._drop("vectors", f"(layer, row) IN ({twice})")
         for name in self._tables:
@@ -201,6 +211,9 @@ class Salvage:
             for kind in ["%"] if self.rootless else hurt:  # it has to be synced again before it is told to be here
                 db.execute("UPDATE kinds SET synced = NULL WHERE name LIKE ?", [kind])
             db.execute("UPDATE kinds SET generation = generation + 1")
+            for kind in ("images", "captions", "clusters"):  # what is here of it is used while DT is away
+                db.execute(f"INSERT OR IGNORE INTO kinds (name, generation) SELECT ?, 1 FROM {kind} LIMIT 1", [kind])
+            db.execute("INSERT OR IGNORE INTO kinds (name, generation) SELECT 'embeddings.' || name, 1 FROM layers")
 
     def _settle_layer(self, layer: str, dim: int, file: Path, rows: int) -> None:
         """Takes out what names no vector of the layer's file, or another than it means, as far as lengths tell."""
@@ -208,21 +221,23 @@ class Salvage:
         if not there:  # that is another damage, which is told and mended where the layer is used
             return
         self._drop("vectors", "layer = ? AND (row < 0 OR row >= ?)", layer, max(rows, there))
-        vectors = np.memmap(file, "<f4", mode="r", shape=(there, dim))
-        named = self._db.execute("SELECT row, image_id, norm FROM vectors WHERE layer = ? AND row < ?", [layer, there])
-        while some := named.fetchmany(4096):
-            at, ids, norms = (np.array(column) for column in zip(*some, strict=True))
-            rest = vectors[at]
-            with np.errstate(over="ignore", invalid="ignore"):
-                lengths = np.sqrt(np.einsum("ij,ij->i", rest, rest))
-                wrong = ids[~(np.abs(lengths - norms.astype(np.float32)) <= 1e-4 * lengths)]
-            for image_id in wrong.tolist():
-                self._drop("vectors", "layer = ? AND image_id = ?", layer, image_id)
-        del vectors
         (top,) = self._db.execute("SELECT COALESCE(MAX(row), -1) FROM vectors WHERE layer = ?", [layer]).fetchone()
-        if not top < rows <= there:  # what is appended next must not be written over a vector
+        if rows <= top or rows > there > top:  # what is appended next must not be written over a vector
             self._db.execute("UPDATE layers SET rows = ? WHERE name = ?", [max(there, top + 1), layer])
             self.lost["layers"] += 1
+        if not self.hurt:  # of a file that is damaged itself the database is not to blame
+            return
+        vectors = np.memmap(file, "<f4", mode="r", shape=(there, dim))
+        named = self._db.execute("SELECT row, image_id, norm FROM vectors WHERE layer = ? AND row < ?", [layer, there])
+        wrong = list[int]()
+        while some := named.fetchmany(4096):
+            at, ids, norms = (np.array(column) for column in zip(*some, strict=True))
+            rows_there = vectors[at]
+            with np.errstate(over="ignore", invalid="ignore"):
+                lengths = np.sqrt(np.einsum("ij,ij->i", rows_there, rows_there))
+                wrong += ids[~(np.abs(lengths - norms.astype(np.float32)) <= 1e-4 * lengths)].tolist()
+        for image_id in wrong:
+            self._drop("vectors", "layer = ? AND image_id = ?", layer, image_id)
 
     def _drop(self, table: str, condition: str, *values: object) -> None:
         self.lost[table] += self._db.execute(f"DELETE FROM {table} WHERE {condition}", values).rowcount

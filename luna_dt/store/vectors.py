@@ -305,5 +305,6 @@ def _mapped(path: Path, rows: int, dim: int) -> Float32s:
         return np.memmap(path, "<f4", mode="r", shape=(rows, dim))
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"{path} is missing or shorter than its {rows} vectors ({error}); to fetch them anew, run: luna-dt sync"
+            f"{path} is missing or shorter than its {rows} vectors ({error}); to have them anew, run: luna-dt sync, or for a "
+            f"layer made here: luna-dt embed --layer {path.name.partition('-')[0]}"
         ) from error
