@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from ..errors import LunaError
 from ..plain import shown
+from ..records import ImageRecord
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,105 @@ class Problem(BaseModel):
     code: str
     title: str
     detail: str
+
+
+class Well(BaseModel):
+    """That the server answers, and what it offers; ``left_out``: what the database has that cannot be used."""
+
+    status: Literal["ok"]
+    name: str
+    version: str
+    capabilities: list[str]
+    left_out: list[str] = []
+
+
+@dataclass(frozen=True)
+class Similarity(ImageRecord):
+    """An image that was found, with its cosine."""
+
+    similarity: float = 0.0
+
+
+@dataclass(frozen=True)
+class MemberImage(ImageRecord):
+    """An image of a cluster: how sure DT is of it (0 to 1), and its rating halved (0 to 5)."""
+
+    confidence: float = 0.0
+    quality: float = 0.0
+
+
+class Group(BaseModel):
+    """A cluster."""
+
+    id: int
+    name: str
+    image_count: int
+
+
+class KeptMap(BaseModel):
+    """A ControlNet map that is kept."""
+
+    image_base64: str
+    was_cached: Literal[True]
+    keypoints: dict[str, Any] | None
+
+
+class MapStored(BaseModel):
+    """Whose map was stored, and of which type."""
+
+    id: int
+    type: str
+
+
+class Mirrorable(BaseModel):
+    """What can be mirrored: how many rows, and of vectors what made them."""
+
+    count: int
+    model: str | None = None
+    tower: Literal["image", "text"] | None = None
+    output: Literal["pooled", "projected"] | None = None
+    pixels: str | None = None
+    dim: int | None = None
+    normalized: bool | None = None
+    variant: str | None = None
+
+
+#: What every call may be refused with.
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": why}
+    for status, why in {
+        400: "what is no request: two lengths, NUL, no JSON",
+        401: "no token, or a wrong one",
+        403: "asked by another site's page",
+        404: "unknown image, cluster, layer, kind or generation; a picture that is not to be found",
+        409: "a vector of another dimension; a layer without vectors, or made in another way",
+        411: "a body of unknown length",
+        413: "a body that is too large, or does not come",
+        414: "a query that is too long",
+        421: "a Host that is not this machine",
+        422: "a value that makes no sense",
+        500: "the server failed; its log says why",
+        501: "what this server does not offer, or a part that is not installed",
+        502: "the database holds what cannot be read",
+        503: "the database does not answer, or there is too much to do",
+    }.items()
+}
+
+
+def described(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI's description, with problems as what they are sent as."""
+    told = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    for calls in told["paths"].values():
+        for call in calls.values():
+            for status, answer in call["responses"].items():
+                if int(status) >= 400:
+                    answer["content"] = {"application/problem+json": next(iter(answer["content"].values()))}
+    return told
+
+
+def binary(*types: str) -> dict[str, Any]:
+    """What is no JSON, as OpenAPI describes it."""
+    return {"content": {name: {"schema": {"type": "string", "format": "binary"}} for name in types}}
 
 
 def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
