@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -21,6 +22,7 @@ from ..records import ImageRecord
 log = logging.getLogger(__name__)
 
 MAX_FETCHED_IDS = 100_000
+AT_A_TIME = 200  # records of a list that are put into words at once
 WholeNumber = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]  # what a database's column and NumPy's array can hold
 
 
@@ -161,6 +163,24 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | No
     """A Problem as an answer, which may repeat what was asked and so is made plain."""
     body = {"status": status, "code": code, "title": code.replace("_", " "), "detail": shown(detail, 1000)}
     return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+class Record(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def listed(found: Sequence[Record]) -> Response:
+    """Records as JSON; many in pieces, so that what nobody reads takes no room."""
+    if len(found) <= AT_A_TIME:
+        return JSONResponse([each.to_json() for each in found])
+
+    def pieces() -> Iterator[str]:
+        for at in range(0, len(found), AT_A_TIME):
+            told = json.dumps([each.to_json() for each in found[at : at + AT_A_TIME]], ensure_ascii=False)
+            yield ("," if at else "[") + told[1:-1]
+        yield "]"
+
+    return StreamingResponse(pieces(), media_type="application/json")
 
 
 def answer_errors(app: FastAPI) -> None:

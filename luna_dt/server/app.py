@@ -42,6 +42,7 @@ from .answers import (
     answer_errors,
     binary,
     described,
+    listed,
 )
 from .files import served
 from .guard import Guard
@@ -108,10 +109,8 @@ def create_app(
         return {**said, "left_out": found.left_out} if found.left_out else said
 
     @app.get("/api/images", responses={200: {"model": list[ImageRecord]}})
-    def images(
-        query: str = "", after_id: AfterId = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 100
-    ) -> list[dict[str, Any]]:
-        return [image.to_json() for image in catalog.images(query, after_id, limit)]
+    def images(query: str = "", after_id: AfterId = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> Response:
+        return listed(catalog.images(query, after_id, limit))
 
     @app.get("/api/images/{image_id}", responses={200: {"model": ImageRecord}})
     def image(image_id: ImageId) -> dict[str, Any]:
@@ -152,7 +151,7 @@ def create_app(
         return maps
 
     @app.post("/api/images/similar", responses={200: {"model": list[Similarity]}})
-    def similar(body: Similar) -> list[dict[str, Any]]:
+    def similar(body: Similar) -> Response:
         given = [name for name in ("embedding", "image_id", "text_query") if getattr(body, name) is not None]
         if len(given) != 1:
             raise BadInput(f"give one of embedding, image_id and text_query, not {' and '.join(given) or 'none'}")
@@ -161,8 +160,7 @@ def create_app(
             vector = np.array(body.embedding, np.float32)
         elif body.text_query is not None:
             vector = _text_vector(body.query_type, body.text_query)
-        hits = catalog.similar(body.query_type, vector, body.image_id, body.top_k, body.min_similarity)
-        return [hit.to_json() for hit in hits]
+        return listed(catalog.similar(body.query_type, vector, body.image_id, body.top_k, body.min_similarity))
 
     def _text_vector(layer: str, text: str) -> Float32s:
         if encode_text is None:
@@ -179,8 +177,8 @@ def create_app(
         limit: Annotated[int, Query(ge=1, le=10_000)] = 50,
         min_quality: Annotated[float, Query(ge=0, le=5)] = 0,
         sort: Sort = "quality",
-    ) -> list[dict[str, Any]]:
-        return [found.to_json() for found in catalog.cluster_images(cluster_id, limit, min_quality, sort)]
+    ) -> Response:
+        return listed(catalog.cluster_images(cluster_id, limit, min_quality, sort))
 
     @app.get("/api/generations", responses={200: {"model": list[Generation]}})
     def generations(
@@ -188,8 +186,8 @@ def create_app(
         batch_id: Annotated[str | None, Query(max_length=1000)] = None,
         after_id: AfterId = 0,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
-    ) -> list[dict[str, Any]]:
-        return [each.to_json() for each in catalog.generations(source_image_id, batch_id, after_id, limit)]
+    ) -> Response:
+        return listed(catalog.generations(source_image_id, batch_id, after_id, limit))
 
     @app.post("/api/generations", responses={200: {"model": Generation}})
     def record(body: dict[str, Any], idempotency_key: Annotated[str, Header(max_length=200)] = "") -> dict[str, Any]:
