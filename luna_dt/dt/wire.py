@@ -39,7 +39,7 @@ def pack_digests(ids: Int64s, digests: Int64s) -> bytes:
     return _npy(np.column_stack([ids, digests]).astype("<i8"))
 
 
-def pieces(data: bytes) -> Iterator[bytes]:
+def pieces(data: bytes | memoryview) -> Iterator[bytes]:
     """Data in pieces, so that a client that does not read holds up, and fills, only its own."""
     view = memoryview(data)
     for at in range(0, len(view), PIECE):
@@ -54,7 +54,11 @@ def unpack_digests(body: Readable) -> tuple[Int64s, Int64s]:
 def pack_vectors(batches: Iterable[Batch], dtype: str) -> Iterator[bytes]:
     for batch in batches:
         yield pack_digests(batch.ids, batch.digests)
-        yield from pieces(_npy(np.asarray(batch.rows, dtype=dtype)))
+        vectors = np.ascontiguousarray(batch.rows, dtype=dtype)
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(vectors))
+        yield head.getvalue()
+        yield from pieces(vectors.reshape(-1).view(np.uint8).data)
 
 
 def unpack_vectors(body: Readable, dim: int) -> Iterator[Batch]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable
 
 from ..dt.catalog import Catalog
-from ..errors import CatalogError, NotFound, NotOffered, Unreachable
+from ..errors import BadAnswer, CatalogError, NotFound, NotOffered, Unreachable
 from ..generation import Generation
 from ..mirror.lookups import Lookups
 from ..records import ImageRecord
@@ -16,6 +17,8 @@ from .lineage import Node, tree
 from .outbox import NOT_SENT, Outbox
 
 log = logging.getLogger(__name__)
+
+MOST_PAGES = 1000  # of DT's generations
 
 
 def known(
@@ -27,13 +30,18 @@ def known(
     sent = {entry.generation.id: entry.generation.key for entry in entries if entry.generation.id}
     try:
         last = 0
-        while page := catalog().generations(source_image_id, batch_id, last):
+        for _ in range(MOST_PAGES):
+            page = catalog().generations(source_image_id, batch_id, last)
+            if not page:
+                break
             for made in page:  # a server of another make may know no keys
                 key = made.key or sent.get(made.id) or f"dt:{made.id}"
                 found[key] = dataclasses.replace(made, key=key)
-            if not page[-1].id.isdigit() or int(page[-1].id) <= last:
+            if not re.fullmatch("[0-9]{1,18}", page[-1].id) or int(page[-1].id) <= last:
                 break  # a server that knows no pages
             last = int(page[-1].id)
+        else:
+            raise BadAnswer(f"DT sends generations without an end; {MOST_PAGES:,} pages were read")
     except (Unreachable, NotOffered) as error:
         log.info("generations are those of this machine: %s", error)
     for entry in entries:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from ..errors import LunaError
 from ..plain import shown
+from ..records import ImageRecord
 
 log = logging.getLogger(__name__)
 
 MAX_FETCHED_IDS = 100_000
+AT_A_TIME = 200  # records of a list that are put into words at once
 WholeNumber = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]  # what a database's column and NumPy's array can hold
 
 
@@ -55,10 +60,127 @@ class Problem(BaseModel):
     detail: str
 
 
+class Well(BaseModel):
+    """That the server answers, and what it offers; ``left_out``: what the database has that cannot be used."""
+
+    status: Literal["ok"]
+    name: str
+    version: str
+    capabilities: list[str]
+    left_out: list[str] = []
+
+
+@dataclass(frozen=True)
+class Similarity(ImageRecord):
+    """An image that was found, with its cosine."""
+
+    similarity: float = 0.0
+
+
+@dataclass(frozen=True)
+class MemberImage(ImageRecord):
+    """An image of a cluster: how sure DT is of it (0 to 1), and its rating halved (0 to 5)."""
+
+    confidence: float = 0.0
+    quality: float = 0.0
+
+
+class Group(BaseModel):
+    """A cluster."""
+
+    id: int
+    name: str
+    image_count: int
+
+
+class KeptMap(BaseModel):
+    """A ControlNet map that is kept."""
+
+    image_base64: str
+    was_cached: Literal[True]
+    keypoints: dict[str, Any] | None
+
+
+class MapStored(BaseModel):
+    """Whose map was stored, and of which type."""
+
+    id: int
+    type: str
+
+
+class Mirrorable(BaseModel):
+    """What can be mirrored: how many rows, and of vectors what made them."""
+
+    count: int
+    model: str | None = None
+    tower: Literal["image", "text"] | None = None
+    output: Literal["pooled", "projected"] | None = None
+    pixels: str | None = None
+    dim: int | None = None
+    normalized: bool | None = None
+    variant: str | None = None
+
+
+#: What every call may be refused with.
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": why}
+    for status, why in {
+        400: "what is no request: two lengths, NUL, no JSON",
+        401: "no token, or a wrong one",
+        403: "asked by another site's page",
+        404: "unknown image, cluster, layer, kind or generation; a picture that is not to be found",
+        409: "a vector of another dimension; a layer without vectors, or made in another way",
+        411: "a body of unknown length",
+        413: "a body that is too large, or does not come",
+        414: "a query that is too long",
+        421: "a Host that is not this machine",
+        422: "a value that makes no sense",
+        500: "the server failed; its log says why",
+        501: "what this server does not offer, or a part that is not installed",
+        502: "the database holds what cannot be read",
+        503: "the database does not answer, or there is too much to do",
+    }.items()
+}
+
+
+def described(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI's description, with problems as what they are sent as."""
+    told = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    for calls in told["paths"].values():
+        for call in calls.values():
+            for status, answer in call["responses"].items():
+                if int(status) >= 400:
+                    answer["content"] = {"application/problem+json": next(iter(answer["content"].values()))}
+    return told
+
+
+def binary(*types: str) -> dict[str, Any]:
+    """What is no JSON, as OpenAPI describes it."""
+    return {"content": {name: {"schema": {"type": "string", "format": "binary"}} for name in types}}
+
+
 def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """A Problem as an answer, which may repeat what was asked and so is made plain."""
     body = {"status": status, "code": code, "title": code.replace("_", " "), "detail": shown(detail, 1000)}
     return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+class Record(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def listed(found: Sequence[Record]) -> Response:
+    """Records as JSON; many in pieces, so that what nobody reads takes no room."""
+    if len(found) <= AT_A_TIME:
+        return JSONResponse([each.to_json() for each in found])
+
+    def pieces() -> Iterator[str]:
+        for at in range(0, len(found), AT_A_TIME):
+            told = json.dumps([each.to_json() for each in found[at : at + AT_A_TIME]], ensure_ascii=False)
+            yield ("," if at else "[") + told[1:-1]
+        yield "]"
+
+    return StreamingResponse(pieces(), media_type="application/json")
 
 
 def answer_errors(app: FastAPI) -> None:

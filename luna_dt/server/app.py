@@ -23,14 +23,38 @@ from ..generation import Generation
 from ..identity import Identity
 from ..paths import local_path, on_disk
 from ..pixels import FORMATS
-from ..records import Float32s, ImageRecord, StoredMap, checked_keypoints, layer_of, now
+from ..records import Captions, Float32s, ImageRecord, StoredMap, checked_keypoints, layer_of, now
 from ..version import __version__
-from .answers import GivenMap, Problem, Similar, Wanted, WholeNumber, answer_errors
+from .answers import (
+    PROBLEMS,
+    GivenMap,
+    Group,
+    KeptMap,
+    MapStored,
+    MemberImage,
+    Mirrorable,
+    Problem,
+    Similar,
+    Similarity,
+    Wanted,
+    Well,
+    WholeNumber,
+    answer_errors,
+    binary,
+    described,
+    listed,
+)
 from .files import served
 from .guard import Guard
 
 TextEncoder = Callable[[Identity, str], Float32s]
 ImageId = Annotated[int, Path(ge=0, le=2**63 - 1)]
+FILE: dict[int | str, dict[str, Any]] = {
+    200: binary("image/*", "video/*"),
+    206: binary("image/*", "video/*"),
+    304: {"description": "the client has it"},
+    416: {"model": Problem, "description": "a part that it does not have"},
+}
 AfterId = Annotated[int, Query(ge=-1, le=2**63 - 1)]
 MAX_MAP_PIXELS = 1 << 25  # what a few hundred bytes can say they are is looked at before there is room made for it
 
@@ -67,18 +91,15 @@ def create_app(
         yield
         catalog.close()
 
+    # no pages of its own: they load another site's scripts
     app = FastAPI(
-        title="luna_dt",
-        version=__version__,
-        lifespan=lifespan,
-        responses={"4XX": {"model": Problem}},
-        docs_url=None,
-        redoc_url=None,
-    )  # pages that load another site's scripts have no business here
+        title="luna_dt", version=__version__, lifespan=lifespan, responses=PROBLEMS, docs_url=None, redoc_url=None
+    )
+    app.openapi = lambda: described(app)  # type: ignore[method-assign]
     app.add_middleware(Guard, token=token)
     answer_errors(app)
 
-    @app.get("/api/health")
+    @app.get("/api/health", responses={200: {"model": Well}})
     def health() -> dict[str, Any]:
         found = catalog.health()
         # the server itself opens the files that the catalog names, and keeps the maps
@@ -87,17 +108,15 @@ def create_app(
         said = {"status": "ok", "name": found.name, "version": found.version, "capabilities": capabilities}
         return said | {key: told for key in ("left_out", "library") if (told := getattr(found, key))}
 
-    @app.get("/api/images")
-    def images(
-        query: str = "", after_id: AfterId = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 100
-    ) -> list[dict[str, Any]]:
-        return [image.to_json() for image in catalog.images(query, after_id, limit)]
+    @app.get("/api/images", responses={200: {"model": list[ImageRecord]}})
+    def images(query: str = "", after_id: AfterId = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> Response:
+        return listed(catalog.images(query, after_id, limit))
 
-    @app.get("/api/images/{image_id}")
+    @app.get("/api/images/{image_id}", responses={200: {"model": ImageRecord}})
     def image(image_id: ImageId) -> dict[str, Any]:
         return catalog.image(image_id).to_json()
 
-    @app.get("/api/images/{image_id}/file")
+    @app.get("/api/images/{image_id}/file", response_class=Response, responses=FILE)
     def file(image_id: ImageId, request: Request) -> Response:
         path = local_path(catalog.image(image_id).path, path_map or {})
         try:
@@ -106,17 +125,17 @@ def create_app(
             raise PictureMissing(f"the file of image {image_id} cannot be looked for: {error.strerror}") from error
         return served(path, request.headers)
 
-    @app.get("/api/images/{image_id}/caption")
+    @app.get("/api/images/{image_id}/caption", responses={200: {"model": Captions}})
     def caption(image_id: ImageId) -> dict[str, Any]:
         return catalog.captions(image_id).to_json()
 
-    @app.get("/api/images/{image_id}/controlnet/{kind}")
+    @app.get("/api/images/{image_id}/controlnet/{kind}", responses={200: {"model": KeptMap}})
     def control_map(image_id: ImageId, kind: str) -> dict[str, Any]:
         found = keeper().get(catalog.image(image_id), kind)
         encoded = base64.b64encode(found.data).decode()
         return {"image_base64": encoded, "was_cached": True, "keypoints": found.keypoints}
 
-    @app.put("/api/images/{image_id}/controlnet/{kind}", status_code=201)
+    @app.put("/api/images/{image_id}/controlnet/{kind}", status_code=201, responses={201: {"model": MapStored}})
     def put_map(image_id: ImageId, kind: str, body: GivenMap) -> dict[str, Any]:
         try:
             data = base64.b64decode(body.image_base64, validate=True)
@@ -131,8 +150,8 @@ def create_app(
             raise NotOffered("this server keeps no ControlNet maps")
         return maps
 
-    @app.post("/api/images/similar")
-    def similar(body: Similar) -> list[dict[str, Any]]:
+    @app.post("/api/images/similar", responses={200: {"model": list[Similarity]}})
+    def similar(body: Similar) -> Response:
         given = [name for name in ("embedding", "image_id", "text_query") if getattr(body, name) is not None]
         if len(given) != 1:
             raise BadInput(f"give one of embedding, image_id and text_query, not {' and '.join(given) or 'none'}")
@@ -141,59 +160,58 @@ def create_app(
             vector = np.array(body.embedding, np.float32)
         elif body.text_query is not None:
             vector = _text_vector(body.query_type, body.text_query)
-        hits = catalog.similar(body.query_type, vector, body.image_id, body.top_k, body.min_similarity)
-        return [hit.to_json() for hit in hits]
+        return listed(catalog.similar(body.query_type, vector, body.image_id, body.top_k, body.min_similarity))
 
     def _text_vector(layer: str, text: str) -> Float32s:
         if encode_text is None:
             raise NotOffered("this server answers no text queries; send an embedding or an image_id")
         return encode_text(catalog.identity(layer), text)
 
-    @app.get("/api/clusters")
+    @app.get("/api/clusters", responses={200: {"model": list[Group]}})
     def clusters() -> list[dict[str, Any]]:
         return [{"id": c.id, "name": c.name, "image_count": c.image_count} for c in catalog.clusters()]
 
-    @app.get("/api/clusters/{cluster_id}/images")
+    @app.get("/api/clusters/{cluster_id}/images", responses={200: {"model": list[MemberImage]}})
     def cluster_images(
         cluster_id: ImageId,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 50,
         min_quality: Annotated[float, Query(ge=0, le=5)] = 0,
         sort: Sort = "quality",
-    ) -> list[dict[str, Any]]:
-        return [found.to_json() for found in catalog.cluster_images(cluster_id, limit, min_quality, sort)]
+    ) -> Response:
+        return listed(catalog.cluster_images(cluster_id, limit, min_quality, sort))
 
-    @app.get("/api/generations")
+    @app.get("/api/generations", responses={200: {"model": list[Generation]}})
     def generations(
         source_image_id: WholeNumber | None = None,
         batch_id: Annotated[str | None, Query(max_length=1000)] = None,
         after_id: AfterId = 0,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
-    ) -> list[dict[str, Any]]:
-        return [each.to_json() for each in catalog.generations(source_image_id, batch_id, after_id, limit)]
+    ) -> Response:
+        return listed(catalog.generations(source_image_id, batch_id, after_id, limit))
 
-    @app.post("/api/generations")
+    @app.post("/api/generations", responses={200: {"model": Generation}})
     def record(body: dict[str, Any], idempotency_key: Annotated[str, Header(max_length=200)] = "") -> dict[str, Any]:
         key = idempotency_key or body.get("key") or str(uuid.uuid4())
         made = Generation.from_json({"created": now("milliseconds"), **body, "key": key, "id": None})
         return replace(made, id=catalog.record(made)).to_json()
 
-    @app.patch("/api/generations/{generation_id}")
+    @app.patch("/api/generations/{generation_id}", responses={200: {"model": Generation}})
     def amend(generation_id: str, body: dict[str, Any]) -> dict[str, Any]:
         return catalog.amend(generation_id, body).to_json()
 
-    @app.get("/api/sync")
+    @app.get("/api/sync", responses={200: {"model": dict[str, Mirrorable]}})
     def kinds() -> dict[str, Any]:
         return {
             kind.name: {"count": kind.count, **(kind.identity.to_json() if kind.identity else {})}
             for kind in catalog.kinds()
         }
 
-    @app.get("/api/sync/{kind}")
+    @app.get("/api/sync/{kind}", response_class=Response, responses={200: binary(wire.ARRAYS)})
     def digests(kind: str) -> Response:
         packed = wire.pieces(wire.pack_digests(*catalog.digests(kind)))
         return StreamingResponse(packed, media_type=wire.ARRAYS)
 
-    @app.post("/api/sync/{kind}/fetch")
+    @app.post("/api/sync/{kind}/fetch", response_class=Response, responses={200: binary(wire.ARRAYS, wire.LINES)})
     def fetch(kind: str, body: Wanted) -> StreamingResponse:
         batches = catalog.fetch(kind, np.array(body.ids, np.int64))
         # an error must come before the answer has begun

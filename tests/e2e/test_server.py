@@ -279,3 +279,40 @@ def test_a_database_that_goes_away_is_a_503() -> None:
 def test_openapi_describes_the_calls(server: str) -> None:
     described = get(server, "/openapi.json").json()["paths"]
     assert {"/api/health", "/api/images/similar", "/api/clusters", "/api/sync/{kind}/fetch"} <= set(described)
+    calls = [(path, call) for path, several in described.items() for call in several.values()]
+    assert len(calls) == 16
+    for path, call in calls:
+        answers = call["responses"]
+        good = next(answers[status] for status in ("200", "201") if status in answers)
+        for kind, said in good["content"].items():
+            assert said["schema"] not in ({}, {"type": "object"}), (path, kind)  # something is said of it
+        for status in ("400", "401", "403", "404", "422", "503"):
+            assert answers[status]["content"] == {
+                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+            }
+
+
+def test_openapi_says_what_is_answered(server: str) -> None:
+    told = get(server, "/openapi.json").json()
+    schemas = told["components"]["schemas"]
+
+    def fields(schema: Any) -> set[str]:
+        if "$ref" in schema:
+            return fields(schemas[schema["$ref"].rpartition("/")[2]])
+        return fields(schema["items"]) if "items" in schema else set(schema["properties"])
+
+    record = requests.post(f"{server}/api/generations", json={"operation": "txt2img"}, timeout=30).json()
+    for path, of in (
+        ("/api/health", "/api/health"),
+        ("/api/images", "/api/images"),
+        ("/api/images/5", "/api/images/{image_id}"),
+        ("/api/images/3/caption", "/api/images/{image_id}/caption"),
+        ("/api/clusters", "/api/clusters"),
+        ("/api/clusters/1/images", "/api/clusters/{cluster_id}/images"),
+        ("/api/generations", "/api/generations"),
+    ):
+        said = get(server, path).json()
+        schema = told["paths"][of]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        for each in said if isinstance(said, list) else [said]:
+            assert set(each) <= fields(schema), path
+    assert set(record) <= fields(told["paths"]["/api/generations"]["post"]["responses"]["200"]["content"]["application/json"]["schema"])  # fmt: skip

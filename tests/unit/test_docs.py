@@ -48,3 +48,10 @@ def test_every_setting_is_in_the_documents() -> None:
     for name, variable in {**ENVIRONMENT, "home": "LUNA_DT_HOME"}.items():
         assert f"`{variable}" in DOCUMENTS, f"{variable} is not in the documents"
         assert name in Settings.__dataclass_fields__
+
+
+def test_what_security_says_was_tried_is_a_test() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8")))
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 15
+    assert {name for name in named if f"def {name}(" not in tests} == set()

@@ -325,6 +325,17 @@ def test_many_images_are_asked_for_in_pages(pages: tuple[Hostile, int], tmp_path
         assert library.ids("a cat") == list(range(1, 10_002))
 
 
+def test_generations_without_an_end_are_given_up(tmp_path: Any) -> None:
+    def page(path: str) -> Sent:
+        after = int(path.partition("after_id=")[2].partition("&")[0])
+        return said([{"id": after + 1, "operation": "txt2img", "key": f"k{after}"}])
+
+    server = Hostile(page)
+    with Library(tmp_path, dt=server.url) as library, pytest.raises(BadAnswer, match="without an end"):
+        library.generations()
+    server.close()
+
+
 def test_a_token_in_any_script_travels_as_utf8() -> None:
     seen: list[str] = []
 
