@@ -289,8 +289,10 @@ def test_a_cluster_that_is_gone_stays_in_its_workflow_and_is_refused_by_its_name
         comfyui.run(shown(inputs, "LunaDTClusterSampler", 1))
 
 
-@pytest.mark.parametrize(("threshold", "passing"), [(-1.0, 2), (1.0, 0)])
-def test_the_gate_lets_pass_and_blocks_as_comfyui_means_it(comfyui: ComfyUI, threshold: float, passing: int) -> None:
+@pytest.mark.parametrize(("threshold", "cluster", "passing"), [(-1.0, "1: Luna", 2), (1.0, "none", 0)])
+def test_the_gate_lets_pass_and_blocks_as_comfyui_means_it(
+    comfyui: ComfyUI, threshold: float, cluster: str, passing: int
+) -> None:
     prompt = {
         "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 7}},
         "2": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 8}},
@@ -298,7 +300,7 @@ def test_the_gate_lets_pass_and_blocks_as_comfyui_means_it(comfyui: ComfyUI, thr
         "4": {
             "class_type": "LunaDTLikenessGate",
             "inputs": {
-                "images": ["3", 0], "layer": "visual", "threshold": threshold, "best": 0, "cluster": "1: Luna",
+                "images": ["3", 0], "layer": "visual", "threshold": threshold, "best": 0, "cluster": cluster,
                 "reference_ids": "9",
             },
         },
