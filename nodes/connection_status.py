@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ..luna_dt import LunaError
-from . import contact, inputs, shared, words
+from . import contact, host, inputs, shared, words
 
 
 class LunaDTConnectionStatus:
@@ -55,7 +55,7 @@ class LunaDTConnectionStatus:
         return {"ui": {"text": [message]}, "result": (connected, message)}
 
     def _synced(self, library: Any) -> list[str]:
-        status = library.status()
+        status = contact.apart(library.status, host.heed_interruption)  # it waits until maps are kept
         count, synced = status.counts["images"]
         if not count:
             return [f"nothing is synced yet: run {words.SYNC}"]

@@ -12,8 +12,11 @@ from ..luna_dt import LunaError
 PACK = Path(__file__).parents[1]
 SYNC = "the node Luna DT Sync"
 
-_SYNC = re.compile(r"(run:? )?luna-dt sync\b")
-_COMMAND = re.compile(r"\bluna-dt(?= [a-z])")
+#: Not where it is a part of a path.
+_SYNC = re.compile(r"(?<![\w\\/.-])(run:? )?luna-dt sync\b")
+_COMMAND = re.compile(
+    r"(?<![\w\\/.-])luna-dt(?= (?:search|duplicates|status|verify|embed|map|outbox|lineage|batch|serve|demo)\b)"
+)
 _EXTRA = re.compile(r'pip install "luna_dt\[[a-z,]*\]"')
 
 

@@ -271,6 +271,86 @@ def test_what_cannot_be_done_is_told_on_the_node(
     assert told in str(failed.value)
 
 
+def test_an_error_is_shown_by_a_name_in_words(comfyui: ComfyUI) -> None:
+    answer = requests.post(
+        f"{comfyui.url}/prompt", json={"prompt": shown({"image_id": 0}, "LunaDTPromptInjector", 0)}, timeout=60
+    ).json()
+    until(lambda: requests.get(f"{comfyui.url}/history/{answer['prompt_id']}", timeout=60).json())
+    history = requests.get(f"{comfyui.url}/history/{answer['prompt_id']}", timeout=60).json()[answer["prompt_id"]]
+    told = dict(history["status"]["messages"])["execution_error"]
+    assert told["exception_type"] == "Luna DT: bad input"
+
+
+def test_a_cluster_that_is_gone_stays_in_its_workflow_and_is_refused_by_its_name(comfyui: ComfyUI) -> None:
+    kind, options = comfyui.info["LunaDTClusterSampler"]["input"]["required"]["cluster"]
+    assert (kind, "remote" in options) == ("COMBO", False)
+    inputs = {"cluster": "77: Gone (3)", "sample_count": 1, "min_quality": 0, "sort_by": "quality"}
+    with pytest.raises(AssertionError, match=r"'77: Gone \(3\)' is there no more"):
+        comfyui.run(shown(inputs, "LunaDTClusterSampler", 1))
+
+
+@pytest.mark.parametrize(("threshold", "cluster", "passing"), [(-1.0, "1: Luna", 2), (1.0, "none", 0)])
+def test_the_gate_lets_pass_and_blocks_as_comfyui_means_it(
+    comfyui: ComfyUI, threshold: float, cluster: str, passing: int
+) -> None:
+    prompt = {
+        "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 7}},
+        "2": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 8}},
+        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}},
+        "4": {
+            "class_type": "LunaDTLikenessGate",
+            "inputs": {
+                "images": ["3", 0], "layer": "visual", "threshold": threshold, "best": 0, "cluster": cluster,
+                "reference_ids": "9",
+            },
+        },
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["4", 1]}},
+        "7": {"class_type": "PreviewAny", "inputs": {"source": ["4", 4]}},
+    }  # fmt: skip
+    outputs = comfyui.run(prompt)
+    assert outputs["4"]["text"][0].startswith(f"{passing} of 2 are like enough")
+    assert outputs["4"]["images"]
+    assert [len(outputs.get(node, {}).get("images", ())) for node in ("5", "6")] == [passing, 2 - passing]
+    assert outputs["7"]["text"] == [str(passing)]
+
+
+def test_a_sync_in_comfyui_tells_what_has_changed(home: tuple[Path, str], base: Path, tmp_path: Path) -> None:
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(tmp_path / "home"), "DT_API_URL": home[1]})
+    try:
+        prompt = {"1": {"class_type": "LunaDTSync", "inputs": {}}}
+        assert "images: 100 new; 100 in all" in running.run(prompt)["1"]["text"][0]
+        assert running.run(prompt)["1"]["text"] == ["nothing has changed"]
+        info = requests.get(f"{running.url}/object_info/LunaDTClusterSampler", timeout=60).json()
+        options = info["LunaDTClusterSampler"]["input"]["required"]["cluster"][1]["options"]
+        assert options == ["1: Luna", "2: Snorri", "3: unnamed"]
+    finally:
+        running.close()
+
+
+def test_a_dt_that_hangs_is_left_after_five_seconds_or_at_once_where_the_user_interrupts(
+    base: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hung:  # the system accepts, nobody answers
+        address = f"http://127.0.0.1:{hung.getsockname()[1]}"
+        running = ComfyUI(base, {"LUNA_DT_HOME": str(tmp_path / "home"), "DT_API_URL": address})
+        try:
+            start = time.monotonic()
+            told = running.run(
+                {"1": {"class_type": "LunaDTConnectionStatus", "inputs": {}}, **shown({}, "LunaDTConnectionStatus", 1)}
+            )
+            assert "does not answer" in str(told)
+            assert time.monotonic() - start < 9
+            requests.post(f"{running.url}/prompt", json={"prompt": shown({}, "LunaDTConnectionStatus", 1)}, timeout=60)
+            time.sleep(1)
+            start = time.monotonic()
+            requests.post(f"{running.url}/interrupt", timeout=60)
+            until(lambda: not requests.get(f"{running.url}/queue", timeout=60).json()["queue_running"], 5)
+            assert time.monotonic() - start < 2
+        finally:
+            running.close()
+
+
 def test_a_loading_label_is_refused_before_the_run(comfyui: ComfyUI) -> None:
     inputs = {"cluster": "Loading...", "sample_count": 1, "min_quality": 0, "sort_by": "quality"}
     with pytest.raises(AssertionError, match="choose one"):
@@ -447,6 +527,21 @@ def test_many_are_queued_while_comfyui_answers_and_can_be_cancelled(home: tuple[
             assert library.batches.cancel(batch.id).counts["cancelled"] > 400
             left = requests.get(f"{running.url}/queue", timeout=30).json()
             assert left["queue_pending"] == []
+    finally:
+        running.close()
+
+
+def test_what_is_cleared_from_the_queue_is_cancelled_and_leaves_no_watcher(home: tuple[Path, str], base: Path) -> None:
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": "http://127.0.0.1:9"})
+    try:
+        batch = batch_of(running.run(sampling(running, "1-60", "random")))
+        requests.post(f"{running.url}/queue", json={"clear": True}, timeout=60)
+        with Library(home[0], dt="http://127.0.0.1:9") as library:
+            until(lambda: not library.batches.get(batch).is_open, 60)  # as ComfyUI's own watcher has noted it
+            counts = library.batches.get(batch).counts
+            assert "lost" not in counts
+            assert counts["cancelled"] > 40
+            assert library.batches.resume(batch).counts == counts
     finally:
         running.close()
 

@@ -256,11 +256,22 @@ def test_an_errors_class_is_shown_in_words(home: None) -> None:
             'open_clip is not installed; run: pip install "luna_dt[clip]"',
             f'open_clip is not installed; run: "{sys.executable}" -m pip install -r "{WORDS.PACK / "requirements.txt"}"',
         ),
+        ("/data/luna-dt sync/x.png, D:\\luna-dt map\\x", "/data/luna-dt sync/x.png, D:\\luna-dt map\\x"),
         ("D:\\luna-dt\\x.png and luna-dt-maps stay", "D:\\luna-dt\\x.png and luna-dt-maps stay"),
     ],
 )
 def test_steps_are_those_that_exist_in_comfyui(said: str, told: str) -> None:
     assert WORDS.here(said) == told
+
+
+def test_every_command_that_a_message_may_name_is_known() -> None:
+    """Whatever the library says of its command must be said in other words here."""
+    named = set()
+    for file in (WORDS.PACK / "luna_dt").rglob("*.py"):
+        if not {"cli", "demo", "server"} & set(file.relative_to(WORDS.PACK).parts):
+            named |= set(re.findall(r"luna-dt [a-z]+", file.read_text(encoding="utf-8")))
+    assert len(named) > 3
+    assert [each for each in named if "luna-dt" in WORDS.here(f"run: {each}")] == []
 
 
 def test_every_error_can_be_shown(home: None) -> None:
