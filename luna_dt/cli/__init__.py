@@ -21,6 +21,8 @@ from ..version import __version__
 from .batch import batch
 from .demo import demo
 from .duplicates import duplicates
+from .export import export
+from .images import images
 from .layers import embed, verify
 from .lineage import lineage
 from .maps import make_map
@@ -64,5 +66,7 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
     context.obj = Settings.load(home)
 
 
-for command in (sync, search, duplicates, status, verify, embed, make_map, outbox, lineage, batch, serve, demo):
+for command in (
+    sync, search, images, export, duplicates, status, verify, embed, make_map, outbox, lineage, batch, serve, demo
+):  # fmt: skip
     main.add_command(command)
