@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .identity import Identity as Identity
     from .identity import Verdict as Verdict
     from .index.proof import Proof as Proof
+    from .known import Known as Known
     from .layers.embed import Embedded as Embedded
     from .library import Library as Library
     from .made.batch import Batches as Batches
@@ -66,6 +67,7 @@ _HOMES = {
     "Hit": ".records",
     "Identity": ".identity",
     "ImageRecord": ".records",
+    "Known": ".known",
     "LayerState": ".store",
     "LayerStatus": ".status",
     "Library": ".library",

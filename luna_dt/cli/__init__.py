@@ -30,6 +30,7 @@ from .mirror import status, sync
 from .outbox import outbox
 from .search import search
 from .serve import serve
+from .show import show
 from .terminal import err, plain, print_json
 
 
@@ -67,6 +68,6 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
 
 
 for command in (
-    sync, search, images, export, duplicates, status, verify, embed, make_map, outbox, lineage, batch, serve, demo
+    sync, search, images, show, export, duplicates, status, verify, embed, make_map, outbox, lineage, batch, serve, demo
 ):  # fmt: skip
     main.add_command(command)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from ..errors import BadPicture, LunaError, PictureMissing, SettingsError
 from ..library import Library
 from ..paths import local_path, on_disk
-from ..pixels import FORMATS, read_pictures
+from ..pixels import read_pictures, unread
 from ..records import Captions, ImageRecord
 from ..settings import Settings
 from .images import fitting
@@ -32,7 +32,7 @@ SOURCES: dict[str, Callable[[ImageRecord, Captions], str]] = {
     "prompt": lambda record, _: record.prompt,
 }
 LONGEST_STEM = 150  # bytes of a name before its ending; file systems have 255 for all of it
-PART, LOCK = ".luna-dt.part", ".luna-dt.lock"
+UNFINISHED, LOCK = ".luna-dt.part", ".luna-dt.lock"
 
 
 @click.command()
@@ -136,7 +136,7 @@ class _Export:
 
     def _write(self, name: str, data: bytes, original: Path | None) -> None:
         """Whole or not at all: under another name first."""
-        part = self._folder / PART
+        part = self._folder / UNFINISHED
         part.unlink(missing_ok=True)
         if original is None:
             part.write_bytes(data)
@@ -218,7 +218,7 @@ def _name(record: ImageRecord, data: bytes) -> tuple[str, str]:
     if re.fullmatch(r"(con|prn|aux|nul|(com|lpt)\d)(\..*)?", name, re.IGNORECASE):
         name = f"_{name}"
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        with unread(io.BytesIO(data)) as opened:
             form = opened.format or ""
     except Exception as error:  # decoders fail in many ways
         raise BadPicture(f"image {record.id} is no picture that can be opened: {error}") from error

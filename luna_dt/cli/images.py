@@ -13,12 +13,12 @@ from ..records import ImageRecord
 from ..settings import Settings
 from .terminal import dt_option, err, json_option, out, plain, print_json
 
-PAGE = 1000  # images that are asked for at once
+LISTED_PAGE = 1000  # images that are asked for at once
 
 
 def fitting(library: Library, query: str, after_id: int = 0) -> Iterator[ImageRecord]:
     """Every image that fits a query, in id order; raises BadQuery."""
-    while page := library.images(query, after_id, PAGE):
+    while page := library.images(query, after_id, LISTED_PAGE):
         yield from page
         after_id = page[-1].id
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from luna_dt import Library
 from luna_dt.cli import main
 from tests import stock
 
@@ -162,3 +164,132 @@ def test_names_are_such_as_every_system_takes(path: str, home: Path, pictures: l
         assert not set(name) & set('<>:"/\\|?*')
         assert Path(name).stem.lower() != "con"
         assert Path(name).stem.strip(" .") == Path(name).stem
+
+
+GRAPH = {
+    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "pony.safetensors"}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a graph's fox", "clip": ["1", 1]}},
+    "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry", "clip": ["1", 1]}},
+    "4": {"class_type": "EmptyLatentImage", "inputs": {"width": 32, "height": 48, "batch_size": 1}},
+    "5": {"class_type": "KSampler", "inputs": {
+        "model": ["1", 0], "positive": ["2", 0], "negative": ["3", 0], "latent_image": ["4", 0], "seed": 2**63 + 7,
+        "steps": 9, "cfg": 6.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}},
+    "6": {"class_type": "VAEDecode", "inputs": {"samples": ["5", 0], "vae": ["1", 2]}},
+    "7": {"class_type": "SaveImage", "inputs": {"images": ["6", 0], "filename_prefix": "x"}},
+    "8": {"class_type": "PreviewImage", "inputs": {"images": ["9", 0]}},
+    "9": {"class_type": "LoadImage", "inputs": {"image": "y.png"}},
+}  # fmt: skip
+TEXT = 'ein Fuchs, "größer" 猫\nzweite Zeile\nNegative prompt: unscharf\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 32x48, Model: "a, b", Clip skip: 2'
+
+
+def told_of(image_id: int, **answered: Any) -> Any:
+    (known,) = answered["images"]
+    assert known["image"]["id"] == image_id
+    return known
+
+
+def test_show_tells_of_an_image_and_of_its_file(home: Path, pictures: list[Path], tmp_path: Path) -> None:
+    file = tmp_path / "dt" / "diffusion-toolkit.db"
+    stock.insert(file, "Album", {"Id": 3, "Name": "Füchse"})
+    stock.insert(file, "AlbumImage", {"AlbumId": 3, "ImageId": 1})
+    answer("sync", home=home)
+    known = told_of(1, **answer("show", 1, home=home))
+    assert known["captions"]["tags"] == ["animal", "red fur"]
+    assert known["clusters"] == [{"id": 3, "name": "Füchse", "confidence": 1.0}]
+    assert (known["layers"], known["maps"]) == ([], [])
+    assert [node["image_id"] for node in known["lineage"]] == [1]
+    answer("map", "--id", 1, "canny", home=home)
+    with_library(
+        home, lambda library: library.record({"source_image_id": 1, "operation": "img2img", "prompt": "from 1"})
+    )
+    known = told_of(1, **answer("show", pictures[0], home=home))
+    assert known["maps"] == ["canny"]
+    assert [node["depth"] for node in known["lineage"]] == [0, 1]
+    shown = luna_dt("show", 1, home=home).stdout
+    for part in ("animal, red fur", "Füchse (3)", "canny", "img2img"):
+        assert part in shown
+    for nobody in ("77", tmp_path / "nothing.png", tmp_path):
+        assert luna_dt("show", nobody, home=home).exit_code == 1
+
+
+def with_library(home: Path, do: Any) -> None:
+    with Library(home) as library:
+        do(library)
+
+
+def test_show_finds_an_image_through_the_path_map(home: Path, pictures: list[Path], tmp_path: Path) -> None:
+    stock.run(tmp_path / "dt" / "diffusion-toolkit.db", "UPDATE Image SET Path = 'D:\\Bilder\\A\\Fox.png' WHERE Id = 1")
+    with (home / "settings.toml").open("a", encoding="utf-8") as settings:
+        settings.write(f"[path_map]\n'd:\\bilder' = '{tmp_path / 'pictures'}'\n")
+    answer("sync", home=home)
+    assert told_of(1, **answer("show", pictures[0], home=home))
+
+
+def saved(path: Path, graph: object = None, text: str = "", order: str = "be") -> Path:
+    """A picture with a text, a graph or both, as AUTOMATIC1111 and ComfyUI write them into its format."""
+    picture = Image.new("RGB", (32, 48))
+    if path.suffix == ".png":
+        info = PngInfo()
+        if text:
+            info.add_itxt("parameters", text)
+        if graph:
+            info.add_text("prompt", json.dumps(graph))
+            info.add_text("workflow", "{}")
+        picture.save(path, pnginfo=info)
+        return path
+    exif = picture.getexif()
+    if text:
+        comment = b"UNICODE\0" + text.encode(f"utf-16-{order}") if order else b"ASCII\0\0\0" + text.encode()
+        exif.get_ifd(0x8769)[0x9286] = comment
+    if graph:
+        exif[0x0110], exif[0x010F] = f"prompt:{json.dumps(graph)}", "workflow:{}"
+    picture.save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [("x.png", ""), ("x.jpg", "be"), ("x.webp", "be"), ("x.jpg", "le"), ("x.jpg", "")]
+)
+def test_show_reads_what_a_picture_says(name: str, order: str, home: Path, tmp_path: Path) -> None:
+    found = answer("show", saved(tmp_path / name, text=TEXT, order=order), home=home)
+    assert found["images"] == []
+    said = found["file"]
+    assert (said["width"], said["height"], said["read"]) == (32, 48, ["parameters"])
+    assert said["made"] == {
+        "prompt": 'ein Fuchs, "größer" 猫\nzweite Zeile', "negative": "unscharf", "steps": 20, "sampler": "Euler a",
+        "cfg": 7, "seed": 5, "width": 32, "height": 48, "model": "a, b",
+    }  # fmt: skip
+    assert said["settings"] == {"Clip skip": "2"}
+    shown = luna_dt("show", tmp_path / name, home=home).stdout
+    assert "said by" in shown
+    assert "this library has no image at that path" in shown
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.webp", "x.jpg"])
+def test_show_reads_a_graph(name: str, home: Path, tmp_path: Path) -> None:
+    said = answer("show", saved(tmp_path / name, graph=GRAPH), home=home)["file"]
+    assert said["read"] == ["prompt"]
+    assert said["made"] == {
+        "prompt": "a graph's fox", "negative": "blurry", "seed": 2**63 + 7, "steps": 9, "cfg": 6.5, "denoise": 1.0,
+        "sampler": "euler", "scheduler": "normal", "model": "pony.safetensors", "loras": [], "width": 32, "height": 48,
+    }  # fmt: skip
+    both = answer("show", saved(tmp_path / name, graph=GRAPH, text=TEXT), home=home)["file"]
+    assert both["read"] == ["parameters", "prompt"]
+    assert (both["made"]["seed"], both["made"]["scheduler"]) == (5, "normal")
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        {"1": {"class_type": "SaveImage", "inputs": {}}},
+        {"1": {"class_type": 5}},
+        ["class_type"],
+        {**GRAPH, "7": {}, "8": {}},
+    ],
+)
+def test_what_is_not_understood_is_left_out(graph: object, home: Path, tmp_path: Path) -> None:
+    said = answer("show", saved(tmp_path / "x.png", graph=graph), home=home)["file"]
+    assert not said["read"] or said["made"]["prompt"] == "a graph's fox"
+    (tmp_path / "no.png").write_bytes(b"\x89PNG nothing")
+    wrong = luna_dt("show", tmp_path / "no.png", "--json", home=home)
+    assert (wrong.exit_code, json.loads(wrong.stdout)["error"]["code"]) == (1, "bad_picture")
