@@ -12,6 +12,7 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import errors as errors
+    from .doctor import Finding as Finding
     from .dt.catalog import Catalog as Catalog
     from .dt.catalog import Health as Health
     from .errors import LunaError as LunaError
@@ -62,6 +63,7 @@ _HOMES = {
     "Embedded": ".layers.embed",
     "Encoders": ".models",
     "Entry": ".made.outbox",
+    "Finding": ".doctor",
     "Generation": ".generation",
     "Health": ".dt.catalog",
     "Hit": ".records",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import status as state
+from .doctor import Finding, examine
 from .dt.catalog import Catalog, Health
 from .dt.connection import Connection
 from .generation import Generation
@@ -147,6 +148,10 @@ class _Told(_Rooms):
         """What is synced and how it is searched; reads no vector, waits until maps that were made are kept."""
         self._maps.finish()
         return state.status_of(self._store, self.settings.shown_dt, self._search, self._map_cache)
+
+    def doctor(self) -> list[Finding]:
+        """What is well and what is not, each finding with one next step; changes, sends and downloads nothing."""
+        return examine(self.settings, self._store, self._dt, self.status, self.outbox)
 
 
 class Library(_Told):

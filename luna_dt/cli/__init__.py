@@ -20,6 +20,7 @@ from ..settings import Settings
 from ..version import __version__
 from .batch import batch
 from .demo import demo
+from .doctor import doctor
 from .duplicates import duplicates
 from .export import export
 from .images import images
@@ -68,6 +69,6 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
 
 
 for command in (
-    sync, search, images, show, export, duplicates, status, verify, embed, make_map, outbox, lineage, batch, serve, demo
+    sync, search, images, show, export, duplicates, status, doctor, verify, embed, make_map, outbox, lineage, batch, serve, demo
 ):  # fmt: skip
     main.add_command(command)
