@@ -12,6 +12,7 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import errors as errors
+    from .doctor import Finding as Finding
     from .dt.catalog import Catalog as Catalog
     from .dt.catalog import Health as Health
     from .errors import LunaError as LunaError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .identity import Identity as Identity
     from .identity import Verdict as Verdict
     from .index.proof import Proof as Proof
+    from .known import Known as Known
     from .layers.embed import Embedded as Embedded
     from .library import Library as Library
     from .made.batch import Batches as Batches
@@ -63,11 +65,13 @@ _HOMES = {
     "Embedded": ".layers.embed",
     "Encoders": ".models",
     "Entry": ".made.outbox",
+    "Finding": ".doctor",
     "Generation": ".generation",
     "Health": ".dt.catalog",
     "Hit": ".records",
     "Identity": ".identity",
     "ImageRecord": ".records",
+    "Known": ".known",
     "LayerState": ".store",
     "LayerStatus": ".status",
     "Library": ".library",

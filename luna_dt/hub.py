@@ -39,7 +39,9 @@ def download(repository: str, file: str, missing: str, instead: str, licence: st
         raise _error(missing, instead, error) from error
 
 
-def folder(repository: str, patterns: Sequence[str], needed: Sequence[str], instead: str) -> Path:
+def folder(
+    repository: str, patterns: Sequence[str], needed: Sequence[str], instead: str, may_download: bool = True
+) -> Path:
     """A repository's files that fit the patterns, from the cache if all that are ``needed`` are there.
 
     The largest of these is named first.  See ``download``.
@@ -52,6 +54,8 @@ def folder(repository: str, patterns: Sequence[str], needed: Sequence[str], inst
     except (OSError, ValueError) as error:
         log.info("%s is not in the hub's cache: %s", repository, error)
     missing = f"the model {repository}"
+    if not may_download:
+        raise WeightsError(f"{missing} is not on this machine; {instead}")
     download(repository, needed[0], missing, instead)
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=[*patterns]))

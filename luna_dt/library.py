@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any, TypeVar
 
 from . import status as state
+from .doctor import Finding, examine
 from .dt import connect as connect_to
 from .dt.catalog import Catalog, Health
 from .dt.connection import Connection
 from .generation import Generation
 from .identity import Identity, Verdict
+from .known import Known, at_file, known
 from .layers import embed as embedding
 from .layers import verify as verifying
 from .made import generations as making
@@ -122,7 +125,40 @@ class _Rooms:
         return ServedMaps(self._map_cache, self.settings.path_map) if self._map_cache.limit else None
 
 
-class Library(_Rooms):
+class _Told(_Rooms):
+    """What a library tells of itself, and of one image."""
+
+    def images_at(self, file: str | os.PathLike[str]) -> list[ImageRecord]:
+        """The mirrored images that DT has at a file of this machine, the path map read backwards."""
+        return at_file(Path(file), self._store, self.settings.path_map)
+
+    def known(self, image_id: int) -> Known:
+        """All that is known here of an image: captions, clusters, layers, maps, lineage; raises UnknownImage."""
+        return known(image_id, self._store, self._lookups, self.lineage(image_id))
+
+    def generations(self, source_image_id: int | None = None, batch_id: str | None = None) -> list[Generation]:
+        """What was made, from an image or in a batch, oldest first: what DT knows, and what was recorded here."""
+        return making.known(self.outbox, self._dt, source_image_id, batch_id)
+
+    def lineage(self, image_id: int) -> Node:
+        """The tree of what came from what around an image, from the first image known; raises UnknownImage."""
+        return making.around(image_id, self.generations(), self._store, self._lookups)
+
+    def health(self) -> Health:
+        """What answers at DT's address; raises CatalogError."""
+        return self.catalog.health()
+
+    def status(self) -> state.Status:
+        """What is synced and how it is searched; reads no vector, waits until maps that were made are kept."""
+        self._maps.finish()
+        return state.status_of(self._store, self.settings.shown_dt, self._search, self._map_cache)
+
+    def doctor(self) -> list[Finding]:
+        """What is well and what is not, each finding with one next step; changes, sends and downloads nothing."""
+        return examine(self.settings, self._store, self._dt, self.status, self.outbox)
+
+
+class Library(_Told):
     """A mirrored library::
 
         with Library() as library:
@@ -345,15 +381,6 @@ class Library(_Rooms):
         """
         return self._lookups.fingerprint(kinds, image_id)
 
-    def health(self) -> Health:
-        """What answers at DT's address; raises CatalogError."""
-        return self.catalog.health()
-
-    def status(self) -> state.Status:
-        """What is synced and how it is searched; reads no vector, waits until maps that were made are kept."""
-        self._maps.finish()
-        return state.status_of(self._store, self.settings.shown_dt, self._search, self._map_cache)
-
     def map(
         self,
         kind: str,
@@ -402,14 +429,6 @@ class Library(_Rooms):
         became of it is in ``outbox``.  Raises BadInput, StoreError.
         """
         return self.outbox.put(record)
-
-    def generations(self, source_image_id: int | None = None, batch_id: str | None = None) -> list[Generation]:
-        """What was made, from an image or in a batch, oldest first: what DT knows, and what was recorded here."""
-        return making.known(self.outbox, self._dt, source_image_id, batch_id)
-
-    def lineage(self, image_id: int) -> Node:
-        """The tree of what came from what around an image, from the first image known; raises UnknownImage."""
-        return making.around(image_id, self.generations(), self._store, self._lookups)
 
     def output(self, made: Generation) -> Picture:
         """The saved picture of a generation, RGB; its path is another's word, so it is opened as DT's paths are.

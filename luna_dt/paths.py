@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import re
 import unicodedata
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 
 from .errors import PictureMissing
 
+MOUNTS = ("/mnt", "/media", "/run/media", "/Volumes", *(f"{drive}:/" for drive in "DEFGHC" if os.name == "nt"))
+PATHS_ASKED, MOST_FOLDERS = 8, 200  # paths that a map is proposed for; folders of each place that are looked into
 MAX_FILE = 1 << 30  # bytes; no picture is larger, and what is may be no picture
 
 
@@ -79,6 +85,32 @@ def picture_file(dt_path: str, path_map: Mapping[str, str]) -> bytes:
     if path.stat().st_size > MAX_FILE:
         raise PictureMissing(f"{path}: {path.stat().st_size:,} bytes are too many for a picture")
     return path.read_bytes()
+
+
+def proposed_prefix(missing: Sequence[str], path_map: Mapping[str, str]) -> tuple[str, str] | None:
+    """A prefix of DT's paths and the folder here that it stands for, by which most of those files are found, if any is.
+
+    Looked for in and beside the map's own folders, the user's, and where systems mount what is not their own.
+    """
+    starts = [Path(target) for target in path_map.values()]
+    starts = [*starts, *(start.parent for start in starts), Path.home(), *map(Path, MOUNTS)]
+    roots = dict.fromkeys(start for start in starts if start.is_dir())
+    for start in [*roots]:
+        with contextlib.suppress(OSError):
+            inside = itertools.islice((each for each in sorted(start.iterdir()) if each.is_dir()), MOST_FOLDERS)
+            roots.update(dict.fromkeys(inside))
+    asked = missing[:: max(1, len(missing) // PATHS_ASKED)][:PATHS_ASKED]
+    found: Counter[tuple[str, str]] = Counter()
+    for path in asked:
+        parts = list(re.finditer(r"[^\\/]+", path))
+        for cut, part in enumerate(parts[:-1], 1):  # the longest way that is the same here comes first
+            tail = [each[0] for each in parts[cut:]]
+            for root in roots:
+                with contextlib.suppress(OSError):
+                    if ".." not in tail and root.joinpath(*tail).is_file():
+                        found[path[: part.end()], str(root)] += 1
+    best = found.most_common(1)
+    return best[0][0] if best and 2 * best[0][1] >= len(asked) else None
 
 
 def _parts(path: str) -> list[str]:

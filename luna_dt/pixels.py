@@ -83,11 +83,8 @@ def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
 
 def _opened(data: BinaryIO, name: str) -> Image.Image:
     """A picture opened by Pillow; a PNG, if need be, without what is beside its pixels."""
-    from PIL import Image
-
-    formats = [each for each in FORMATS if each in _known_formats()]
     try:
-        picture = Image.open(data, formats=formats)
+        picture = unread(data)
         if picture.format == "PNG":  # whose texts may also come after the pixels
             _check_size(picture, name)
             picture.load()
@@ -98,7 +95,14 @@ def _opened(data: BinaryIO, name: str) -> Image.Image:
         data.seek(0)
         if data.read(len(_PNG)) != _PNG:
             raise
-        return Image.open(io.BytesIO(_pixels_only(data.read())), formats=formats)
+        return unread(io.BytesIO(_pixels_only(data.read())))
+
+
+def unread(source: BinaryIO | Path) -> Image.Image:
+    """A picture of FORMATS as Pillow opens it, its pixels not read yet; raises in as many ways as decoders do."""
+    from PIL import Image
+
+    return Image.open(source, formats=[each for each in FORMATS if each in _known_formats()])
 
 
 @functools.cache

@@ -20,7 +20,10 @@ from ..settings import Settings
 from ..version import __version__
 from .batch import batch
 from .demo import demo
+from .doctor import doctor
 from .duplicates import duplicates
+from .export import export
+from .images import images
 from .layers import embed, verify
 from .lineage import lineage
 from .maps import make_map
@@ -29,6 +32,7 @@ from .outbox import outbox
 from .rescue import rescue
 from .search import search
 from .serve import serve
+from .show import show
 from .terminal import PlainLines, err, plain, print_json
 
 
@@ -66,5 +70,8 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
     context.obj = Settings.load(home)
 
 
-for command in (sync, search, duplicates, status, verify, embed, make_map, outbox, lineage, batch, serve, rescue, demo):
+for command in (
+    sync, search, images, show, export, duplicates, status, doctor, verify, embed, make_map, outbox, lineage, batch, serve,
+    rescue, demo
+):  # fmt: skip
     main.add_command(command)

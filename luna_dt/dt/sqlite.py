@@ -25,7 +25,6 @@ from ..errors import Refused, UnknownCluster, UnknownImage, UnknownLayer, Unreac
 from ..query import Columns, where
 from ..records import Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s, Kind, Member
 from ..storable import checked, each
-from ..version import __version__
 from .catalog import Catalog, Health, Sort
 
 NAME = "diffusion-toolkit.db"
@@ -49,6 +48,8 @@ IMAGE_FIELDS = {
     "unavailable": ("Unavailable", *_FLAG), "no_metadata": ("NoMetadata", *_FLAG), "created": ("CreatedDate", _DATE, "''"),
     "custom_tags": ("CustomTags", *_TEXT), "loras": ("", "''", "''"),
 }  # fmt: skip
+#: Columns of Image by the version that added them, newest first.
+ADDED = {"type": "1.10", "hash": "1.9", "haserror": "1.8", "workflow": "1.7", "filename": "1.6"}
 FLAGS = ("favorite", "nsfw", "for_deletion", "unavailable", "no_metadata")
 _FLAG_PLACES = [list(IMAGE_FIELDS).index(flag) for flag in FLAGS]
 
@@ -89,7 +90,7 @@ class SqliteCatalog(Catalog):
         left_out = []
         if videos := self._rows(f"SELECT COUNT(*) FROM Image WHERE NOT ({_pictures(columns)})")[0][0]:
             left_out.append(f"{videos:,} videos, which no picture is of")
-        return Health("DiffusionToolkit", __version__, self.capabilities(), tuple(left_out))
+        return Health("DiffusionToolkit", self._version(), self.capabilities(), tuple(left_out))
 
     def image(self, image_id: int) -> ImageRecord:
         found = self._records([image_id])
@@ -255,6 +256,11 @@ class SqliteCatalog(Catalog):
 
     def _has(self, table: str) -> bool:
         return bool(self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", [table]))
+
+    def _version(self) -> str:
+        """The version of DT that has such tables, at least."""
+        there = {name.lower() for _, name, *_ in self._rows("PRAGMA table_info(Image)")}
+        return next((version for column, version in ADDED.items() if column in there), "1.5")
 
     def _columns(self) -> dict[str, str]:
         """For each field of an image, and ``type``, its SQL; asked anew each time, since DT upgrades its database."""

@@ -80,19 +80,38 @@ def _another(store: Store, catalog: Catalog, library: str, shared: Int64s, chang
     sample = np.unique(
         np.concatenate([shared[: PICTURES_COMPARED // 2], shared[:: max(1, len(shared) * 2 // PICTURES_COMPARED)]])
     )
-    asked = sample[np.isin(sample, changed)]
-    there = {
-        record.id: record
-        for batch in catalog.fetch("images", asked)
-        for record in batch.rows
-        if isinstance(record, ImageRecord)
-    }
-    here = store.images(asked.tolist())
-    other = [i for i in asked.tolist() if i in there and i in here and not _same_picture(here[i], there[i])]
-    if 2 * len(other) <= len(sample):
-        return ""
-    first = other[0]
-    return f"its image {first} is {_words(there[first])}, here it is {_words(here[first])}"
+    other = _others(store, _there(catalog, sample[np.isin(sample, changed)]))
+    return other[0] if 2 * len(other) > len(sample) else ""
+
+
+def seems_another(store: Store, catalog: Catalog) -> str:
+    """By what the DT shows, on a sample of the mirrored images, that it is another one; "" where it does not.
+
+    Raises NotOffered where it cannot be asked, CatalogError.
+    """
+    ids = store.digests("images")[0]
+    sample = ids[:: max(1, len(ids) // PICTURES_COMPARED)][:PICTURES_COMPARED]
+    there = _there(catalog, sample) if len(sample) else {}
+    if len(sample) and not there:
+        return f"it has none of {len(sample)} images that are here"
+    other = _others(store, there)
+    return other[0] if 2 * len(other) > len(there) else ""
+
+
+def _there(catalog: Catalog, ids: Int64s) -> dict[int, ImageRecord]:
+    """Those of the images that DT has, as it has them."""
+    records = (record for batch in catalog.fetch("images", ids) for record in batch.rows)
+    return {record.id: record for record in records if isinstance(record, ImageRecord)}
+
+
+def _others(store: Store, there: dict[int, ImageRecord]) -> list[str]:
+    """Which of DT's images are other pictures than those that are mirrored here, in words."""
+    here = store.images(there)
+    return [
+        f"its image {i} is {_words(there[i])}, here it is {_words(here[i])}"
+        for i in sorted(here)
+        if not _same_picture(here[i], there[i])
+    ]
 
 
 def _same_picture(a: ImageRecord, b: ImageRecord) -> bool:

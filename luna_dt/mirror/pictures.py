@@ -14,7 +14,7 @@ from .. import files
 from ..dt.catalog import Catalog
 from ..errors import BadInput, BadPicture, CatalogError, LunaError, NotFound, PictureMissing
 from ..paths import local_path, on_disk, picture_file
-from ..pixels import FORMATS, Picture, PictureLike, read_pictures
+from ..pixels import Picture, PictureLike, read_pictures, unread
 from ..records import ImageRecord, content_digest
 from ..store import Store
 from .lookups import Lookups
@@ -112,10 +112,8 @@ def _is_another(data: bytes, record: ImageRecord) -> str:
     Every ComfyUI has made a ComfyUI_00001_.png.  What the file says of its making decides; where it says nothing its size
     does, in which only the shape counts, since DT notes the size that a picture was made in before it was enlarged.
     """
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        with unread(io.BytesIO(data)) as opened:
             width, height, info = *opened.size, opened.info
     except Exception:  # noqa: BLE001 - decoders fail in many ways, and whoever reads it says so
         return ""

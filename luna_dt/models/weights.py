@@ -62,7 +62,7 @@ class Weights:
     vocabulary: Path | None = None
 
 
-def find(identity: Identity, folders: Sequence[Path]) -> Weights:
+def find(identity: Identity, folders: Sequence[Path], may_download: bool = True) -> Weights:
     """The weights an identity names, holding its tower; raises WeightsError when they are not to be had."""
     if identity.architecture == TINY_ARCHITECTURE:
         return _from_folder(TINY)
@@ -101,7 +101,7 @@ def find(identity: Identity, folders: Sequence[Path]) -> Weights:
     by_hand = f"put it at {folders[0] / (name + '.safetensors')}"
     if here:
         by_hand = f"{here[0]} holds no {identity.tower} tower; {by_hand}"
-    found = found or _from_hub(repository, files, folders[0] / name, by_hand)
+    found = found or _from_hub(repository, files, folders[0] / name, by_hand, may_download)
     return Weights(config, found, tuple(known.get("mean") or CLIP_MEAN), tuple(known.get("std") or CLIP_STD))
 
 
@@ -127,17 +127,19 @@ def _cached(repository: str, files: Sequence[str]) -> Path | None:
     return next(filter(None, (hub.cached(repository, file) for file in files)), None) if repository else None
 
 
-def _from_hub(repository: str, files: Sequence[str], folder: Path, by_hand: str) -> Path:
+def _from_hub(repository: str, files: Sequence[str], folder: Path, by_hand: str, may_download: bool) -> Path:
     if not repository:
         raise WeightsError(
             f"the weights {folder.name} are not here and open_clip knows no place to load them from; {by_hand}"
         )
     found = _cached(repository, files)
     instead = f"{by_hand}, or {hub.by_hand(repository, [files[0]], folder)}"
+    if not found and not may_download:
+        raise WeightsError(f"{files[0]} of {repository} is not on this machine; {instead}")
     return found or hub.download(repository, files[0], f"{files[0]} of {repository}", instead)
 
 
-def find_sentence_model(repository: str, folders: Sequence[Path]) -> Path:
+def find_sentence_model(repository: str, folders: Sequence[Path], may_download: bool = True) -> Path:
     """The folder of a sentence-transformers model, as its repository has it; raises WeightsError."""
     name = repository.split("/")[-1]
     for folder in folders:
@@ -145,7 +147,8 @@ def find_sentence_model(repository: str, folders: Sequence[Path]) -> Path:
             return folder / name
     to = folders[0] / name
     patterns, needed = ("*.json", "*.txt", "1_Pooling/*", "model.safetensors"), ("model.safetensors", "modules.json")
-    return hub.folder(repository, patterns, needed, f"put its files into {to}, or {hub.by_hand(repository, [], to)}")
+    instead = f"put its files into {to}, or {hub.by_hand(repository, [], to)}"
+    return hub.folder(repository, patterns, needed, instead, may_download)
 
 
 def holds(file: Path, tower: str) -> bool:
