@@ -49,7 +49,7 @@ def read(packet: bytes) -> Marks:
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = begin, end, words.append
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(packet.strip(b"\0 \r\n\t"), True)
+        parser.Parse(packet if b"\0" in packet[:4] else packet.strip(b"\0 \r\n\t"), True)  # zeros are half of UTF-16
     except (expat.ExpatError, ValueError):
         return Marks()
     marks.tags = tuple(tags)
