@@ -27,7 +27,7 @@ from luna_dt.dt.seen import READERS
 def fill(folder: Path, files: int, size: int) -> None:
     """Drawn PNGs with A1111's text; a hundred drawings, each file a little different."""
     rng = random.Random(0)
-    drawn = [draw(random_scene(rng), size) for _ in range(100)]
+    drawn = [draw(random_scene(rng), (size, size)) for _ in range(100)]
     for i in range(files):
         place = folder / f"{i // 1000:03}"
         place.mkdir(parents=True, exist_ok=True)
@@ -78,9 +78,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "pictures"
         fill(folder, options.files, options.size)
-        rounds = []
-        for i in range(options.rounds):
-            rounds.append((bare(folder, False), bare(folder, True), *scan(folder, Path(place) / f"home{i}")))
+        rounds = [
+            (bare(folder, False), bare(folder, True), *scan(folder, Path(place) / f"home{i}"))
+            for i in range(options.rounds)
+        ]
     info, text, first, idle = (min(times) for times in zip(*rounds, strict=True))
     print(
         f"{options.files:,} PNGs of {options.size}x{options.size}, {READERS} threads, best of {options.rounds} interleaved rounds"

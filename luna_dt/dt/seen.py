@@ -230,7 +230,7 @@ class Seen:
 
     def _read(self, path: str, stamp: Stamp, failed: dict[str, str]) -> Looked | None:
         """What a file says; None, and why, where it cannot be opened now, which is tried again at every scan."""
-        folder = os.path.relpath(path, self.folder).replace(os.sep, "/").rpartition("/")[0]
+        folder = path[len(str(self.folder)) :].replace(os.sep, "/").strip("/").rpartition("/")[0]
         try:
             with Path(path).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
