@@ -79,6 +79,11 @@ def where(text: str, columns: Columns) -> Sql:
     return " AND ".join(sql for sql, _ in found), [value for _, values in found for value in values]
 
 
+def matches(pattern: str, text: object) -> bool | None:
+    """What ``text REGEXP pattern`` says in SQL; SQLite has no such function of its own."""
+    return None if text is None else re.search(pattern, str(text)) is not None
+
+
 def hidden(columns: Columns) -> str:
     """The SQL condition of the images that DT hides."""
     return " OR ".join(columns[flag] for flag in HIDING)

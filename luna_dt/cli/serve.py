@@ -12,7 +12,8 @@ from .terminal import err, plain
 
 @click.command()
 @click.option(
-    "--db", help="The database to serve: a diffusion-toolkit.db, or postgresql://…?schema=NAME  (DT_API_URL)."
+    "--db",
+    help="What to serve: a diffusion-toolkit.db, postgresql://…?schema=NAME, or a folder of pictures  (DT_API_URL).",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Any other needs --token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True)

@@ -15,7 +15,7 @@ from .terminal import dt_option, json_option, out, plain, print_json
 
 if TYPE_CHECKING:
     from ..known import Known
-    from ..provenance.picture import Said
+    from ..provenance.picture import Told
 
 
 @click.command()
@@ -32,7 +32,12 @@ def show(settings: Settings, what: str, dt: str | None, as_json: bool) -> None:
         if what.isascii() and what.isdigit() and not file.is_file():
             said, known = None, [library.known(int(what))]
         elif file.is_file():
-            said, known = picture.read(file), [library.known(record.id) for record in library.images_at(file)]
+            try:
+                with file.open("rb") as data:
+                    said = picture.read(data)
+            except (OSError, BadPicture) as error:
+                raise BadPicture(f"{what} cannot be opened as a picture: {error}") from error
+            known = [library.known(record.id) for record in library.images_at(file)]
         elif file.exists():
             raise BadPicture(f"{what} is no file; name a picture, or an image of the library by its id")
         else:
@@ -48,16 +53,16 @@ def show(settings: Settings, what: str, dt: str | None, as_json: bool) -> None:
         out.print("this library has no image at that path")
 
 
-def _print_said(name: str, said: Said) -> None:
-    out.print(f"{name}: {said.format}, {said.width}x{said.height}", markup=False, soft_wrap=True)
+def _print_said(name: str, said: Told) -> None:
+    out.print(f"{name}: {said.width}x{said.height}", markup=False, soft_wrap=True)
     values = said.to_json()
-    if said.read:
-        loras = [f"{lora} ({strength})" if strength is not None else lora for lora, strength in said.made.loras or ()]
-        told = {**values["made"], "loras": ", ".join(loras), **said.settings, "said by": " and ".join(said.read)}
-        _print_table({name: value for name, value in told.items() if value != ""})
+    loras = [f"{lora} ({strength})" if strength is not None else lora for lora, strength in said.made.loras or ()]
+    told = {**values["made"], "loras": ", ".join(loras), "model hash": said.model_hash, "rating": said.rating}
+    told["tags"] = ", ".join(said.tags)
+    if told := {name: value for name, value in told.items() if value not in ("", None)}:
+        _print_table(told)
     else:
-        rest = f"; it has texts: {', '.join(said.texts)}" if said.texts else ""
-        out.print(f"it says nothing of its making that is understood{rest}", markup=False, soft_wrap=True)
+        out.print("it says nothing of its making that is understood", markup=False, soft_wrap=True)
 
 
 def _print_known(known: Known) -> None:

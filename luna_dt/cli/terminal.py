@@ -32,7 +32,9 @@ def json_option(command: F) -> F:
 
 
 def dt_option(command: F) -> F:
-    help_text = "DT's address: http://…, postgresql://… or the path of its diffusion-toolkit.db  (DT_API_URL)."
+    help_text = (
+        "DT's address: http://…, postgresql://…, its diffusion-toolkit.db, or a folder of pictures  (DT_API_URL)."
+    )
     added: F = click.option("--dt", help=help_text)(command)
     return added
 

@@ -52,6 +52,20 @@ def _sqlite(settings: Settings) -> Catalog:
     return SqliteCatalog(file)
 
 
+def _is_folder(address: str) -> object:
+    from .folder import folder_at
+
+    return folder_at(address)
+
+
+def _folder(settings: Settings) -> Catalog:
+    from .folder import FolderCatalog, folder_at
+
+    folder = folder_at(settings.dt)
+    assert folder is not None
+    return FolderCatalog(folder, settings.home)
+
+
 ADDRESS_FORMS = (
     AddressForm(_of("http", "https"), "http://host:5000 for a DT server", _rest),
     AddressForm(
@@ -60,6 +74,7 @@ ADDRESS_FORMS = (
         _postgres,
     ),
     AddressForm(_is_database, "the path of DiffusionToolkit's diffusion-toolkit.db, or of its folder", _sqlite),
+    AddressForm(_is_folder, "the path of a folder of pictures", _folder),
 )
 
 

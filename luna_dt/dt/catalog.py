@@ -50,6 +50,8 @@ class Catalog:
     """
 
     address: str
+    #: Whether an id, once given, never becomes another picture's: in a library of the same name all is then as it was.
+    lasting_ids = False
 
     @classmethod
     def capabilities(cls) -> tuple[str, ...]:

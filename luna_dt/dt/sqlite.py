@@ -22,7 +22,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ..errors import Refused, UnknownCluster, UnknownImage, UnknownLayer, Unreachable
-from ..query import Columns, where
+from ..query import Columns, matches, where
 from ..records import Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s, Kind, Member
 from ..storable import checked, each
 from .catalog import Catalog, Health, Sort
@@ -303,12 +303,8 @@ class SqliteCatalog(Catalog):
             address, timeout=BUSY_WAIT, isolation_level=None, check_same_thread=False, uri=True
         )
         connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")  # what is no text is set aside
-        connection.create_function("REGEXP", 2, _matches, deterministic=True)
+        connection.create_function("REGEXP", 2, matches, deterministic=True)
         return connection
-
-
-def _matches(pattern: str, text: object) -> bool:
-    return re.search(pattern, str(text)) is not None
 
 
 def _selected(columns: dict[str, str]) -> str:

@@ -74,8 +74,8 @@ def _ask(catalog: Catalog, another: str, gone: int, known: int, listed: int) -> 
 
 def _another(store: Store, catalog: Catalog, library: str, shared: Int64s, changed: Int64s) -> str:
     """How a DT shows that it is another one, in words; "" where it is the same as ever, or has nothing in common."""
-    same_name = library and library == store.dt()
-    if len(changed) <= (len(shared) / 2 if same_name else 0):
+    same_name = bool(library) and library == store.dt()
+    if (same_name and catalog.lasting_ids) or len(changed) <= (len(shared) / 2 if same_name else 0):
         return ""
     sample = np.unique(
         np.concatenate([shared[: PICTURES_COMPARED // 2], shared[:: max(1, len(shared) * 2 // PICTURES_COMPARED)]])

@@ -15,6 +15,7 @@ MOST_STEPS = 10_000
 MOST_PICTURES = 20_000  # nodes that a picture passes through
 MOST_SAMPLERS = 64  # samplers in a row
 MOST_PARTS = 64  # texts of one prompt
+MOST_SAVERS = 32  # nodes of a graph that save pictures
 MOST_MAKERS = 4  # samplers that one picture may come from
 
 
@@ -38,6 +39,7 @@ class _Makers(NamedTuple):
 
 
 LOST = _Makers(lost=True)
+SAVERS = re.compile("save|LunaDTMetadataWriter", re.IGNORECASE)
 
 
 def read(graph: Any, node: Any) -> Made:
@@ -51,7 +53,21 @@ def read(graph: Any, node: Any) -> Made:
     makers = nodes.makers(Output(str(node), 0))
     if makers.lost or not 0 < len(makers.nodes) <= MOST_MAKERS:
         return Made()
-    told = [nodes.made_by(name) for name in sorted(makers.nodes)]
+    return _agreed([nodes.made_by(name) for name in sorted(makers.nodes)])
+
+
+def saved(graph: Any) -> Made:
+    """What a graph shows of a picture that it saved: of several nodes that save, that in which they agree."""
+    nodes = Nodes(graph)
+    savers = []
+    for name in graph if isinstance(graph, Mapping) else ():
+        node = nodes.node(name)
+        if node and SAVERS.search(node.kind) and node.link("images", "image"):
+            savers.append(name)
+    return _agreed([read(graph, name) for name in savers]) if 0 < len(savers) <= MOST_SAVERS else Made()
+
+
+def _agreed(told: Sequence[Made]) -> Made:
     same = {
         field.name: getattr(told[0], field.name)
         for field in fields(Made)

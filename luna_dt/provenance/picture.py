@@ -1,132 +1,208 @@
-"""What a picture's file says of its own making: its texts, from PNG or EXIF, read by what they are."""
+"""What a picture's file says of itself: its size, how it was made, its rating and tags; no pixel is decoded.
+
+A PNG is read here, chunk by chunk, since its texts may lie behind its pixels, which Pillow would decode to reach them;
+all others are opened by Pillow.  Whatever cannot be understood of what lies beside the pixels is passed over.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, BinaryIO
 
 from ..errors import BadPicture
-from ..pixels import unread
-from . import Made, graph, parameters
-from .walk import Nodes
+from ..pixels import FORMATS, MAX_PIXELS, ORIENTATION
+from . import Made, graph, parameters, xmp
 
-EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
-MOST_GRAPH = 32 << 20  # characters of a graph's JSON
-NOTHING_KNOWN = Made()
-MOST_SAVERS = 32  # nodes of one graph that save pictures
+MOST_BYTES = 8 << 20  # of one text, unpacked
+MOST_CHUNKS = 100_000  # of one PNG
+MOST_TAGS, MOST_TAG = 500, 200  # tags of a picture, characters of one
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"parameters", b"prompt", b"XML:com.adobe.xmp")  # what is looked for in a PNG
+_EXIF_IFD, _USER_COMMENT, _RATING, _KEYWORDS, _TIFF_XMP = 0x8769, 0x9286, 0x4746, 0x9C9E, 0x02BC
+_JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a picture says of itself: ``format`` and size in pixels; how it was ``made``, by the texts named in ``read``
-    (``parameters``, ``prompt``); AUTOMATIC1111's other settings; and all its texts by their names, as they are."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a picture says of itself: pixels when upright, how it was ``made``, the ``model_hash`` and ``rating`` (1 to 5)
+    where it has them, and its tags."""
 
-    format: str
     width: int
     height: int
-    made: Made = NOTHING_KNOWN
-    read: tuple[str, ...] = ()
-    settings: Mapping[str, str] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict, repr=False)
+    made: Made
+    model_hash: str
+    rating: int | None
+    tags: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        made = {f.name: value for f in fields(Made) if (value := getattr(self.made, f.name)) is not None}
-        return {**vars(self), "made": made, "settings": dict(self.settings), "texts": dict(self.texts)}
+        made = {each.name: value for each in fields(Made) if (value := getattr(self.made, each.name)) is not None}
+        return {**asdict(self), "made": made}
 
 
-def read(file: Path) -> Said:
-    """Reads a file's texts, not its pixels; what is not understood is left out.  Raises BadPicture."""
+def read(data: BinaryIO) -> Told:
+    """Reads an open file from its beginning; raises BadPicture, saying why it is none that can be used, OSError."""
     try:
-        with unread(file) as opened:
-            said = Said(opened.format or "", *opened.size)
-            texts = dict(_texts(opened))
-    except Exception as error:  # decoders fail in many ways
-        raise BadPicture(f"{file} cannot be opened as a picture: {error}") from error
-    found: list[tuple[str, Made]] = []
-    settings: dict[str, str] = {}
-    for name, text in texts.items():
-        if nodes := _graph(text):
-            found.append((name, _saved(nodes)))
-        elif name == "parameters" and text.strip():
-            told, settings = parameters.read(text)
-            found.insert(0, (name, told))  # which whoever saved the picture wrote for that; the graph says the rest
-    known = [(name, told) for name, told in found if told != NOTHING_KNOWN]
-    made = NOTHING_KNOWN
-    for _, told in known:
-        made = replace(told, **{f.name: value for f in fields(Made) if (value := getattr(made, f.name)) is not None})
-    return replace(said, made=made, read=tuple(name for name, _ in known), settings=settings, texts=texts)
+        width, height, texts, exif = _png(data) if data.read(len(_PNG)) == _PNG else _other(data)
+    except (BadPicture, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's own, not a decoder's
+            raise
+        raise BadPicture("it is no picture that can be read") from error
+    if not (width > 0 < height and width * height <= MAX_PIXELS):
+        raise BadPicture(f"{width}x{height} pixels; between 1 and {MAX_PIXELS:,} can be used")
+    marks = xmp.read(texts.get("XML:com.adobe.xmp", b""))
+    given = exif.get(_RATING)
+    rating = marks.rating or (given if type(given) is int and 1 <= given <= 5 else None)
+    tags = marks.tags or tuple(_utf16(exif.get(_KEYWORDS)).split(";"))
+    comments = [user_comment(exif.get(_USER_COMMENT))]
+    comments += [value.partition(":")[2] for value in exif.values() if _names_prompt(value)]
+    made, model_hash = _made([_text(texts.get(name, b"")) for name in ("parameters", "prompt")], comments)
+    known = dict.fromkeys(tag.strip() for tag in tags)
+    tags = tuple(tag for tag in known if tag and len(tag) <= MOST_TAG)[:MOST_TAGS]
+    size = (height, width) if exif.get(ORIENTATION) in (5, 6, 7, 8) else (width, height)
+    return Told(*size, made, model_hash, rating, tags)
 
 
-def _texts(picture: Any) -> Iterator[tuple[str, str]]:
-    """Names and texts: of PNG as they are; of EXIF as ComfyUI (``prompt:{…}``) and AUTOMATIC1111 put them there."""
-    if picture.format == "PNG" and not any(isinstance(value, str) for value in picture.info.values()):
-        with contextlib.suppress(Exception):  # texts may come after the pixels, which may be broken
-            picture.load()
-    for name, value in picture.info.items():
-        if isinstance(name, str) and isinstance(value, str):
-            yield name, value
-    if isinstance(comment := picture.info.get("comment"), bytes):  # of JPEG and GIF
-        yield (
-            "parameters" if parameters.SETTINGS_LINE.encode() in comment else "comment",
-            comment.decode(errors="replace"),
-        )
-    exif = picture.getexif()
-    for value in exif.values():
-        if isinstance(value, str) and value.lower().startswith(("prompt:", "workflow:")):
-            name, _, text = value.partition(":")
-            yield name.lower(), text.rstrip("\0")
-    comment = exif.get_ifd(EXIF_IFD).get(USER_COMMENT)
-    if comment:
-        yield "parameters", _comment(comment)
-
-
-def _comment(value: bytes | str) -> str:
-    """A UserComment: eight bytes name its encoding; in UTF-16, whose order of bytes nobody names, letters tell it."""
-    if isinstance(value, str):
-        return value.rstrip("\0")
-    code, text = value[:8], value[8:]
+def user_comment(value: Any) -> str:
+    """EXIF's UserComment as text: eight bytes that name its code, then UTF-16 in whichever order, UTF-8 or Latin-1."""
+    if not isinstance(value, bytes):
+        return value if isinstance(value, str) else ""
+    code, said = value[:8], value[8:]
     if code == b"UNICODE\0":
-        orders = {order: text.decode(order, "replace") for order in ("utf-16-be", "utf-16-le")}
-        if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return text.decode("utf-16", "replace").rstrip("\0")
-        return max(orders.values(), key=lambda each: sum(char < "\u0250" for char in each)).rstrip("\0")
-    if code not in (b"ASCII\0\0\0", bytes(8)):
-        text = value  # written without
-    return text.decode("utf-8", "replace").rstrip("\0")
+        return _utf16(said) if b"\0" in said or said[:2] in (b"\xff\xfe", b"\xfe\xff") else _text(said)
+    return _text(said if code in (b"ASCII\0\0\0", bytes(8)) else value).strip("\0")
 
 
-def _graph(text: str) -> dict[str, Any] | None:
-    """ComfyUI's graph in its API format, if a text is one."""
-    if len(text) > MOST_GRAPH or "class_type" not in text:
-        return None
+def _made(texts: list[str], comments: list[str]) -> tuple[Made, str]:
+    """How it was made, and its model's hash, by the first text that tells it: A1111's, then ComfyUI's graph.
+
+    A comment may be anybody's words: it counts only where it has A1111's settings, or is a graph.
+    """
+    own, prompt = texts
+    for text, anyones in [(own, False), *((comment, True) for comment in comments)]:
+        if not text.strip() or len(text) > MOST_BYTES or text.lstrip().startswith(("{", "[")):
+            continue  # other programs, too, call what they write parameters: as JSON
+        made, others = parameters.read(text)
+        if not anyones or made.steps or made.seed is not None:
+            return made, others.get("Model hash", "")
+    for text in (prompt, *comments):
+        if text.lstrip().startswith("{") and len(text) <= MOST_BYTES:
+            try:
+                return graph.saved(json.loads(text)), ""
+            except (ValueError, RecursionError):
+                continue
+    return Made(), ""
+
+
+# -- files ----------------------------------------------------------------------------------------------
+
+_Parts = tuple[int, int, dict[str, bytes], dict[int, Any]]  # width, height, texts by their names, EXIF's tags
+
+
+def _png(data: BinaryIO) -> _Parts:
+    """After the signature: chunks of length, kind, content and checksum, to the end or where they make no sense."""
+    size, texts, exif = (0, 0), dict[str, bytes](), dict[int, Any]()
+    for at in range(MOST_CHUNKS):
+        head = data.read(8)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if at == 0:
+            header = data.read(17)
+            if kind != b"IHDR" or length != 13 or len(header) < 17:
+                raise BadPicture("it is no picture that can be read")
+            size = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+        elif len(head) < 8 or kind == b"IEND":
+            break
+        elif kind in (b"tEXt", b"zTXt", b"iTXt", b"eXIf") and length <= MOST_BYTES:
+            content = data.read(length + 4)[:length]
+            if kind == b"eXIf":
+                exif = _exif(content)
+            elif content.startswith(_TEXTS):
+                texts.update(_png_text(kind, content))
+        else:
+            data.seek(length + 4, 1)
+    return *size, texts, exif
+
+
+def _png_text(kind: bytes, content: bytes) -> dict[str, bytes]:
+    name, _, said = content.partition(b"\0")
+    if name not in _TEXTS:
+        return {}
+    packed = kind == b"zTXt"
+    if packed:
+        said = said[1:]
+    elif kind == b"iTXt":
+        packed, rest = said[:1] == b"\1", said[2:]
+        said = rest.split(b"\0", 2)[-1] if rest.count(b"\0") >= 2 else b""
+    if packed:
+        try:
+            unpack = zlib.decompressobj()
+            said = unpack.decompress(said, MOST_BYTES)
+        except zlib.error:
+            return {}
+        if unpack.unconsumed_tail:
+            return {}
+    return {name.decode(): _text(said).encode()}
+
+
+def _other(data: BinaryIO) -> _Parts:
+    from PIL import Image
+
+    Image.init()
+    data.seek(0)
+    with Image.open(data, formats=[each for each in FORMATS if each in Image.OPEN]) as opened:
+        packet = opened.info.get("xmp", b"")
+        for name, content in getattr(opened, "applist", ()):  # where Pillow before 11 has a JPEG's
+            if name == "APP1" and content.startswith(_JPEG_XMP):
+                packet = packet or content[len(_JPEG_XMP) :]
+        found = _tags(opened.getexif)
+        packet = packet or found.get(_TIFF_XMP, b"")
+        return *opened.size, {"XML:com.adobe.xmp": packet if isinstance(packet, bytes) else b""}, found
+
+
+def _exif(content: bytes) -> dict[int, Any]:
+    from PIL import Image
+
+    exif = Image.Exif()
+
+    def load() -> Any:
+        exif.load(content)
+        return exif
+
+    return _tags(load)
+
+
+def _tags(load: Callable[[], Any]) -> dict[int, Any]:
+    """EXIF's tags by number, those of its own directory among them; none where they cannot be read."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+        exif = load()
+        return {**exif, **exif.get_ifd(_EXIF_IFD)}
+    except Exception:  # noqa: BLE001 - decoders fail in many ways, and the picture is none the worse
+        return {}
 
 
-def _saved(nodes: dict[str, Any]) -> Made:
-    """What the nodes that save pictures agree in; where none is known as such, those that nothing comes after."""
-    walked = Nodes(nodes)
-    there = {name: node for name in nodes if (node := walked.node(name))}
-    linked = {link.node for node in there.values() for link in node.links().values()}
-    ends = [name for name, node in there.items() if name not in linked and node.links()]
-    savers = [name for name, node in there.items() if node.links() and _saves(node.kind)] or ends
-    told = [made for name in savers[:MOST_SAVERS] if (made := graph.read(nodes, name)) != NOTHING_KNOWN]
-    if not told:
-        return NOTHING_KNOWN
-    same = {
-        f.name: value
-        for f in fields(Made)
-        if all(getattr(each, f.name) == (value := getattr(told[0], f.name)) for each in told)
-    }
-    return Made(**same)
+# -- texts ----------------------------------------------------------------------------------------------
 
 
-def _saves(kind: str) -> bool:
-    return "save" in kind.lower() or kind == "LunaDTMetadataWriter"
+def _names_prompt(value: Any) -> bool:
+    """Whether one of EXIF's texts is ComfyUI's graph, which it puts there as ``prompt:{…}``."""
+    return isinstance(value, str) and value[:7].lower() == "prompt:"
+
+
+def _text(said: bytes) -> str:
+    """Latin-1 by the PNG standard; what is UTF-8 is that all the same, whoever wrote it."""
+    try:
+        return said.decode()
+    except UnicodeDecodeError:
+        return said.decode("latin-1")
+
+
+def _utf16(said: Any) -> str:
+    """UTF-16 in either order: as its mark says, else the one by which more is ASCII."""
+    data = bytes(said) if isinstance(said, (bytes, tuple, list)) else b""
+    little = data[:2] == b"\xff\xfe" or (data[:2] != b"\xfe\xff" and data[1::2].count(0) >= data[::2].count(0))
+    text = data.decode("utf-16-le" if little else "utf-16-be", "replace")
+    return text.lstrip("\ufeff").rstrip("\0")

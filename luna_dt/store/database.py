@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
 import sys
 import threading
@@ -17,6 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ..errors import BadInput, StoreError
+from ..query import matches
 from ..records import now
 from . import formats
 from .pages import Log
@@ -85,7 +85,7 @@ class Database:
                     address, timeout=30, isolation_level=None, check_same_thread=False, uri=True
                 )
                 opened.callback(connection.close)
-                connection.create_function("REGEXP", 2, _matches, deterministic=True)
+                connection.create_function("REGEXP", 2, matches, deterministic=True)
                 current = formats.is_current(connection)
             except (sqlite3.Error, OSError) as error:
                 if _is_damage(error):
@@ -124,7 +124,7 @@ class Database:
     def _connect(self, opened: contextlib.ExitStack) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
         opened.callback(connection.close)
-        connection.create_function("REGEXP", 2, _matches, deterministic=True)
+        connection.create_function("REGEXP", 2, matches, deterministic=True)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a file is deleted, and an index saved, only after its commit
         connection.execute("PRAGMA foreign_keys = ON")
@@ -262,8 +262,3 @@ def _transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Ite
     except BaseException:
         connection.rollback()
         raise
-
-
-def _matches(pattern: str, text: object) -> bool | None:
-    """What ``text REGEXP pattern`` says in SQL; SQLite has no such function of its own."""
-    return None if text is None else re.search(pattern, str(text)) is not None

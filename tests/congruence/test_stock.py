@@ -234,7 +234,7 @@ def test_what_is_no_database_of_dt_is_told(tmp_path: Path) -> None:
     ):
         library.sync()
     with pytest.raises(SettingsError, match=r"is no address of DT; use .*diffusion-toolkit\.db"):
-        connect(Settings(home=tmp_path / "home", dt=str(tmp_path / "home")))
+        connect(Settings(home=tmp_path / "home", dt="ftp://host/x"))
 
 
 def test_it_can_be_read_where_nothing_can_be_written(newest: Path, monkeypatch: pytest.MonkeyPatch) -> None:

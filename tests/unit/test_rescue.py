@@ -18,8 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from luna_dt import Library, Rescued
+from luna_dt.cli import main
+from luna_dt.errors import StoreError
 from luna_dt.records import Batch, Captions, Cluster, Member
 from luna_dt.store import Store
 from luna_dt.store.pages import Pages

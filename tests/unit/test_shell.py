@@ -254,28 +254,25 @@ def test_show_reads_what_a_picture_says(name: str, order: str, home: Path, tmp_p
     found = answer("show", saved(tmp_path / name, text=TEXT, order=order), home=home)
     assert found["images"] == []
     said = found["file"]
-    assert (said["width"], said["height"], said["read"]) == (32, 48, ["parameters"])
+    assert (said["width"], said["height"]) == (32, 48)
     assert said["made"] == {
         "prompt": 'ein Fuchs, "größer" 猫\nzweite Zeile', "negative": "unscharf", "steps": 20, "sampler": "Euler a",
         "cfg": 7, "seed": 5, "width": 32, "height": 48, "model": "a, b",
     }  # fmt: skip
-    assert said["settings"] == {"Clip skip": "2"}
     shown = luna_dt("show", tmp_path / name, home=home).stdout
-    assert "said by" in shown
+    assert "zweite Zeile" in shown
     assert "this library has no image at that path" in shown
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.webp", "x.jpg"])
 def test_show_reads_a_graph(name: str, home: Path, tmp_path: Path) -> None:
     said = answer("show", saved(tmp_path / name, graph=GRAPH), home=home)["file"]
-    assert said["read"] == ["prompt"]
     assert said["made"] == {
         "prompt": "a graph's fox", "negative": "blurry", "seed": 2**63 + 7, "steps": 9, "cfg": 6.5, "denoise": 1.0,
         "sampler": "euler", "scheduler": "normal", "model": "pony.safetensors", "loras": [], "width": 32, "height": 48,
     }  # fmt: skip
     both = answer("show", saved(tmp_path / name, graph=GRAPH, text=TEXT), home=home)["file"]
-    assert both["read"] == ["parameters", "prompt"]
-    assert (both["made"]["seed"], both["made"]["scheduler"]) == (5, "normal")
+    assert both["made"]["seed"] == 5
 
 
 @pytest.mark.parametrize(
@@ -289,7 +286,7 @@ def test_show_reads_a_graph(name: str, home: Path, tmp_path: Path) -> None:
 )
 def test_what_is_not_understood_is_left_out(graph: object, home: Path, tmp_path: Path) -> None:
     said = answer("show", saved(tmp_path / "x.png", graph=graph), home=home)["file"]
-    assert not said["read"] or said["made"]["prompt"] == "a graph's fox"
+    assert said["made"].get("prompt") in (None, "a graph's fox")
     (tmp_path / "no.png").write_bytes(b"\x89PNG nothing")
     wrong = luna_dt("show", tmp_path / "no.png", "--json", home=home)
     assert (wrong.exit_code, json.loads(wrong.stdout)["error"]["code"]) == (1, "bad_picture")

@@ -1,0 +1,60 @@
+"""XMP: a picture's rating and its tags, as Lightroom, digiKam, Bridge and Windows write them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from xml.parsers import expat
+
+MOST_XMP = 2 << 20  # bytes of one packet
+_RATING = "http://ns.adobe.com/xap/1.0/ Rating"
+_SUBJECT = "http://purl.org/dc/elements/1.1/ subject"
+_ITEM = "http://www.w3.org/1999/02/22-rdf-syntax-ns# li"
+
+
+@dataclass
+class Marks:
+    """A rating, 1 to 5 or None, and tags in their order."""
+
+    rating: int | None = None
+    tags: tuple[str, ...] = field(default=())
+
+
+def read(packet: bytes) -> Marks:
+    """What a packet says, whatever it is; one that declares a document type, by which XML grows without end, says
+    nothing."""
+    marks, inside, words, tags = Marks(), list[str](), list[str](), list[str]()
+
+    def begin(name: str, attributes: dict[str, str]) -> None:
+        inside.append(name)
+        words.clear()
+        if _RATING in attributes:
+            marks.rating = _stars(attributes[_RATING])
+
+    def end(name: str) -> None:
+        inside.pop()
+        said = "".join(words)
+        words.clear()
+        if name == _RATING:
+            marks.rating = _stars(said)
+        elif name == _ITEM and _SUBJECT in inside[-2:]:
+            tags.append(said)
+
+    def refuse(*_: object) -> None:
+        raise ValueError
+
+    if not packet or len(packet) > MOST_XMP:
+        return marks
+    parser = expat.ParserCreate(namespace_separator=" ")
+    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = begin, end, words.append
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(packet if b"\0" in packet[:4] else packet.strip(b"\0 \r\n\t"), True)  # zeros are half of UTF-16
+    except (expat.ExpatError, ValueError):
+        return Marks()
+    marks.tags = tuple(tags)
+    return marks
+
+
+def _stars(said: str) -> int | None:
+    return int(said.strip()[0]) if re.fullmatch(r"\s*[1-5](\.0*)?\s*", said) else None

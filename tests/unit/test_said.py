@@ -1,0 +1,224 @@
+"""What a picture's file says of itself: texts and EXIF as the programs write them, and whatever else lies there."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from luna_dt.errors import BadPicture
+from luna_dt.provenance import Made
+from luna_dt.provenance.picture import Told, read, user_comment
+from luna_dt.provenance.xmp import Marks
+from luna_dt.provenance.xmp import read as read_xmp
+from tests.unit.test_provenance import PLAIN, k, n
+
+TEXT = (
+    "a fox, größer, 猫\nsecond line\nNegative prompt: blurry, ugly\nSteps: 20, Sampler: Euler a, CFG scale: 6.5, "
+    'Seed: 18446744073709551615, Size: 640x512, Model hash: ab12, Model: "pony, v6"'
+)
+MADE = Made(
+    prompt="a fox, größer, 猫\nsecond line", negative="blurry, ugly", steps=20, sampler="Euler a", cfg=6.5,
+    seed=2**64 - 1, width=640, height=512, model="pony, v6",
+)  # fmt: skip
+XMP = (
+    '<?xpacket begin="\ufeff"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<r:Description xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/">{}</r:Description>'
+    '</r:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+TAGS = "<xmp:Rating>3</xmp:Rating><dc:subject><r:Bag><r:li>fox</r:li><r:li>süß</r:li></r:Bag></dc:subject><dc:title><r:Alt><r:li>no tag</r:li></r:Alt></dc:title>"
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(*before: bytes, after: tuple[bytes, ...] = (), size: tuple[int, int] = (4, 2)) -> bytes:
+    """A PNG with those chunks before its pixels and behind them."""
+    header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + bytes(3 * size[0])) * size[1]) if size[1] < 10 else b""
+    parts = [chunk(b"IHDR", header), *before, chunk(b"IDAT", pixels), *after, chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def text(name: str, said: str) -> bytes:
+    return chunk(b"iTXt", name.encode() + b"\0\0\0\0\0" + said.encode())
+
+
+def coded(form: str, exif: bytes = b"", **more: Any) -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (4, 2)).save(made, form, exif=exif, **more)
+    return made.getvalue()
+
+
+def exif(comment: bytes | None = None, tags: dict[int, Any] | None = None) -> bytes:
+    made = Image.Exif()
+    made.update(tags or {})
+    if comment is not None:
+        made.get_ifd(0x8769)[0x9286] = comment
+    return made.tobytes()
+
+
+def told(data: bytes) -> Told:
+    return read(io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(text("parameters", TEXT)),
+        png(after=(text("parameters", TEXT),)),
+        png(chunk(b"tEXt", b"parameters\0" + TEXT.encode())),
+        png(chunk(b"zTXt", b"parameters\0\0" + zlib.compress(TEXT.encode()))),
+        png(chunk(b"iTXt", b"parameters\0\1\0de\0p\0" + zlib.compress(TEXT.encode()))),
+        png(chunk(b"zTXt", b"parameters\0\0damaged"), text("parameters", TEXT)),
+        png(text("parameters", TEXT), text("prompt", json.dumps(PLAIN))),
+        png(text("parameters", "{}"), chunk(b"eXIf", exif(b"UNICODE\0" + TEXT.encode("utf-16-be"))[6:])),
+        *(
+            coded(form, exif(code + TEXT.encode(encoding)))
+            for form in ("JPEG", "WEBP")
+            for code, encoding in (
+                (b"UNICODE\0", "utf-16-be"), (b"UNICODE\0", "utf-16-le"), (b"UNICODE\0", "utf-16"), (b"UNICODE\0", "utf-8"),
+                (b"ASCII\0\0\0", "utf-8"), (bytes(8), "utf-8"),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a1111s_text_is_read_wherever_it_lies(data: bytes) -> None:
+    found = told(data)
+    assert (found.made, found.model_hash, found.width, found.height) == (MADE, "ab12", 4, 2)
+
+
+def test_latin_1_is_read_as_such() -> None:
+    assert told(png(chunk(b"tEXt", "parameters\0größer\nSteps: 2".encode("latin-1")))).made.prompt == "größer"
+    assert user_comment(b"ASCII\0\0\0" + "größer".encode("latin-1")) == "größer"
+    assert user_comment(None) == ""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(text("prompt", json.dumps(PLAIN))),
+        coded("WEBP", exif(tags={0x0110: "prompt:" + json.dumps(PLAIN), 0x010F: 'workflow:{"nodes": []}'})),
+        coded("WEBP", exif(tags={0x010F: "Prompt: " + json.dumps(PLAIN)})),
+        coded("JPEG", exif(b"UNICODE\0" + json.dumps(PLAIN).encode("utf-16-be"))),
+    ],
+)
+def test_comfyuis_graph_is_read_wherever_it_lies(data: bytes) -> None:
+    made = told(data).made
+    assert (made.prompt, made.negative, made.seed, made.steps) == ("a fox", "blurry", 7, 20)
+
+
+def test_of_several_saved_pictures_only_what_all_share_is_told() -> None:
+    graph = {
+        **PLAIN,
+        "s2": k(seed=8),
+        "d2": n("VAEDecode", samples=("s2", 0)),
+        "out2": n("Image Save", images=("d2", 0)),
+    }
+    made = told(png(text("prompt", json.dumps(graph)))).made
+    assert (made.prompt, made.seed, made.steps) == ("a fox", None, 20)
+    graph["out2"] = n("PreviewImage", images=("d2", 0))  # which saves nothing
+    assert told(png(text("prompt", json.dumps(graph)))).made.seed == 7
+    del graph["out"]
+    assert told(png(text("prompt", json.dumps(graph)))).made == Made()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged EXIF
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(),
+        png(text("parameters", json.dumps({"sui_image_params": {"prompt": "x", "seed": 1, "steps": 2}}))),
+        png(text("prompt", "[" * 100_000)),
+        png(text("prompt", '{"1": ')),
+        png(text("prompt", "null")),
+        png(text("parameters", "  ")),
+        png(chunk(b"zTXt", b"parameters\0\0" + zlib.compress(b"Steps: 20, " * 2_000_000))),  # 22 MB
+        coded("JPEG", exif(b"ASCII\0\0\0taken on holiday: sun, sea, sand")),
+        coded("JPEG", exif(b"UNICODE\0" + "Urlaub".encode("utf-16-le"))),
+        coded("JPEG", b"Exif\0\0MM\0*\xff\xff\xff\xff"),
+    ],
+)
+def test_what_is_not_understood_is_left_out(data: bytes) -> None:
+    assert told(data) == Told(4, 2, Made(), "", None, ())
+
+
+def test_ratings_and_tags() -> None:
+    packet, jpeg = XMP.format(TAGS).encode(), coded("JPEG")
+    marked = b"http://ns.adobe.com/xap/1.0/\0" + packet
+    for data in (
+        png(text("XML:com.adobe.xmp", packet.decode())),
+        jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(marked) + 2) + marked + jpeg[2:],
+        coded("WEBP", xmp=packet),
+        coded("TIFF", exif(tags={0x02BC: packet})),
+        coded("WEBP", exif(tags={0x4746: 1, 0x9C9E: "other\0".encode("utf-16-le")}), xmp=packet),
+    ):
+        found = told(data)
+        assert (found.rating, found.tags) == (3, ("fox", "süß"))
+    found = told(coded("JPEG", exif(tags={0x4746: 5, 0x9C9E: "red hair; süß;red hair;;\0".encode("utf-16-le")})))
+    assert (found.rating, found.tags) == (5, ("red hair", "süß"))
+    assert told(coded("JPEG", exif(tags={0x4746: 0}))).rating is None
+    assert told(coded("JPEG", exif(tags={0x4746: 99}))).rating is None
+
+
+def test_xmp_is_bounded() -> None:
+    grows = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+    said = XMP.format("<dc:subject><r:Bag><r:li>&b;</r:li></r:Bag></dc:subject>")
+    assert read_xmp((grows + said[said.index("<x:") :]).encode()) == Marks()
+    assert read_xmp((grows + said[said.index("<x:") :]).encode("utf-16")) == Marks()
+    for other in (b"", b"<x", b"\xff\xfe\x00", XMP.format(TAGS).encode()[:-60], b"<a>" * 100_000):
+        assert read_xmp(other) == Marks()
+    for stars in ("-1", "0", "6", "3.5", "many", ""):
+        assert read_xmp(XMP.format(f"<xmp:Rating>{stars}</xmp:Rating>").encode()).rating is None
+    assert read_xmp(XMP.format("<xmp:Rating>4.0</xmp:Rating>").encode("utf-16-le")).rating == 4
+    assert read_xmp(XMP.format(TAGS).encode() + bytes(100)).tags == ("fox", "süß")
+
+
+def test_a_picture_is_measured_as_it_is_seen() -> None:
+    for turn in range(1, 9):
+        for data in (
+            coded("JPEG", exif(tags={0x0112: turn})),
+            coded("WEBP", exif(tags={0x0112: turn})),
+            png(chunk(b"eXIf", exif(tags={0x0112: turn})[6:])),
+        ):
+            assert (told(data).width, told(data).height) == ((4, 2) if turn < 5 else (2, 4))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x89PNG\r\n\x1a\n", png()[:20], b"%PDF-1.4", b"<svg/>", png(size=(0, 4)), png(size=(200_000, 200_000))],
+)
+def test_what_is_no_picture_is_told(data: bytes) -> None:
+    with pytest.raises(BadPicture):
+        told(data)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damage_raises_nothing_else() -> None:
+    rng = random.Random(0)
+    whole = [png(text("parameters", TEXT), text("XML:com.adobe.xmp", XMP.format(TAGS)), chunk(b"eXIf", exif(b"UNICODE\0")[6:])),
+             coded("JPEG", exif(b"UNICODE\0" + TEXT.encode("utf-16-be"), {0x4746: 3})),
+             coded("WEBP", exif(tags={0x0110: "prompt:" + json.dumps(PLAIN)}))]  # fmt: skip
+    for _ in range(300):
+        data = bytearray(rng.choice(whole))
+        for _ in range(rng.randint(1, 8)):
+            data[rng.randrange(min(len(data), 600))] = rng.randrange(256)
+        try:
+            told(bytes(data[: rng.randint(1, len(data))]))
+        except BadPicture:
+            continue
+
+
+def test_a_file_is_read_from_disk_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(png(text("parameters", TEXT)))
+    with file.open("rb") as data:
+        assert read(data).made == MADE
