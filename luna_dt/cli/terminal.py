@@ -16,7 +16,8 @@ from ..errors import SettingsError
 
 F = TypeVar("F", bound=Callable[..., None])
 
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+# no emoji: <lora:x:1> is a LoRA
+out, err = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
 
 
 def json_option(command: F) -> F:
