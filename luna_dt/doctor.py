@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -116,7 +116,7 @@ def examine(
 # -- DT -----------------------------------------------------------------------------------------------
 
 
-def _answers(catalog: Catalog, settings: Settings) -> Iterator[Finding]:
+def _answers(catalog: Catalog, settings: Settings) -> Generator[Finding, None, Health | None]:
     """Whether DT answers, and who it is; returns its Health, None where it does not."""
     try:
         health = catalog.health()
@@ -218,7 +218,8 @@ def _files(settings: Settings, store: Store, served: bool) -> Iterator[Finding]:
     if not missing:
         yield Finding("files", "ok", here)
         return
-    proposed = proposed_prefix(missing, settings.path_map)
+    database = Path(settings.dt).parent if not urlsplit(settings.dt).netloc else settings.home  # a stock DT's
+    proposed = proposed_prefix(missing, [*map(Path, settings.path_map.values()), database, settings.home])
     if proposed:
         step = f"add to {settings.home / 'settings.toml'} under [path_map]: '{proposed[0]}' = '{proposed[1]}'"
     elif served:
@@ -324,9 +325,11 @@ def _weights(settings: Settings, status: Status) -> Iterator[Finding]:
                 str(error).partition("run: ")[2],
             )
         except (WeightsError, OSError) as error:
-            about = f" (about {hub.shown_size(size)})" if (size := DOWNLOADS.get(identity.model, 0)) else ""
+            about = f" (about {hub.shown_size(needed)})" if (needed := DOWNLOADS.get(identity.model)) else ""
             says, _, by_hand = str(error).partition("; ")
-            if _online():
+            if not wanted:
+                yield Finding("weights", "note", f"{name}: not here{about}", by_hand)
+            elif _online():
                 yield Finding(
                     "weights", "note", f"{name}: not here{about}", "nothing: they are downloaded when first needed"
                 )

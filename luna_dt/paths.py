@@ -8,7 +8,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 
 from .errors import PictureMissing
@@ -87,14 +87,13 @@ def picture_file(dt_path: str, path_map: Mapping[str, str]) -> bytes:
     return path.read_bytes()
 
 
-def proposed_prefix(missing: Sequence[str], path_map: Mapping[str, str]) -> tuple[str, str] | None:
+def proposed_prefix(missing: Sequence[str], near: Iterable[Path]) -> tuple[str, str] | None:
     """A prefix of DT's paths and the folder here that it stands for, by which most of those files are found, if any is.
 
-    Looked for in and beside the map's own folders, the user's, and where systems mount what is not their own.
+    Looked for in and beside the folders ``near``, in the user's, and where systems mount what is not their own.
     """
-    starts = [Path(target) for target in path_map.values()]
-    starts = [*starts, *(start.parent for start in starts), Path.home(), *map(Path, MOUNTS)]
-    roots = dict.fromkeys(start for start in starts if start.is_dir())
+    starts = [folder for start in near for folder in (start, start.parent)]
+    roots = dict.fromkeys(start for start in (*starts, Path.home(), *map(Path, MOUNTS)) if start.is_dir())
     for start in [*roots]:
         with contextlib.suppress(OSError):
             inside = itertools.islice((each for each in sorted(start.iterdir()) if each.is_dir()), MOST_FOLDERS)

@@ -17,7 +17,8 @@ from ..plain import as_json, shown
 
 F = TypeVar("F", bound=Callable[..., None])
 
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+# no emoji: <lora:x:1> is a LoRA
+out, err = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
 
 
 def json_option(command: F) -> F:

@@ -155,6 +155,7 @@ def test_a_wrong_path_map_and_one_that_would_fit(home: Path, dt: Path, tmp_path:
     stock.run(dt, "UPDATE Image SET Path = 'D:\\Bilder\\2026\\' || Id || '.png'")
     with Library(home) as library:
         library.sync()
+    assert f"'D:\\Bilder' = '{tmp_path / 'pictures'}'" in only(home, "files").step  # beside the database's folder
     (tmp_path / "wrong").mkdir()
     with (home / "settings.toml").open("a", encoding="utf-8") as settings:
         settings.write(f"[path_map]\n'D:\\Bilder' = '{tmp_path / 'wrong'}'\n")
@@ -247,3 +248,4 @@ def test_nothing_synced_a_device_that_is_none(dt: Path, tmp_path: Path, empty_hu
     found = {each.about: each for each in troubles(new)}
     assert "luna-dt sync" in found["library"].step
     assert "abacus" in found["device"].says
+    assert found.keys() == {"library", "device"}

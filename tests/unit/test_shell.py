@@ -76,6 +76,8 @@ def test_images_are_listed_by_pages(home: Path, synced: bool) -> None:
     table = luna_dt("images", "number 4", home=home).stdout
     assert table.split()[:3] == ["id", "path", "prompt"]
     assert "a fox, number 4" in table
+    stock.run(home.parent / "dt" / "diffusion-toolkit.db", "UPDATE Image SET Prompt = '<lora:x:1> [red]' WHERE Id = 4")
+    assert synced or "<lora:x:1> [red]" in luna_dt("images", "seed: 4", home=home).stdout
     assert luna_dt("images", "nothing of the kind", home=home).stdout == "no image fits\n"
     wrong = luna_dt("images", "size: none", "--json", home=home)
     assert wrong.exit_code == 1
