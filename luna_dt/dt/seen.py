@@ -30,9 +30,9 @@ from ..records import content_digest
 from .tree import NOT_EVERYWHERE, Stamp, Tree, look
 
 FORMAT = 1
-PART = 64 << 10  # bytes of a large file's beginning, middle and end
+PART_READ = 64 << 10  # bytes of a large file's beginning, middle and end
 READERS = 8  # files that are read at once: disks and servers answer several as fast as one
-READ_AT_ONCE = 512  # files whose texts are kept in one transaction
+FILES_AT_ONCE = 512  # files whose texts are kept in one transaction
 NAMED = 20  # files that are left out by their names; more are counted
 _TABLES = """
 CREATE TABLE library (identity TEXT NOT NULL, folder TEXT NOT NULL, scanned INTEGER NOT NULL DEFAULT 0);
@@ -116,8 +116,8 @@ class Seen:
             keep = f"INSERT OR REPLACE INTO looked VALUES ({', '.join('?' * len(Looked._fields))})"
             pool = ThreadPoolExecutor(READERS, "luna_dt folder")
             try:
-                for at in range(0, len(new), READ_AT_ONCE):
-                    part = new[at : at + READ_AT_ONCE]
+                for at in range(0, len(new), FILES_AT_ONCE):
+                    part = new[at : at + FILES_AT_ONCE]
                     read = list(pool.map(lambda path: self._read(path, tree.pictures[path], failed), part))
                     with self._writing() as db:
                         db.executemany(keep, filter(None, read))
@@ -235,11 +235,11 @@ class Seen:
             with Path(path).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 data: Any = file
-                if size <= 3 * PART:
-                    data = io.BytesIO(file.read(3 * PART))
+                if size <= 3 * PART_READ:
+                    data = io.BytesIO(file.read(3 * PART_READ))
                     parts = [data.getvalue()]
                 else:
-                    parts = [_part(file, at) for at in (0, (size - PART) // 2, size - PART)]
+                    parts = [_part(file, at) for at in (0, (size - PART_READ) // 2, size - PART_READ)]
                     file.seek(0)
                 base = (path, *stamp, _content(size, parts))
                 try:
@@ -344,7 +344,7 @@ def _local_time(nanoseconds: int) -> str:
 
 def _part(file: io.BufferedReader, at: int) -> bytes:
     file.seek(at)
-    return file.read(PART)
+    return file.read(PART_READ)
 
 
 def _content(size: int, parts: Iterable[bytes]) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 
 MOST_XMP = 2 << 20  # bytes of one packet
-_RATING = "http://ns.adobe.com/xap/1.0/ Rating"
-_SUBJECT = "http://purl.org/dc/elements/1.1/ subject"
-_ITEM = "http://www.w3.org/1999/02/22-rdf-syntax-ns# li"
+_XMP_RATING = "http://ns.adobe.com/xap/1.0/ Rating"
+_XMP_SUBJECT = "http://purl.org/dc/elements/1.1/ subject"
+_XMP_ITEM = "http://www.w3.org/1999/02/22-rdf-syntax-ns# li"
 
 
 @dataclass
@@ -28,16 +28,16 @@ def read(packet: bytes) -> Marks:
     def begin(name: str, attributes: dict[str, str]) -> None:
         inside.append(name)
         words.clear()
-        if _RATING in attributes:
-            marks.rating = _stars(attributes[_RATING])
+        if _XMP_RATING in attributes:
+            marks.rating = _stars(attributes[_XMP_RATING])
 
     def end(name: str) -> None:
         inside.pop()
         said = "".join(words)
         words.clear()
-        if name == _RATING:
+        if name == _XMP_RATING:
             marks.rating = _stars(said)
-        elif name == _ITEM and _SUBJECT in inside[-2:]:
+        elif name == _XMP_ITEM and _XMP_SUBJECT in inside[-2:]:
             tags.append(said)
 
     def refuse(*_: object) -> None:

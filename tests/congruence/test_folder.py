@@ -325,7 +325,7 @@ def test_an_idle_scan_opens_no_picture(library: Library, folder: Path, monkeypat
 def test_what_was_read_before_an_interruption_is_kept(
     library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luna_dt.dt.seen.READ_AT_ONCE", 5)
+    monkeypatch.setattr("luna_dt.dt.seen.FILES_AT_ONCE", 5)
     for i in range(20):
         os.utime(draw(folder / f"{i:02}.png", f"#{i:02}0000"), (i, i))
     opened: list[str] = []
