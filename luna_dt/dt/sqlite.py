@@ -28,7 +28,7 @@ from ..storable import checked, each
 from .catalog import Catalog, Health, Sort
 
 NAME = "diffusion-toolkit.db"
-ROWS_AT_ONCE = 2000
+ROWS_READ = 2000
 BUSY_WAIT = 5.0  # seconds that a write of DT is waited for
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # some of which 1.10 calls images
 _DATE = (  # .NET's ticks of local time: 100 ns since year 1
@@ -106,7 +106,7 @@ class SqliteCatalog(Catalog):
             rows = self._rows(
                 f"SELECT {_selected(columns)} FROM Image WHERE Id > ? AND {_pictures(columns)} AND {condition} "
                 "ORDER BY Id LIMIT ?",
-                [after_id, *values, min(wanted, ROWS_AT_ONCE)],
+                [after_id, *values, min(wanted, ROWS_READ)],
             )
             found += each(lambda row: ImageRecord(*_flagged(row)), rows)
             if not rows:
@@ -154,7 +154,7 @@ class SqliteCatalog(Catalog):
             columns, pairs, last = self._columns(), list[tuple[int, int]](), -(2**63)
             while rows := self._rows(
                 f"SELECT Id, {_said(columns)} FROM Image WHERE Id > ? AND {_pictures(columns)} ORDER BY Id LIMIT ?",
-                [last, ROWS_AT_ONCE],
+                [last, ROWS_READ],
             ):
                 pairs += [(i, _digest(said)) for i, said in rows]
                 last = rows[-1][0]
@@ -168,8 +168,8 @@ class SqliteCatalog(Catalog):
         return both[:, 0].copy(), both[:, 1].copy()
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
-        for at in range(0, len(ids), ROWS_AT_ONCE):
-            wanted = ids[at : at + ROWS_AT_ONCE].tolist()
+        for at in range(0, len(ids), ROWS_READ):
+            wanted = ids[at : at + ROWS_READ].tolist()
             rows: Sequence[Any]
             if kind == "images":
                 found = self._records(wanted)
@@ -246,7 +246,7 @@ class SqliteCatalog(Catalog):
     def _paged(self, statement: str) -> Iterator[tuple[Any, ...]]:
         """The rows of a statement that ends in ``AND`` and gives the rowid last, in pages by it, without it."""
         last = -(2**63)
-        while rows := self._rows(f"{statement} rowid > ? ORDER BY rowid LIMIT ?", [last, 10 * ROWS_AT_ONCE]):
+        while rows := self._rows(f"{statement} rowid > ? ORDER BY rowid LIMIT ?", [last, 10 * ROWS_READ]):
             yield from (row[:-1] for row in rows)
             last = rows[-1][-1]
 

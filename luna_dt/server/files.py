@@ -25,7 +25,7 @@ TYPES = {
     ".m4v": "video/mp4", ".webm": "video/webm", ".mkv": "video/x-matroska", ".mov": "video/quicktime",
     ".avi": "video/x-msvideo", ".mpg": "video/mpeg", ".mpeg": "video/mpeg", ".wmv": "video/x-ms-wmv",
 }  # fmt: skip
-AT_ONCE = 256 << 10  # bytes
+BYTES_SENT = 256 << 10  # bytes
 RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))")
 
 
@@ -83,6 +83,6 @@ def _opened(path: Path) -> BinaryIO:
 def _read(file: BinaryIO, first: int, end: int) -> Iterator[bytes]:
     with file:
         file.seek(first)
-        while first < end and (piece := file.read(min(AT_ONCE, end - first))):
+        while first < end and (piece := file.read(min(BYTES_SENT, end - first))):
             first += len(piece)
             yield piece

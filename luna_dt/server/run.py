@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_SOCKETS = 256
-LOOK = 10.0  # seconds between two looks at whether something still comes from a client
+LOOK_AT_SOCKETS = 10.0  # seconds between two looks at whether something still comes from a client
 UNREAD = 30.0  # seconds in which a client must go on reading its answer
 LOG_LINES = 60  # a minute
 
@@ -47,7 +47,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._made, self._heard, self._quiet = time.monotonic(), False, 0
         self._unread: asyncio.TimerHandle | None = None
-        self._look = self.loop.call_later(LOOK, self._looked_at)
+        self._look = self.loop.call_later(LOOK_AT_SOCKETS, self._looked_at)
         if len(self.connections) > MAX_SOCKETS:
             idle = [each for each in self.connections if isinstance(each, Connection) and each.asks_nothing]
             oldest = min(idle, key=lambda each: each._made, default=self)
@@ -85,7 +85,7 @@ class Connection(H11Protocol):
             self.transport.abort()
             return
         self._heard = False
-        self._look = self.loop.call_later(LOOK, self._looked_at)
+        self._look = self.loop.call_later(LOOK_AT_SOCKETS, self._looked_at)
 
 
 class Few(logging.Filter):

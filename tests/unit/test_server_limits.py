@@ -135,7 +135,7 @@ def test_the_oldest_silent_socket_makes_room(server: Served, monkeypatch: pytest
 
 
 def test_a_head_or_body_that_does_not_come_is_hung_up_on(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luna_dt.server.run.LOOK", 0.2)
+    monkeypatch.setattr("luna_dt.server.run.LOOK_AT_SOCKETS", 0.2)
     started = b"Content-Length: 10\r\n\r\n[1"
     with server.asked("/api/health", b"X: ") as head, server.asked("/api/health", started) as body:
         end = time.monotonic() + 30
