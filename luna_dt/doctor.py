@@ -171,7 +171,7 @@ def _database(store: Store) -> Iterator[Finding]:
     wrong = [str(row[0]) for row in store.rows("PRAGMA quick_check(3)") if row[0] != "ok"]
     if wrong:
         yield Finding(
-            "library", "trouble", f"{store.path} is damaged: {'; '.join(wrong)[:300]}", "move it away, and sync again: luna-dt sync"
+            "library", "trouble", f"{store.path} is damaged: {'; '.join(wrong)[:300]}", "save what can be read of it: luna-dt rescue"
         )  # fmt: skip
     else:
         yield Finding("library", "ok", f"{store.path} is whole")

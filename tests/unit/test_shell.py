@@ -200,7 +200,7 @@ def test_show_tells_of_an_image_and_of_its_file(home: Path, pictures: list[Path]
     assert known["clusters"] == [{"id": 3, "name": "Füchse", "confidence": 1.0}]
     assert (known["layers"], known["maps"]) == ([], [])
     assert [node["image_id"] for node in known["lineage"]] == [1]
-    answer("map", "--id", 1, "canny", home=home)
+    answer("map", "--id", 1, "canny", "--out", tmp_path, home=home)
     with_library(
         home, lambda library: library.record({"source_image_id": 1, "operation": "img2img", "prompt": "from 1"})
     )
