@@ -1,11 +1,11 @@
 # Two commands for a newcomer: `make demo` and `make test`.  Each makes .venv from pyproject.toml if need be.
 PYTHON ?= python3
-WORKERS ?= 2
+WORKERS ?= 3
 BIN := .venv/bin
 PIP := -m pip --disable-pip-version-check -qq
 HNSWLIB := install "hnswlib>=0.8"
 NO_HNSWLIB := echo "hnswlib could not be built (no C++ compiler?): the exact engine will answer"
-# side by side; more threads than cores only wait for each other
+# side by side, one more than two cores, since many wait; more threads than cores only wait for each other
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 QUICK := not (postgres or models or processes or comfyui or slow)
 

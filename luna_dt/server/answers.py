@@ -61,13 +61,15 @@ class Problem(BaseModel):
 
 
 class Well(BaseModel):
-    """That the server answers, and what it offers; ``left_out``: what the database has that cannot be used."""
+    """That the server answers, and what it offers; ``left_out``: what the database has that cannot be used;
+    ``library``: what it is known by wherever it is asked."""
 
     status: Literal["ok"]
     name: str
     version: str
     capabilities: list[str]
     left_out: list[str] = []
+    library: str = ""
 
 
 @dataclass(frozen=True)

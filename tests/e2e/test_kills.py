@@ -20,7 +20,7 @@ from luna_dt.demo import database, served
 from luna_dt.dt.postgres import PostgresCatalog
 from luna_dt.errors import NotSearchable
 from luna_dt.identity import Identity
-from luna_dt.records import Int64s
+from luna_dt.records import LAYERS, Int64s
 from luna_dt.store import Store
 from tests.conftest import beside, unit_vectors
 
@@ -178,6 +178,16 @@ def test_a_sync_with_nothing_changed_moves_nothing(dt: ChangingDT, tmp_path: Pat
         first = library.sync()
         assert {c.kind: c.added for c in first}["embeddings.visual"] == ROWS
         files = {f: f.stat().st_mtime_ns for f in (tmp_path / "home").rglob("*") if f.suffix in (".f32", ".hnsw")}
-        monkeypatch.setattr(PostgresCatalog, "fetch", None)  # would fail if anything were asked for
+        fetch, asked = PostgresCatalog.fetch, list[tuple[str, int]]()
+
+        def noted(catalog: PostgresCatalog, kind: str, ids: Any) -> Any:
+            asked.append((kind, len(ids)))
+            return fetch(catalog, kind, ids)
+
+        monkeypatch.setattr(PostgresCatalog, "fetch", noted)
         assert all(c.added == c.changed == c.removed == 0 for c in library.sync())
+        assert {kind for kind, _ in asked} <= {
+            f"embeddings.{layer}" for layer in LAYERS
+        }  # of each a sample is compared
+        assert all(count <= 256 for _, count in asked)
         assert files == {f: f.stat().st_mtime_ns for f in files}
