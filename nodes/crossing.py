@@ -25,7 +25,7 @@ def guarded(node: type[Any]) -> type[Any]:
     if hasattr(node, "IS_CHANGED"):
         changed = node.IS_CHANGED
 
-        def is_changed(_: Any, **inputs: Any) -> str:
+        def is_changed(_: Any, /, **inputs: Any) -> str:
             try:
                 with contact.within(_leave_when_interrupted):
                     return str(changed(**inputs))

@@ -6,6 +6,7 @@ import functools
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..luna_dt import LunaError
 
@@ -35,7 +36,8 @@ def here(text: str) -> str:
 
 def raised(error: LunaError) -> LunaError:
     """The same error for ComfyUI's page, which shows its class with its module, and its message."""
-    kind = _shown(type(error))
+    known: Any = type(error)  # to mypy a class is not hashable where its objects are
+    kind = _shown(known)
     return kind.__new__(kind, here(str(error)))
 
 
