@@ -14,10 +14,10 @@ def guarded(node: type[Any]) -> type[Any]:
     run = node.run
 
     @functools.wraps(run)
-    def runs(self: Any, **inputs: Any) -> Any:
+    def runs(self: Any, *given: Any, **inputs: Any) -> Any:
         try:
             with contact.within(host.heed_interruption):
-                return run(self, **inputs)
+                return run(self, *given, **inputs)
         except LunaError as error:
             raise words.raised(error) from error
 
@@ -25,10 +25,10 @@ def guarded(node: type[Any]) -> type[Any]:
     if hasattr(node, "IS_CHANGED"):
         changed = node.IS_CHANGED
 
-        def is_changed(_: Any, /, **inputs: Any) -> str:
+        def is_changed(_: Any, /, *given: Any, **inputs: Any) -> str:
             try:
                 with contact.within(_leave_when_interrupted):
-                    return str(changed(**inputs))
+                    return str(changed(*given, **inputs))
             except LunaError as error:  # which the run that follows will tell
                 return str(error)
 
