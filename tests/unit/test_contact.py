@@ -301,3 +301,12 @@ def test_what_comfyuis_manager_installs_is_what_the_pack_needs() -> None:
     ]
     needed = {name for part in parts for name in named(part)} - {"numpy", "pillow"}  # which ComfyUI brings
     assert named((WORDS.PACK / "requirements.txt").read_text(encoding="utf-8").splitlines()) == needed
+
+
+def test_a_node_may_be_called_in_the_order_of_its_inputs(home: None) -> None:
+    """As whoever calls it from Python does; ComfyUI names them."""
+    connected, told = NODES["LunaDTConnectionStatus"]().run("")["result"]
+    assert not connected
+    assert "nothing is synced yet" in told
+    sampler = NODES["LunaDTClusterSampler"]
+    assert sampler.IS_CHANGED() == sampler.IS_CHANGED(cluster="1: x")
