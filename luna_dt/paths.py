@@ -75,11 +75,15 @@ def _spelt_alike(folder: Path, name: str) -> list[str]:
 
 
 def picture_file(dt_path: str, path_map: Mapping[str, str]) -> bytes:
-    """The bytes of a file that DT names; only a plain file of a picture's size is read.
+    """The bytes of a file that DT names.
 
     Raises PictureMissing, OSError.
     """
-    path = on_disk(local_path(dt_path, path_map))
+    return plain_file(on_disk(local_path(dt_path, path_map)))
+
+
+def plain_file(path: Path) -> bytes:
+    """The bytes of a file of a picture's size at most; raises PictureMissing, OSError."""
     if not path.is_file():  # not a device or a pipe, which could be read for ever
         raise PictureMissing(f"{path}: No such file")
     if path.stat().st_size > MAX_FILE:

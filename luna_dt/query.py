@@ -30,6 +30,8 @@ TOKENS = (
 MAX_LENGTH = 5_000  # characters of a query
 MAX_TERMS = 30  # of a query, with alternatives; above 32 PostgreSQL compiles each expression anew for each row
 MAX_TEXT = 1_000  # characters of one that texts are searched for
+#: ImageRecord's fields where a token has another name.
+_FIELDS = {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
 HIDING = ("delete", "unavailable")  # the flags that hide an image, unless a query asks for one
 _TOKEN = re.compile(rf"(?<![\w:])((?ai:{'|'.join(TOKENS)})):")  # not the letters that IGNORECASE takes for s and i
 _QUOTED = re.compile(r'"[^"]*"')
@@ -39,8 +41,8 @@ _NAMED = 60  # characters of a query that an error repeats
 
 @dataclass(frozen=True)
 class Columns:
-    """How one database names what a query speaks of (SQL expressions), its parameter sign, its operator for regular
-    expressions, and its encoding, by Python's name for it."""
+    """How one database names an image's fields (SQL expressions, by ImageRecord's names), its parameter sign, its operator
+    for regular expressions, and its encoding, by Python's name for it."""
 
     names: Mapping[str, str]
     parameter: str = "?"
@@ -49,7 +51,7 @@ class Columns:
 
     def __getitem__(self, field: str) -> str:
         try:
-            return self.names[field]
+            return self.names[_FIELDS.get(field, field)]
         except KeyError:
             raise BadQuery(f"this DT library has no column for '{field}:'; leave it out of the query") from None
 

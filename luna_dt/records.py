@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -21,6 +21,8 @@ Float32s = npt.NDArray[np.float32]
 
 LAYERS = tuple(DT_IDENTITIES)
 RECORD_KINDS = ("images", "captions", "clusters")
+#: ImageRecord's fields that are true or false, which SQLite gives as numbers.
+FLAGS = ("favorite", "nsfw", "for_deletion", "unavailable", "no_metadata")
 EMBEDDINGS = "embeddings."
 
 
@@ -196,6 +198,12 @@ class Captions:
         value = asdict(self)
         value["tags"] = list(self.tags)
         return value
+
+    @classmethod
+    def of_tags(cls, image_id: int, tags: Iterable[str]) -> Captions:
+        """Those of an image of which nothing but tags is known."""
+        every = tuple(tags)
+        return cls(image_id, combined=", ".join(every), tags=every)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], image_id: int) -> Captions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from ..luna_dt.records import LAYERS
 from ..luna_dt.settings import DEFAULT_DT
 
 Input: TypeAlias = tuple[str, dict[str, Any]]
@@ -23,6 +24,11 @@ def image_id(tooltip: str = "DT's id of the picture.") -> Input:
 def seed(tooltip: str) -> Input:
     # the page would draw another after each run: these seeds are not for sampling
     return "INT", {"default": 0, "min": 0, "max": MAX_SEED, "control_after_generate": False, "tooltip": tooltip}
+
+
+def layer(tooltip: str) -> tuple[list[str], dict[str, Any]]:
+    # the contract's order
+    return sorted(LAYERS, key=lambda name: name == "negative"), {"default": "visual", "tooltip": tooltip}
 
 
 def text(tooltip: str, multiline: bool = False) -> Input:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..luna_dt.errors import BadInput
 from ..luna_dt.pixels import read_pictures
-from ..luna_dt.records import LAYERS, Float32s
+from ..luna_dt.records import Float32s
 from . import clusters, host, inputs, pictures, shared
 
 if TYPE_CHECKING:
@@ -49,10 +49,7 @@ class LunaDTLikenessGate:
         return {
             "required": {
                 "images": ("IMAGE", {"tooltip": "The pictures to choose from."}),
-                "layer": (
-                    sorted(LAYERS, key=lambda layer: layer == "negative"),
-                    {"default": "visual", "tooltip": "The layer to compare in; visual is how it looks."},
-                ),
+                "layer": inputs.layer("The layer to compare in; visual is how it looks."),
                 "threshold": (
                     "FLOAT",
                     {

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..luna_dt.errors import BadInput, NotFound, PictureMissing
 from ..luna_dt.pixels import read_pictures
-from ..luna_dt.records import LAYERS
 from ..luna_dt.search.plan import Engine
 from . import host, inputs, pictures, shared, words
 
@@ -42,12 +41,8 @@ class LunaDTSimilarSearch:
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         return {
             "required": {
-                "search_mode": (
-                    sorted(LAYERS, key=lambda layer: layer == "negative"),  # the contract's order
-                    {
-                        "default": "visual",
-                        "tooltip": "The layer to compare in; visual is how it looks; the others are made from prompts.",
-                    },
+                "search_mode": inputs.layer(
+                    "The layer to compare in; visual is how it looks; the others are made from prompts."
                 ),
                 "top_k": ("INT", {"default": 10, "min": 1, "max": 100, "tooltip": "How many pictures at most."}),
                 "min_similarity": (

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import MapMissing, NotOffered
+from ..errors import MapMissing, NotOffered, UnknownLayer
 from ..generation import Generation
 from ..identity import Identity
 from ..records import Batch, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, Int64s, Kind, StoredMap
@@ -40,6 +40,11 @@ class Health:
     capabilities: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     library: str = ""
+
+
+def unknown_kind(kind: str, known: Iterable[str]) -> UnknownLayer:
+    """The error for a kind that cannot be mirrored."""
+    return UnknownLayer(f"there is nothing called '{kind}' to mirror; there is: {', '.join(known)}")
 
 
 class Catalog:

@@ -16,12 +16,23 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import PictureMissing, UnknownCluster, UnknownImage, UnknownLayer
-from ..paths import MAX_FILE
+from ..errors import PictureMissing, UnknownCluster, UnknownImage
+from ..paths import plain_file
 from ..query import Columns, where
-from ..records import Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s, Kind, Member, content_digest
+from ..records import (
+    RECORD_KINDS,
+    Batch,
+    Captions,
+    Cluster,
+    ClusterImage,
+    ImageRecord,
+    Int64s,
+    Kind,
+    Member,
+    content_digest,
+)
 from ..version import __version__
-from .catalog import Catalog, Health, Sort
+from .catalog import Catalog, Health, Sort, unknown_kind
 from .seen import Seen
 
 RECORDS_AT_ONCE = 500
@@ -30,8 +41,8 @@ FIELDS = ("id", "path", "prompt", "negative_prompt", "width", "height", "model",
           "steps", "cfg", "seed", "rating", "no_metadata", "created")  # fmt: skip
 _COLUMNS = Columns(
     {field: field for field in FIELDS}
-    | {"negative": "negative_prompt", "nometa": "no_metadata", "date": "created", "aesthetic_score": "NULL"}
-    | dict.fromkeys(("favorite", "nsfw", "delete", "unavailable"), "0")
+    | {"aesthetic_score": "NULL"}
+    | dict.fromkeys(("favorite", "nsfw", "for_deletion", "unavailable"), "0")
 )
 _PICTURES = "pictures JOIN looked USING (path) WHERE problem = ''"
 _SELECT = f"SELECT digest, tags, {', '.join(FIELDS)} FROM {_PICTURES}"
@@ -91,14 +102,12 @@ class FolderCatalog(Catalog):
         return [ClusterImage(record, 1.0) for record in found]
 
     def captions(self, image_id: int) -> Captions:
-        return _captions(image_id, self.image(image_id).tags)
+        return Captions.of_tags(image_id, self.image(image_id).tags)
 
     def file(self, image_id: int) -> bytes:
         file = Path(self.image(image_id).path)
         try:
-            if not file.is_file() or file.stat().st_size > MAX_FILE:
-                raise PictureMissing(f"{file}: no such file, or none that can be a picture")
-            return file.read_bytes()
+            return plain_file(file)
         except OSError as error:
             raise PictureMissing(f"{file}: {error.strerror or error}") from error
 
@@ -106,7 +115,7 @@ class FolderCatalog(Catalog):
 
     def kinds(self) -> list[Kind]:
         self._seen.scan()
-        return [Kind(name, len(self.digests(name)[0])) for name in ("images", "captions", "clusters")]
+        return [Kind(name, len(self.digests(name)[0])) for name in RECORD_KINDS]
 
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
         self._ready()
@@ -118,7 +127,7 @@ class FolderCatalog(Catalog):
         elif kind == "clusters":
             pairs = [(cluster.id, digest) for digest, cluster in self._folders()]
         else:
-            raise self._unknown(kind)
+            raise unknown_kind(kind, RECORD_KINDS)
         both = np.array(pairs, np.int64).reshape(-1, 2)
         return both[:, 0].copy(), both[:, 1].copy()
 
@@ -137,18 +146,15 @@ class FolderCatalog(Catalog):
                     found = [(row[0], row[2], _record(row)) for row in rows]
                 else:
                     found = [
-                        (content_digest(row[1].encode()), row[2], _captions(row[2], json.loads(row[1])))
+                        (content_digest(row[1].encode()), row[2], Captions.of_tags(row[2], json.loads(row[1])))
                         for row in rows
                         if row[1] != "[]"
                     ]
             else:
-                raise self._unknown(kind)
+                raise unknown_kind(kind, RECORD_KINDS)
             if found:
                 digests, keys, records = zip(*found, strict=True)
                 yield Batch(np.array(keys, np.int64), np.array(digests, np.int64), list(records))
-
-    def _unknown(self, kind: str) -> UnknownLayer:
-        return UnknownLayer(f"there is nothing called '{kind}' to mirror; there is: images, captions, clusters")
 
     # -- what was seen ------------------------------------------------------------------------------
 
@@ -182,7 +188,3 @@ def _record(row: Sequence[Any]) -> ImageRecord:
     _, tags, *values = row
     told = ImageRecord(**dict(zip(FIELDS, values, strict=True)))
     return replace(told, no_metadata=bool(told.no_metadata), tags=tuple(json.loads(tags)))
-
-
-def _captions(image_id: int, tags: Sequence[str]) -> Captions:
-    return Captions(image_id, combined=", ".join(tags), tags=tuple(tags))

@@ -7,13 +7,12 @@ a version lacks nothing is known.  Albums are its clusters.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..errors import Refused, UnknownCluster, UnknownImage, UnknownLayer, Unreachable
+from ..errors import Refused, UnknownCluster, UnknownImage, Unreachable
 from ..query import Columns, matches, where
-from ..records import Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s, Kind, Member
+from ..records import FLAGS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s, Kind, Member, content_digest
 from ..storable import checked, each
-from .catalog import Catalog, Health, Sort
+from .catalog import Catalog, Health, Sort, unknown_kind
 
 NAME = "diffusion-toolkit.db"
 ROWS_READ = 2000
@@ -50,7 +49,6 @@ IMAGE_FIELDS = {
 }  # fmt: skip
 #: Columns of Image by the version that added them, newest first.
 ADDED = {"type": "1.10", "hash": "1.9", "haserror": "1.8", "workflow": "1.7", "filename": "1.6"}
-FLAGS = ("favorite", "nsfw", "for_deletion", "unavailable", "no_metadata")
 _FLAG_PLACES = [list(IMAGE_FIELDS).index(flag) for flag in FLAGS]
 
 
@@ -100,7 +98,7 @@ class SqliteCatalog(Catalog):
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         columns = self._columns()
-        condition, values = where(query, _query_columns(columns))
+        condition, values = where(query, Columns(columns))
         found: list[ImageRecord] = []
         while (wanted := limit - len(found)) > 0:
             rows = self._rows(
@@ -125,7 +123,7 @@ class SqliteCatalog(Catalog):
         columns = self._columns()
         rating = columns["rating"]
         order = "random()" if sort == "random" else f"COALESCE({rating}, 0) DESC, Id"
-        condition, values = where("", _query_columns(columns))
+        condition, values = where("", Columns(columns))
         rows = self._rows(
             f"SELECT {_selected(columns)} FROM Image WHERE Id IN (SELECT ImageId FROM AlbumImage WHERE AlbumId = ?) "
             f"AND {_pictures(columns)} AND COALESCE({rating}, 0) / 2.0 >= ? AND {condition} ORDER BY {order} LIMIT ?",
@@ -137,7 +135,7 @@ class SqliteCatalog(Catalog):
     def captions(self, image_id: int) -> Captions:
         if not self._rows("SELECT 1 FROM Image WHERE Id = ?", [image_id]):
             raise UnknownImage(f"DT has no image {image_id}")
-        return _captions(image_id, self._tags([image_id])[image_id])
+        return Captions.of_tags(image_id, self._tags([image_id])[image_id])
 
     # -- sync ---------------------------------------------------------------------------------------
 
@@ -163,7 +161,7 @@ class SqliteCatalog(Catalog):
         elif kind == "clusters":
             pairs = [(cluster.id, digest) for digest, cluster in self._albums()]
         else:
-            raise self._unknown(kind)
+            raise unknown_kind(kind, (known.name for known in self.kinds()))
         both = np.array(sorted(pairs), np.int64).reshape(-1, 2)
         return both[:, 0].copy(), both[:, 1].copy()
 
@@ -178,19 +176,18 @@ class SqliteCatalog(Catalog):
             elif kind == "captions":
                 tags = self._tags(wanted)
                 keys = sorted(tags)
-                digests, rows = [_digest("\0".join(tags[i])) for i in keys], [_captions(i, tags[i]) for i in keys]
+                digests, rows = (
+                    [_digest("\0".join(tags[i])) for i in keys],
+                    [Captions.of_tags(i, tags[i]) for i in keys],
+                )
             elif kind == "clusters":
                 albums = self._albums(wanted)
                 digests, rows = [digest for digest, _ in albums], [cluster for _, cluster in albums]
                 keys = [cluster.id for cluster in rows]
             else:
-                raise self._unknown(kind)
+                raise unknown_kind(kind, (known.name for known in self.kinds()))
             if keys:
                 yield Batch(np.array(keys, np.int64), np.array(digests, np.int64), list(rows))
-
-    def _unknown(self, kind: str) -> UnknownLayer:
-        names = ", ".join(known.name for known in self.kinds())
-        return UnknownLayer(f"there is nothing called '{kind}' to mirror; there is: {names}")
 
     # -- the database -------------------------------------------------------------------------------
 
@@ -211,17 +208,19 @@ class SqliteCatalog(Catalog):
         found: dict[int, list[str]] = defaultdict(list)
         if not (self._has("Tag") and self._has("ImageTag")):
             return found
-        names = dict(self._rows("SELECT Id, Name FROM Tag WHERE typeof(Name) = 'text' ORDER BY Name, Id"))
-        links = "SELECT ImageId, TagId, rowid FROM ImageTag WHERE ImageId IS NOT NULL AND"
+        links = (
+            "SELECT ImageId, Name, ImageTag.rowid FROM ImageTag JOIN Tag ON Tag.Id = TagId "
+            "WHERE ImageId IS NOT NULL AND typeof(Name) = 'text' AND"
+        )
         if ids is None:
-            for image_id, tag in self._paged(links):
-                _add(found[image_id], names.get(tag))
+            for image_id, tag in self._paged(links, "ImageTag.rowid"):
+                _add(found[image_id], tag)
         else:
             for at in range(0, len(ids), 500):
                 part = ids[at : at + 500]
                 marks = ", ".join("?" * len(part))
                 for image_id, tag, _ in self._rows(f"{links} ImageId IN ({marks})", part):
-                    _add(found[image_id], names.get(tag))
+                    _add(found[image_id], tag)
         for tags in found.values():
             tags.sort()
         return defaultdict(list, {i: tags for i, tags in found.items() if tags})
@@ -243,10 +242,10 @@ class SqliteCatalog(Catalog):
                 found.append((_digest(f"{name}\0{own}"), cluster))
         return found
 
-    def _paged(self, statement: str) -> Iterator[tuple[Any, ...]]:
-        """The rows of a statement that ends in ``AND`` and gives the rowid last, in pages by it, without it."""
+    def _paged(self, statement: str, key: str = "rowid") -> Iterator[tuple[Any, ...]]:
+        """The rows of a statement that ends in ``AND`` and gives the rowid, its ``key``, last, in pages by it, without it."""
         last = -(2**63)
-        while rows := self._rows(f"{statement} rowid > ? ORDER BY rowid LIMIT ?", [last, 10 * ROWS_READ]):
+        while rows := self._rows(f"{statement} {key} > ? ORDER BY {key} LIMIT ?", [last, 10 * ROWS_READ]):
             yield from (row[:-1] for row in rows)
             last = rows[-1][-1]
 
@@ -324,11 +323,6 @@ def _pictures(columns: dict[str, str]) -> str:
     )
 
 
-def _query_columns(columns: dict[str, str]) -> Columns:
-    others = {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
-    return Columns({**columns, **{name: columns[field] for name, field in others.items()}})
-
-
 def _flagged(row: Sequence[Any]) -> list[Any]:
     values = list(row)
     for place in _FLAG_PLACES:
@@ -336,16 +330,10 @@ def _flagged(row: Sequence[Any]) -> list[Any]:
     return values
 
 
-def _captions(image_id: int, tags: Iterable[str]) -> Captions:
-    every = tuple(tags)
-    return Captions(image_id, combined=", ".join(every), tags=every)
-
-
-def _add(tags: list[str], tag: Any) -> None:
+def _add(tags: list[str], tag: str) -> None:
     if tag and tag not in tags:
         tags.append(tag)
 
 
 def _digest(said: str) -> int:
-    hashed = hashlib.blake2b(said.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(hashed, "little", signed=True)
+    return content_digest(said.encode("utf-8", "surrogateescape"))

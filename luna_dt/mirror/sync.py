@@ -100,7 +100,8 @@ def _sync_kind(store: Store, catalog: Catalog, kind: Kind, progress: Progress, i
     if kind.layer:
         assert kind.identity is not None
         store.prepare_layer(kind.layer, kind.identity)
-        drop_damaged(store, kind.layer)
+        layer = store.layer(kind.layer)
+        drop_damaged(store, layer)
     ids, digests = images if kind.name == "images" else catalog.digests(kind.name)
     if kind.name not in ("images", "clusters"):
         here = np.isin(ids, store.digests("images")[0])
@@ -109,7 +110,7 @@ def _sync_kind(store: Store, catalog: Catalog, kind: Kind, progress: Progress, i
     aside, aside_digests = store.aside(kind.name)
     gone = np.setdiff1d(known, ids, assume_unique=True)
     same = _same(ids, digests, known, known_digests) | _same(ids, digests, aside, aside_digests)
-    if kind.layer and len(differing := not_as_in_dt(store, catalog, kind.layer, ids[same])):
+    if kind.layer and len(differing := not_as_in_dt(layer, catalog, ids[same])):
         same &= ~np.isin(ids, differing)
     wanted, wanted_digests = ids[~same], digests[~same]
     store.drop(kind.name, gone)

@@ -21,25 +21,23 @@ VECTORS_COMPARED = 256  # vectors that each sync compares with DT's
 FETCHED_PAGE = 4096
 
 
-def drop_damaged(store: Store, name: str) -> None:
+def drop_damaged(store: Store, layer: Layer) -> None:
     """Forgets a layer's vectors that are not what was stored; of a large layer a part is looked at, another each time."""
-    layer = store.layer(name)
     layer.check_length()
     rows = np.flatnonzero(layer.ids >= 0)
     most = max(1, BYTES_CHECKED // (4 * layer.vectors.shape[1]))
     part = np.roll(rows, -int(np.random.default_rng().integers(max(1, len(rows)))))[:most]
     if len(layer.damaged(part)):
-        store.distrust(name, layer.ids[layer.damaged(rows)])
+        store.distrust(layer.name, layer.ids[layer.damaged(rows)])
 
 
-def not_as_in_dt(store: Store, catalog: Catalog, name: str, ids: Int64s) -> Int64s:
+def not_as_in_dt(layer: Layer, catalog: Catalog, ids: Int64s) -> Int64s:
     """Of ``ids``, whose digests are as they were, those whose vectors DT has otherwise now."""
-    layer = store.layer(name)
     ids = ids[np.isin(ids, layer.ids)]
     sample = np.sort(np.random.default_rng().choice(ids, min(VECTORS_COMPARED, len(ids)), replace=False))
     if not len(_differing(layer, catalog, sample)):
         return sample[:0]
-    log.warning("layer %s: DT has other vectors under the digests known here; all of them are compared", name)
+    log.warning("layer %s: DT has other vectors under the digests known here; all of them are compared", layer.name)
     return _differing(layer, catalog, ids)
 
 

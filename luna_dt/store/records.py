@@ -11,18 +11,15 @@ from typing import Any, Literal, cast
 
 from .. import query
 from ..errors import UnknownCluster, UnknownImage
-from ..records import RECORD_KINDS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s
+from ..records import FLAGS, RECORD_KINDS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s
 from .database import Database
 
 IDS = {"images": "id", "captions": "image_id", "clusters": "id"}  # what a row of each kind is known by
 VISIBLE_PAGE = 1000  # records taken in one go
 _IMAGE_COLUMNS = [f.name for f in fields(ImageRecord) if f.name != "tags"]  # tags are synced with the captions
-#: Where the flags are among them, which SQLite gives as numbers.
-_FLAGS = [_IMAGE_COLUMNS.index(flag) for flag in ("favorite", "nsfw", "for_deletion", "unavailable", "no_metadata")]
-_COLUMNS = query.Columns(
-    {name: name for name in _IMAGE_COLUMNS}
-    | {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
-)
+#: Where the flags are among them.
+_FLAGS = [_IMAGE_COLUMNS.index(flag) for flag in FLAGS]
+_COLUMNS = query.Columns({name: name for name in _IMAGE_COLUMNS})
 HIDDEN = query.hidden(_COLUMNS)
 _SELECT_IMAGE = (
     ", ".join(f"images.{name}" for name in _IMAGE_COLUMNS)

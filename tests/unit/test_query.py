@@ -233,9 +233,9 @@ def test_a_long_text_is_found_where_all_of_it_is(library: Library) -> None:
 
 
 HOSTILE = """
-from luna_dt import query, errors
+from luna_dt import ImageRecord, errors, query
 from luna_dt.ids import parse_ids
-columns = query.Columns({name: name for name in (*query.TOKENS, "prompt", "width", "height", "unavailable")})
+columns = query.Columns({name: name for name in ImageRecord.__slots__})
 for size in (2_400, 4_900, 1_000_000):
     for made in (" {0}", '"{0}', "{0}:", ",{0}", "date:between{0}", "date:between 1{0}and{0}", "date: from{0}", "steps:{0}-",
                  "steps: 1{0}", "steps: 1{0}-{0}", "size: 1{0}x{0}", "size: {0}:", "seed: {0}*", "path: starts with{0}", "path:{0}",

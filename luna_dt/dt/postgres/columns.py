@@ -207,8 +207,6 @@ class TableColumns:
         names = {name: expression for name, expression in self.select().items() if IMAGE_FIELDS[name][0] in there}
         missing = {name: "false" for name in ("for_deletion", "unavailable") if name not in names}
         names = {**missing, **names}
-        also = {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata", "date": "created"}
-        names |= {token: names[field] for token, field in also.items() if field in names}
         return where(text, Columns(names, "%s", "~", self._database.encoding))
 
     def layers(self, anew: bool = False) -> dict[str, LayerColumns]:

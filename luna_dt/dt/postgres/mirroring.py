@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from ...errors import BadAnswer, Refused, UnknownLayer
+from ...errors import BadAnswer, Refused
 from ...records import EMBEDDINGS, Batch, Captions, Cluster, ImageRecord, Int64s, Kind, Member, layer_of
+from ..catalog import unknown_kind
 from .captions import read_captions
 from .columns import LayerColumns, TableColumns, VectorColumn
 from .connection import Database, trusted
@@ -50,7 +51,7 @@ class Mirroring:
         elif kind == "clusters":
             statement = self._cluster_digests("true")
         else:
-            raise self._unknown(kind)
+            raise unknown_kind(kind, (known.name for known in self.kinds()))
         both = self._copy(f"{statement} ORDER BY 1", np.dtype([("id", ">i8"), ("digest", ">i8")]))
         return both["id"].astype(np.int64), both["digest"].astype(np.int64)
 
@@ -88,14 +89,10 @@ class Mirroring:
         elif kind == "clusters":
             digests, found = self._fetch_clusters(wanted)
         else:
-            raise self._unknown(kind)
+            raise unknown_kind(kind, (known.name for known in self.kinds()))
         keys = [record.image_id if isinstance(record, Captions) else record.id for record in found]
         if keys:
             yield Batch(np.array(keys, np.int64), np.array(digests, np.int64), list(found))
-
-    def _unknown(self, kind: str) -> UnknownLayer:
-        names = ", ".join(known.name for known in self.kinds())
-        return UnknownLayer(f"there is nothing called '{kind}' to mirror; there is: {names}")
 
     def _fetch_clusters(self, ids: list[int]) -> tuple[list[int], list[Cluster]]:
         digests = dict(self._database.rows(self._cluster_digests("g.id = ANY(%s)"), [ids]))
