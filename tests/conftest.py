@@ -23,6 +23,7 @@ from luna_dt.models import Encoders
 from luna_dt.pixels import read_pictures
 from luna_dt.records import Batch, Float32s, ImageRecord, Int64s
 from luna_dt.store import Store
+from tests.pack import pack_module
 
 #: What a test needs, by the fixtures it asks for and the names in its body; the rest is said by ``pytestmark``.
 NEEDS = {
@@ -143,6 +144,24 @@ def empty_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def schema(postgres: str) -> str:
     """The name of a schema of the session's PostgreSQL that no other test uses."""
     return f"schema_{next(_numbers)}"
+
+
+@pytest.fixture
+def up(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The home of the pack's own library, beside a DT that answers; nothing is synced."""
+    monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DT_API_URL", server)
+    yield tmp_path / "home"
+    pack_module("nodes.shared").close_libraries()
+
+
+@pytest.fixture
+def down(up: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, synced, and then DT closed."""
+    with Library(up) as library:
+        library.sync()
+    monkeypatch.setenv("DT_API_URL", "http://127.0.0.1:9")
+    return up
 
 
 @pytest.fixture

@@ -14,15 +14,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+NAME = str(ROOT).replace(".", "_x_")
+
+
 def load_pack() -> ModuleType:
-    name = str(ROOT).replace(".", "_x_")
-    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(NAME, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[NAME] = module
     spec.loader.exec_module(module)
     return module
+
+
+def pack_module(name: str) -> Any:
+    """One of the modules of the pack that was loaded."""
+    return sys.modules[f"{NAME}.{name}"]
 
 
 def as_in_comfyui(monkeypatch: pytest.MonkeyPatch, **modules: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.pack import Interrupted, Interruption, as_in_comfyui, load_pack
+from tests.pack import Interrupted, Interruption, as_in_comfyui, load_pack, pack_module
 from tests.unit.test_rest import Stranger
 
 if sys.version_info >= (3, 11):
@@ -23,10 +23,10 @@ else:
     import tomli as tomllib
 
 PACK = load_pack()
-SHARED: Any = sys.modules[f"{PACK.__name__}.nodes.shared"]
-CONTACT: Any = sys.modules[f"{PACK.__name__}.nodes.contact"]
-WORDS: Any = sys.modules[f"{PACK.__name__}.nodes.words"]
-ERRORS: Any = sys.modules[f"{PACK.__name__}.luna_dt.errors"]
+SHARED: Any = pack_module("nodes.shared")
+CONTACT: Any = pack_module("nodes.contact")
+WORDS: Any = pack_module("nodes.words")
+ERRORS: Any = pack_module("luna_dt.errors")
 NODES: dict[str, Any] = PACK.NODE_CLASS_MAPPINGS
 BUDGET = 1.0  # seconds in these tests
 

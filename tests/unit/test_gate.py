@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from luna_dt import Library
 from tests.conftest import Drawn
-from tests.pack import Interrupted, Interruption, as_in_comfyui, load_pack
+from tests.pack import Interrupted, Interruption, as_in_comfyui, load_pack, pack_module
 
 PACK = load_pack()
-SHARED: Any = sys.modules[f"{PACK.__name__}.nodes.shared"]
-ERRORS: Any = sys.modules[f"{PACK.__name__}.luna_dt.errors"]
+SHARED: Any = pack_module("nodes.shared")
+ERRORS: Any = pack_module("luna_dt.errors")
 NODES: dict[str, Any] = PACK.NODE_CLASS_MAPPINGS
 AWAY = "http://127.0.0.1:9"
 
@@ -30,15 +27,6 @@ class Blocker:
 
     def __init__(self, message: str | None) -> None:
         self.message = message
-
-
-@pytest.fixture
-def up(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A DT that answers, nothing synced."""
-    monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("DT_API_URL", server)
-    yield tmp_path / "home"
-    SHARED.close_libraries()
 
 
 @pytest.fixture
@@ -104,7 +92,7 @@ def test_a_sync_is_interrupted_and_goes_on(
     up: Path, comfy: tuple[Interruption, list[tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interruption, _ = comfy
-    library: Any = sys.modules[f"{PACK.__name__}.luna_dt.library"]
+    library: Any = pack_module("luna_dt.library")
     library = library.Library  # the pack's own
     theirs = library.sync
 
@@ -129,15 +117,6 @@ def test_a_sync_is_interrupted_and_goes_on(
 
 
 # -- gate ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def down(up: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Synced, and then DT closed."""
-    with Library(up) as library:
-        library.sync()
-    monkeypatch.setenv("DT_API_URL", AWAY)
-    return up
 
 
 def gate(images: list[torch.Tensor], **given: Any) -> dict[str, Any]:
@@ -246,7 +225,7 @@ def test_the_gate_is_interrupted_between_two_pictures(
 
 def test_a_model_is_left_between_two_of_its_parts(comfy: tuple[Interruption, list[tuple[int, int]]]) -> None:
     interruption, _ = comfy
-    host: Any = sys.modules[f"{PACK.__name__}.nodes.host"]
+    host: Any = pack_module("nodes.host")
 
     class Slow(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

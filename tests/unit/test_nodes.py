@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +28,7 @@ from luna_dt.provenance import graph as graphs
 from luna_dt.provenance import parameters
 from luna_dt.records import Batch
 from tests.conftest import Drawn, mirror
-from tests.pack import ROOT, load_pack
+from tests.pack import ROOT, load_pack, pack_module
 from tests.weights import figure
 
 CONTRACT: dict[str, Any] = json.loads((ROOT / "tests" / "nodes_contract.json").read_text())
@@ -37,9 +36,9 @@ AWAY = "http://127.0.0.1:9"
 
 
 PACK = load_pack()
-SHARED: Any = sys.modules[f"{PACK.__name__}.nodes.shared"]
-CLUSTERS: Any = sys.modules[f"{PACK.__name__}.nodes.clusters"]
-ERRORS: Any = sys.modules[f"{PACK.__name__}.luna_dt.errors"]  # the pack's own copy of the library, as in ComfyUI
+SHARED: Any = pack_module("nodes.shared")
+CLUSTERS: Any = pack_module("nodes.clusters")
+ERRORS: Any = pack_module("luna_dt.errors")  # the pack's own copy of the library, as in ComfyUI
 NODES: dict[str, Any] = PACK.NODE_CLASS_MAPPINGS
 
 
@@ -51,24 +50,6 @@ def run(name: str, **inputs: Any) -> dict[str, Any]:
     made = getattr(node(), node.FUNCTION)(**{**filled, **inputs})
     result = made["result"] if isinstance(made, dict) else made
     return dict(zip(node.RETURN_NAMES, result, strict=True))
-
-
-@pytest.fixture
-def up(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A DT that answers, nothing synced."""
-    monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("DT_API_URL", server)
-    yield tmp_path / "home"
-    SHARED.close_libraries()
-
-
-@pytest.fixture
-def down(up: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, synced, and then DT closed."""
-    with Library(up) as library:
-        library.sync()
-    monkeypatch.setenv("DT_API_URL", AWAY)
-    return up
 
 
 @pytest.fixture(params=["up", "down"])
@@ -557,7 +538,7 @@ def test_a_seed_that_is_only_noted_is_not_drawn_anew_by_the_page() -> None:
     ],
 )
 def test_names_are_filled_in_as_by_the_page(name: str, expected: str) -> None:
-    filled = sys.modules[f"{PACK.__name__}.nodes.file_names"].filled
+    filled = pack_module("nodes.file_names").filled
     loader = {"class_type": "L", "inputs": {"ckpt_name": "dreams/x.safetensors"}, "_meta": {"title": "The model"}}
     workflow = {
         "workflow": {"nodes": [{"id": 2, "title": "Mine", "properties": {"Node name for S&R": "CLIPTextEncode"}}]}
