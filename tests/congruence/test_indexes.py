@@ -208,6 +208,7 @@ def test_building_stops_when_asked(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILT)
+@pytest.mark.slow
 def test_an_index_that_finds_too_little_is_seen(name: str) -> None:
     vectors = unit_vectors(2000, 32)
     right = built(name, vectors)

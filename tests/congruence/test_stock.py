@@ -190,6 +190,7 @@ def test_dts_own_writes_are_never_refused(tmp_path: Path) -> None:
     assert written > 3
 
 
+@pytest.mark.slow
 def test_a_lock_is_waited_for_and_then_told(newest: Path) -> None:
     stock.run(newest, "PRAGMA journal_mode = DELETE")
     with closing(SqliteCatalog(newest)) as catalog, closing(sqlite3.connect(newest, isolation_level=None)) as db:

@@ -251,6 +251,7 @@ def test_what_is_cancelled_while_it_is_queued_is_not_run(library: Library, comfy
     assert len(comfy.seen) < 40
 
 
+@pytest.mark.slow
 def test_cancelling_stops_whoever_queues_at_once(library: Library, comfy: Comfy) -> None:
     comfy.queueing, comfy.asking = 0.1, 0.01
     batch = library.batches.create(list(range(1, 101)), "img2img", WORKFLOW, comfy.url)
@@ -451,6 +452,7 @@ def test_a_queue_cleared_before_anything_ran_is_told_by_the_run_that_filled_it(l
         assert library.batches.follow(batch.id).counts == {state: 3}
 
 
+@pytest.mark.slow
 def test_watchers_and_a_resume_at_once_lose_and_double_nothing(library: Library, comfy: Comfy) -> None:
     """A look that began before a resume must not be written over what the resume has done."""
     with Library(library.settings.home, dt="http://127.0.0.1:9") as other:

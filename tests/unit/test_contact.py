@@ -28,7 +28,8 @@ CONTACT: Any = pack_module("nodes.contact")
 WORDS: Any = pack_module("nodes.words")
 ERRORS: Any = pack_module("luna_dt.errors")
 NODES: dict[str, Any] = PACK.NODE_CLASS_MAPPINGS
-BUDGET = 1.0  # seconds in these tests
+BUDGET = 0.5  # seconds in these tests
+SOON = 5.0  # far less than what would be waited otherwise, and enough for a busy machine
 
 FEW: dict[str, dict[str, Any]] = {
     "comfy__utils": {"ProgressBar": lambda total: None},
@@ -125,10 +126,10 @@ def test_a_dt_that_hangs_holds_a_node_for_one_budget(hung: Hung, name: str, inpu
     start = time.monotonic()
     with pytest.raises(ERRORS.LunaError):
         run(name, **inputs)
-    assert time.monotonic() - start < 3 * BUDGET
+    assert time.monotonic() - start < SOON
 
 
-def test_a_dt_that_wasfound_away_is_not_asked_again_for_a_while(hung: Hung, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dt_that_was_found_away_is_not_asked_again_for_a_while(hung: Hung, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ERRORS.UnknownImage, match="does not answer"):
         run("LunaDTPromptInjector", image_id=7)
     asked = hung.asked
@@ -159,7 +160,7 @@ def test_the_status_asks_at_once_and_for_the_others_too(stranger: Stranger) -> N
 
 def test_the_status_of_a_dt_that_hangs_is_told_in_one_budget(hung: Hung) -> None:
     told: list[Any] = []
-    assert timed(lambda: told.append(run("LunaDTConnectionStatus")["result"])) < 3 * BUDGET
+    assert timed(lambda: told.append(run("LunaDTConnectionStatus")["result"])) < SOON
     assert told[0][0] is False
     assert "does not answer" in told[0][1]
 
@@ -179,7 +180,7 @@ def test_several_calls_that_are_slow_keep_to_the_budget_together(stranger: Stran
     start = time.monotonic()
     with pytest.raises(ERRORS.PictureMissing, match="none of the 20 pictures"):
         run("LunaDTClusterSampler", cluster="1: Luna", sample_count=20, min_quality=0, sort_by="quality")
-    assert time.monotonic() - start < 4 * BUDGET  # not the 12 budgets that it would take
+    assert time.monotonic() - start < 8 * BUDGET  # not the 12 budgets that it would take
     assert not CONTACT.found_away  # it is slow, not away
 
 
@@ -200,25 +201,25 @@ def test_an_interruption_leaves_a_wait_for_dt_at_once(
     hung: Hung, monkeypatch: pytest.MonkeyPatch, name: str, inputs: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(CONTACT, "BUDGET", 60.0)
-    monkeypatch.setenv("LUNA_DT_TIMEOUT", "3")  # after which the thread that is left behind ends
+    monkeypatch.setenv("LUNA_DT_TIMEOUT", "30")  # after which the thread that is left behind ends
     interruption = Interruption()
     as_in_comfyui(monkeypatch, comfy__model_management=interruption.management(), **FEW)
     threading.Timer(0.3, interruption.wanted.set).start()
     start = time.monotonic()
     with pytest.raises(Interrupted):
         run(name, **inputs)
-    assert time.monotonic() - start < 1.3
+    assert time.monotonic() - start < SOON
 
 
 def test_an_interruption_is_kept_for_the_run_where_comfyui_would_swallow_it(
     hung: Hung, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CONTACT, "BUDGET", 60.0)
-    monkeypatch.setenv("LUNA_DT_TIMEOUT", "3")
+    monkeypatch.setenv("LUNA_DT_TIMEOUT", "30")
     interruption = Interruption()
     as_in_comfyui(monkeypatch, comfy__model_management=interruption.management(), **FEW)
     threading.Timer(0.3, interruption.wanted.set).start()
-    assert timed(lambda: NODES["LunaDTPromptInjector"].IS_CHANGED(image_id=7)) < 1.3
+    assert timed(lambda: NODES["LunaDTPromptInjector"].IS_CHANGED(image_id=7)) < SOON
     with pytest.raises(Interrupted):
         run("LunaDTPromptInjector", image_id=7)
 

@@ -230,7 +230,7 @@ def test_each_hostile_answer_is_a_clear_error(
     server = Hostile(lambda path: said({"status": "ok", "capabilities": ["maps"]}) if "health" in path and call is put_map else answer())  # fmt: skip
     late = "dripping" in request.node.name or told == "no answer in time"
     times = 10 if call in (records, digests) else 1  # a sync may take ten times as long
-    catalog = RestCatalog(server.url, timeout=(1.0 if late else 20.0) / times)
+    catalog = RestCatalog(server.url, timeout=(0.5 if late else 20.0) / times)
     start = time.monotonic()
     with pytest.raises(error, match=told) as raised:
         call(catalog)
@@ -325,6 +325,7 @@ def test_many_images_are_asked_for_in_pages(pages: tuple[Hostile, int], tmp_path
         assert library.ids("a cat") == list(range(1, 10_002))
 
 
+@pytest.mark.slow
 def test_generations_without_an_end_are_given_up(tmp_path: Any) -> None:
     def page(path: str) -> Sent:
         after = int(path.partition("after_id=")[2].partition("&")[0])

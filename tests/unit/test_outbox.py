@@ -49,7 +49,7 @@ def opened(home: Path, dt: DT, backoff: float) -> Iterator[Outbox]:
 
 @pytest.fixture
 def outbox(tmp_path: Path, dt: DT) -> Iterator[Outbox]:
-    yield from opened(tmp_path, dt, 0.01)
+    yield from opened(tmp_path, dt, 0.002)
 
 
 @pytest.fixture

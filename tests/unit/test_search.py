@@ -137,6 +137,7 @@ def test_an_empty_layer_is_told(library: Library, store: Store) -> None:
 
 
 @needs_hnswlib
+@pytest.mark.slow
 def test_answers_stay_right_while_the_store_grows_past_the_graph(library: Library, searcher: Searcher) -> None:
     vectors = unit_vectors(3 * TAIL)
     queries = unit_vectors(10, seed=5)
@@ -288,6 +289,7 @@ def test_a_library_of_repeats_is_searched_rightly_whatever_engine(tmp_path: Path
 
 
 @needs_hnswlib
+@pytest.mark.slow
 def test_an_engine_that_is_not_right_is_left_for_one_that_is_and_status_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
