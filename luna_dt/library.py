@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from . import status as state
 from .doctor import Finding, examine
-from .dt import connect as connect_to
-from .dt.catalog import Catalog, Health
-from .dt.connection import Connection
+from .dt.catalog import Health
 from .generation import Generation
 from .identity import Identity, Verdict
 from .known import Known, at_file, known
 from .layers import embed as embedding
 from .layers import verify as verifying
 from .made import generations as making
-from .made.batch import Batches
 from .made.lineage import Node
-from .made.outbox import Entry, Outbox
-from .maps.cache import MapCache
-from .maps.making import ControlMap, MadeMaps, Maps
-from .maps.served import ServedMaps
-from .memory import Memory, Residency
+from .made.outbox import Entry
+from .maps.making import ControlMap, MadeMaps
 from .mirror import sync as syncing
-from .mirror.lookups import Lookups
-from .mirror.pictures import Pictures
-from .models import Encoders
 from .paths import picture_file
 from .pixels import Picture, PictureLike, read_pictures
-from .preproc import Detectors
 from .preproc.map_types import HIGH, LOW, RESOLUTION, Resolution, map_type
 from .progress import Progress, silent
 from .records import (
@@ -47,85 +36,16 @@ from .records import (
     Int64s,
     Term,
 )
-from .search.plan import Engine, Search, terms_of
+from .rooms import Rooms
+from .search.plan import Engine, terms_of
 from .search.results import Collapse, Order, Wanted
 from .search.sampling import checked_sort, sampled
 from .settings import Settings
-from .store import Store
 from .store.rescue import Rescued
 from .store.rescue import rescue as rescuing
 
-Opened = TypeVar("Opened", bound="_Rooms")
 
-
-class _Rooms:
-    """A library's rooms, put together and taken apart; Library is what is asked of them."""
-
-    def __init__(
-        self,
-        home: str | os.PathLike[str] | None = None,
-        dt: str | None = None,
-        settings: Settings | None = None,
-        residency: Residency | None = None,
-        connect: Callable[[Settings], Catalog] = connect_to,
-    ) -> None:
-        self.settings = (settings or Settings.load(home)).replace(home=home, dt=dt)
-        folders = self.settings.models_folders
-        with ExitStack() as opened:  # closed, the last first, unless all goes well
-            self._store = opened.enter_context(closing(Store(self.settings.home)))
-            self._memory = Memory(residency)
-            opened.callback(self._memory.release)
-            self._dt = opened.enter_context(closing(Connection(self.settings, connect, self._store.dt)))
-            self.encoders = Encoders(self.settings, self._memory)
-            self._lookups = Lookups(self._store, self._dt)
-            self._pictures = Pictures(self._store, self._lookups, self._dt, self._path_map)
-            self._search = opened.enter_context(
-                closing(Search(self._store, self._lookups, self.encoders, self._dt, self.settings.index))
-            )
-            self._searcher = self._search.searcher
-            self._map_cache = opened.enter_context(closing(MapCache(self._store, self.settings.maps_bytes)))
-            detectors = Detectors(self.settings.device, folders, self._memory, self._store.sha256)
-            self._maps = opened.enter_context(
-                closing(Maps(self._store, self._map_cache, detectors, self._pictures, self._dt, self._path_map))
-            )
-            self.outbox = opened.enter_context(closing(Outbox(self._store, self._dt)))
-            self.batches = opened.enter_context(closing(Batches(self._store, self.outbox)))
-            self._opened = opened.pop_all()
-
-    def _path_map(self) -> Mapping[str, str]:
-        return self.settings.path_map  # as it is now
-
-    def __enter__(self: Opened) -> Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stops background work and closes files; the library cannot be used after."""
-        self._opened.close()
-
-    def release(self) -> None:
-        """Lets the models' memory go; they are loaded again when next needed."""
-        self._memory.release()
-
-    def wait(self) -> None:
-        """Returns when nothing goes on in the background: no index is made, no map is on its way to the disk."""
-        self._search.wait()
-        self._maps.finish()
-
-    @property
-    def catalog(self) -> Catalog:
-        """DT itself, through the one protocol; not contacted before something is asked of it."""
-        return self._dt.whichever()
-
-    @property
-    def served_maps(self) -> ServedMaps | None:
-        """The maps that a server of this library keeps for its clients; None where none are kept (``maps_gb`` 0)."""
-        return ServedMaps(self._map_cache, self.settings.path_map) if self._map_cache.limit else None
-
-
-class _Told(_Rooms):
+class _Told(Rooms):
     """What a library tells of itself, and of one image."""
 
     def images_at(self, file: str | os.PathLike[str]) -> list[ImageRecord]:
