@@ -119,6 +119,7 @@ ASKS_DT: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "inputs"), ASKS_DT, ids=[f"{name} {i}" for i, (name, _) in enumerate(ASKS_DT)])
 def test_a_dt_that_hangs_holds_a_node_for_one_budget(hung: Hung, name: str, inputs: dict[str, Any]) -> None:
     with pytest.raises((ERRORS.Unreachable, ERRORS.NotFound, ERRORS.NotSearchable), match="does not answer"):

@@ -221,16 +221,20 @@ ANSWERS: list[tuple[str, Call, Callable[[], Sent], type[LunaError], str]] = [
 ]  # fmt: skip
 
 
+def late(name: str, told: str) -> bool:
+    return "dripping" in name or told == "no answer in time"
+
+
 @pytest.mark.parametrize(
-    ("call", "answer", "error", "told"), [case[1:] for case in ANSWERS], ids=[case[0] for case in ANSWERS]
+    ("name", "call", "answer", "error", "told"),
+    [pytest.param(*case, id=case[0], marks=[pytest.mark.slow] * late(case[0], case[4])) for case in ANSWERS],
 )
 def test_each_hostile_answer_is_a_clear_error(
-    request: pytest.FixtureRequest, call: Call, answer: Callable[[], Sent], error: type[LunaError], told: str
+    name: str, call: Call, answer: Callable[[], Sent], error: type[LunaError], told: str
 ) -> None:
     server = Hostile(lambda path: said({"status": "ok", "capabilities": ["maps"]}) if "health" in path and call is put_map else answer())  # fmt: skip
-    late = "dripping" in request.node.name or told == "no answer in time"
     times = 10 if call in (records, digests) else 1  # a sync may take ten times as long
-    catalog = RestCatalog(server.url, timeout=(0.5 if late else 20.0) / times)
+    catalog = RestCatalog(server.url, timeout=(0.5 if late(name, told) else 20.0) / times)
     start = time.monotonic()
     with pytest.raises(error, match=told) as raised:
         call(catalog)

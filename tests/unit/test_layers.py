@@ -38,6 +38,9 @@ COUNT = 120
 TINY_MODEL = "luna-tiny:drawings"
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> list[Drawing]:
     return draw_library(tmp_path_factory.mktemp("pictures") / "Bilder Ünï", COUNT, seed=3)
@@ -102,7 +105,6 @@ def shifted(vectors: Float32s, first: int, last: int, by: int) -> Float32s:
 # -- verify -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -132,7 +134,6 @@ def test_vectors_made_in_another_known_way_are_named(
         assert "luna-dt embed --layer visual" in caplog.text
 
 
-@pytest.mark.slow
 def test_half_precision_and_equal_layers_pass(
     tmp_path: Path, drawings: list[Drawing], shown: Encode, captions: Encode
 ) -> None:
@@ -149,7 +150,6 @@ def test_half_precision_and_equal_layers_pass(
         assert next(layer.state.verdict for layer in library.status().layers) is not None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("first", "last", "by"), [(40, 70, 1), (0, 20, 3), (90, 119, -2)])
 def test_rows_at_the_wrong_place_are_located(
     tmp_path: Path, drawings: list[Drawing], shown: Encode, first: int, last: int, by: int
@@ -178,7 +178,6 @@ def test_shifted_prompts_are_located_although_some_are_equal(
         assert verdict.shift == 1
 
 
-@pytest.mark.slow
 def test_a_layer_shifted_from_end_to_end_is_known(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
     crop = replace(TINY_IMAGE, pixels="crop")
     vectors = np.roll(shown(crop), 1, axis=0)
@@ -188,7 +187,6 @@ def test_a_layer_shifted_from_end_to_end_is_known(tmp_path: Path, drawings: list
         assert verdict.wrong == ((1, COUNT),)
 
 
-@pytest.mark.slow
 def test_vectors_that_nothing_known_makes_are_told(tmp_path: Path, drawings: list[Drawing], encoders: Encoders) -> None:
     noise = np.random.default_rng(1).standard_normal((COUNT, 128)).astype(np.float32)
     with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, noise)}) as library:
@@ -198,7 +196,6 @@ def test_vectors_that_nothing_known_makes_are_told(tmp_path: Path, drawings: lis
         assert library.search(drawings[0].path, top_k=3)  # searched all the same
 
 
-@pytest.mark.slow
 def test_a_layer_that_cannot_be_checked_says_why(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
     away = [replace(d, path=tmp_path / "gone.png") for d in drawings]
     vectors = shown(TINY_IMAGE)
@@ -244,8 +241,6 @@ def test_a_layer_is_made_here_and_found_by_picture_id_and_text(
         assert (again.encoded, again.unchanged, again.read) == (0, COUNT, 0)
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 def test_ten_thousand_pictures_embed_twice_and_the_second_time_none_is_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     folder = tmp_path / "pictures"
@@ -336,7 +331,6 @@ def test_vectors_are_not_given_up_unasked_and_sync_leaves_own_layers(
         assert library.identity("visual") == TINY_IMAGE
 
 
-@pytest.mark.slow
 def test_a_failed_layer_is_replaced_without_asking(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
     crop = shown(replace(TINY_IMAGE, pixels="crop"))
     with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, crop)}) as library:
@@ -379,7 +373,6 @@ def test_models_that_make_no_such_layer_are_refused(tmp_path: Path, drawings: li
 # -- memory -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_where_memory_runs_out_others_leave_and_the_batch_is_halved(tmp_path: Path, drawings: list[Drawing]) -> None:
     modules: list[Any] = []
     encoders = Encoders(Settings(home=tmp_path, device="cpu"), Memory(residency=modules.append))
@@ -407,7 +400,6 @@ def test_where_memory_runs_out_others_leave_and_the_batch_is_halved(tmp_path: Pa
         encoders.pictures(TINY_IMAGE, opened)
 
 
-@pytest.mark.slow
 def test_idle_towers_leave_and_come_back(tmp_path: Path, drawings: list[Drawing]) -> None:
     memory = Memory(idle=1.0)
     encoders = Encoders(Settings(home=tmp_path, device="cpu"), memory)
@@ -489,7 +481,6 @@ def test_a_query_that_cannot_be_read_costs_no_layer(tmp_path: Path, drawings: li
         assert library.identity("visual") == TINY_IMAGE
 
 
-@pytest.mark.slow
 def test_a_verdict_goes_with_the_vectors_it_judged(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
     crop = shown(replace(TINY_IMAGE, pixels="crop"))
     with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, crop)}) as library:
@@ -500,7 +491,6 @@ def test_a_verdict_goes_with_the_vectors_it_judged(tmp_path: Path, drawings: lis
         assert library.search(drawings[3].path, top_k=1)[0].similarity > 0.999
 
 
-@pytest.mark.slow
 def test_an_own_layer_that_fails_is_made_anew(tmp_path: Path, drawings: list[Drawing]) -> None:
     with mirrored(tmp_path / "home", drawings, {}) as library, beside(library) as store:
         library.embed("visual", model=TINY_MODEL)
