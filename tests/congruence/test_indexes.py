@@ -232,6 +232,30 @@ def test_an_index_that_finds_too_little_is_seen(name: str) -> None:
     assert not lost.enough()
 
 
+def test_a_proof_asks_for_means_of_pictures_too() -> None:
+    """A graph that finds every row, and what is near one, may still lose its way between them."""
+    vectors = unit_vectors(2000, 32)
+    points = Points.none().with_rows(vectors)
+    assert points is not None
+    exact = Exact(vectors, np.linalg.norm(vectors, axis=1), np.ones(len(vectors), bool))
+
+    class Near:
+        knows_conditions = True
+
+        def query(self, vector: Float32s, k: int, usable: Any) -> Any:
+            found, similarities = exact.query(vector, 2 * k)
+            some = slice(k) if similarities[0] > 0.95 else slice(k, None)
+            return found[some], similarities[some]
+
+        def widen(self) -> bool:
+            return False
+
+    near = prove(RowIndex("near", Near(), points, vectors), vectors)
+    assert near is not None
+    assert 0.5 < near.recall_1 < 0.8
+    assert not near.enough()
+
+
 @pytest.fixture(params=BUILT)
 def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Engine, Path]:
     engine = ENGINES[request.param]

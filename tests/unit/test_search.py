@@ -305,7 +305,7 @@ def test_an_engine_that_is_not_right_is_left_for_one_that_is_and_status_says_so(
             library.index()
         layer = library.status().layers[0]
         assert layer.engine == "scan"
-        assert layer.proof == Proof(1.0, 1.0, 1024)
+        assert layer.proof == Proof(1.0, 1.0, 1536)
         assert "hnswlib is not used" in layer.reason
         assert "finds too little" in caplog.text
         caplog.clear()
