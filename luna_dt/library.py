@@ -89,7 +89,8 @@ class Library(_Told):
     ``home`` and ``dt`` win over the settings (settings.py); nothing is contacted before ``sync``.  Safe
     to use from several threads; several processes may search one home, one at a time may sync it.
     ``residency`` is for a host that shares its memory with the models (memory.py), ``connect`` for one that watches over
-    what DT is asked.  ``outbox`` and ``batches`` are what was made and what is being made; ``encoders`` make vectors.
+    what DT is asked.  ``outbox`` and ``batches`` are what was made and what is being made; ``encoders`` make vectors,
+    ``thumbnails`` small pictures.
     Raises StoreError, SettingsError.
     """
 

@@ -81,12 +81,48 @@ def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
         raise BadPicture(f"{name}: not a picture that can be read ({error})") from error
 
 
-def _opened(data: BinaryIO, name: str) -> Image.Image:
+def shrunk(data: BinaryIO, name: str, side: int, most: int) -> Image.Image:
+    """A picture of ``most`` pixels as 8-bit RGB, upright, its longer side ``side`` pixels at most.
+
+    Raises BadPicture, naming the file.
+    """
+    try:
+        data.seek(0)
+        with _opened(data, name, most) as opened:
+            _check_size(opened, name, most)
+            opened.draft("RGB", (2 * side, 2 * side))  # a JPEG is read no larger than that
+            whole = min(opened.size) // (2 * side)
+            rough = opened.reduce(whole) if whole > 1 and opened.mode in ("L", "LA", "RGB", "RGBA") else opened
+            picture = _upright_rgb(rough, name)
+        picture.thumbnail((side, side), reducing_gap=2.0)
+        return picture
+    except BadPicture:
+        raise
+    except MemoryError as error:
+        raise BadPicture(f"{name}: there is not enough memory for it") from error
+    except Exception as error:  # as in _open
+        raise BadPicture(f"{name}: not a picture that can be read ({error})") from error
+
+
+def upright_size(data: BinaryIO) -> tuple[int, int] | None:
+    """Width and height of a picture as it is shown, its pixels unread; None where it is none."""
+    try:
+        data.seek(0)
+        with unread(data) as picture:
+            width, height = picture.size
+            # to look for a PNG's EXIF behind its pixels, Pillow would read them
+            exif = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
+            return (height, width) if exif.get(ORIENTATION) in (5, 6, 7, 8) else (width, height)
+    except Exception:  # noqa: BLE001 - decoders fail in many ways
+        return None
+
+
+def _opened(data: BinaryIO, name: str, most: int = MAX_PIXELS) -> Image.Image:
     """A picture opened by Pillow; a PNG, if need be, without what is beside its pixels."""
     try:
         picture = unread(data)
         if picture.format == "PNG":  # whose texts may also come after the pixels
-            _check_size(picture, name)
+            _check_size(picture, name, most)
             picture.load()
         return picture
     except (BadPicture, MemoryError):
@@ -139,10 +175,10 @@ def _upright(picture: Image.Image) -> Image.Image:
     return picture.transpose(Image.Transpose[turn]) if turn else picture
 
 
-def _check_size(picture: Image.Image, name: str) -> None:
+def _check_size(picture: Image.Image, name: str, most: int = MAX_PIXELS) -> None:
     width, height = picture.size
-    if not width or not height or width * height > MAX_PIXELS:
-        raise BadPicture(f"{name}: {width}x{height} pixels; between 1 and {MAX_PIXELS:,} can be used")
+    if not width or not height or width * height > most:
+        raise BadPicture(f"{name}: {width}x{height} pixels; between 1 and {most:,} can be used")
     # Pillow has an address for each line of each of its copies, too
     if width * height * _BYTES.get(picture.mode, 8) + max(width, height) * 24 > MAX_BYTES:
         raise BadPicture(

@@ -23,6 +23,7 @@ from .preproc import Detectors
 from .search.plan import Search
 from .settings import Settings
 from .store import Store
+from .thumbnails import Thumbnails
 
 Opened = TypeVar("Opened", bound="Rooms")
 
@@ -54,6 +55,7 @@ class Rooms:
             self._searcher = self._search.searcher
             self._map_cache = opened.enter_context(closing(MapCache(self._store, self.settings.maps_bytes)))
             detectors = Detectors(self.settings.device, folders, self._memory, self._store.sha256)
+            self.thumbnails = Thumbnails(self.settings.home / "thumbnails")
             self._maps = opened.enter_context(
                 closing(Maps(self._store, self._map_cache, detectors, self._pictures, self._dt, self._path_map))
             )
