@@ -40,6 +40,7 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
             path_map=settings.path_map,
             encode_text=lambda identity, text: library.encoders.texts(identity, [text])[0],
             maps=library.served_maps,
+            thumbnails=library.thumbnails,
         )
         err.print(f"serving {plain(library.catalog.address)} at http://{host}:{port}  (Ctrl+C ends)")
         prepared(app, host, port).run()

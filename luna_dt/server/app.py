@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from ..identity import Identity
 from ..paths import local_path, on_disk
 from ..pixels import FORMATS
 from ..records import Captions, Float32s, ImageRecord, StoredMap, checked_keypoints, layer_of, now
+from ..thumbnails import SIDES, Thumbnails
 from ..version import __version__
 from .answers import (
     PROBLEMS,
@@ -44,8 +46,9 @@ from .answers import (
     described,
     listed,
 )
-from .files import served
+from .files import served, small
 from .guard import Guard
+from .metrics import TEXT, Metrics
 
 TextEncoder = Callable[[Identity, str], Float32s]
 ImageId = Annotated[int, Path(ge=0, le=2**63 - 1)]
@@ -55,6 +58,7 @@ FILE: dict[int | str, dict[str, Any]] = {
     304: {"description": "the client has it"},
     416: {"model": Problem, "description": "a part that it does not have"},
 }
+SMALL: dict[int | str, dict[str, Any]] = {200: binary("image/webp"), 304: FILE[304]}
 AfterId = Annotated[int, Query(ge=-1, le=2**63 - 1)]
 MAX_MAP_PIXELS = 1 << 25  # what a few hundred bytes can say they are is looked at before there is room made for it
 
@@ -78,12 +82,13 @@ def create_app(
     path_map: Mapping[str, str] | None = None,
     encode_text: TextEncoder | None = None,
     maps: MapKeeper | None = None,
+    thumbnails: Thumbnails | None = None,
 ) -> FastAPI:
     """The contract over ``catalog``, as an ASGI application that closes the catalog when it ends.
 
     ``token``: what clients must send as ``Authorization: Bearer``; "" asks for none, and then only
     requests addressed to this machine by a loopback name are answered.  ``encode_text`` makes a text
-    query's vector, ``maps`` keeps ControlNet maps; what is not given is refused.
+    query's vector, ``maps`` keeps ControlNet maps, ``thumbnails`` makes small pictures; what is not given is refused.
     """
 
     @asynccontextmanager
@@ -96,8 +101,14 @@ def create_app(
         title="luna_dt", version=__version__, lifespan=lifespan, responses=PROBLEMS, docs_url=None, redoc_url=None
     )
     app.openapi = lambda: described(app)  # type: ignore[method-assign]
+    metrics = Metrics()
     app.add_middleware(Guard, token=token)
+    app.add_middleware(metrics.counted)
     answer_errors(app)
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {TEXT: {"schema": {"type": "string"}}}}})
+    def counts() -> Response:
+        return Response(metrics.told(), media_type=TEXT)
 
     @app.get("/api/health", responses={200: {"model": Well}})
     def health() -> dict[str, Any]:
@@ -118,12 +129,22 @@ def create_app(
 
     @app.get("/api/images/{image_id}/file", response_class=Response, responses=FILE)
     def file(image_id: ImageId, request: Request) -> Response:
+        return served(place(image_id), request.headers)
+
+    @app.get("/api/images/{image_id}/thumbnail", response_class=Response, responses=SMALL)
+    def thumbnail(
+        image_id: ImageId, request: Request, size: Annotated[int, Query(ge=1, le=SIDES[-1])] = 256
+    ) -> Response:
+        if thumbnails is None:
+            raise NotOffered("this server makes no thumbnails")
+        return small(place(image_id), size, thumbnails, request.headers)
+
+    def place(image_id: int) -> FilePath:
         path = local_path(catalog.image(image_id).path, path_map or {})
         try:
-            path = on_disk(path)
+            return on_disk(path)
         except OSError as error:  # a name that is too long, a folder that may not be read
             raise PictureMissing(f"the file of image {image_id} cannot be looked for: {error.strerror}") from error
-        return served(path, request.headers)
 
     @app.get("/api/images/{image_id}/caption", responses={200: {"model": Captions}})
     def caption(image_id: ImageId) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from fastapi.responses import Response, StreamingResponse
 
 from ..errors import PictureMissing
+from ..thumbnails import Thumbnails, side_for
 from .answers import problem
 
 #: What is served, and as what; never what the machine's own list says, nor what a browser would run (SVG).
@@ -36,17 +37,12 @@ def served(path: Path, asked: Mapping[str, str]) -> Response:
     """
     file = _opened(path)
     seen = os.fstat(file.fileno())
-    tag = f'"{seen.st_mtime_ns:x}-{seen.st_size:x}"'
-    told = {
-        "etag": tag,
-        "last-modified": formatdate(seen.st_mtime, usegmt=True),
-        "cache-control": "private, no-cache",  # kept, but asked about: ratings change pictures' files, too
-        "accept-ranges": "bytes",
-    }
-    known = [each.strip().removeprefix("W/") for each in asked.get("if-none-match", "").split(",")]
-    if tag in known or "*" in known:
+    told = _told(seen)
+    tag = told["etag"]
+    if _is_known(tag, asked):
         file.close()
         return Response(status_code=304, headers=told)
+    told["accept-ranges"] = "bytes"
     part = RANGE.fullmatch(asked.get("range", "").strip())
     if part is None or asked.get("if-range", tag) != tag:
         first, end, status = 0, seen.st_size, 200
@@ -58,6 +54,28 @@ def served(path: Path, asked: Mapping[str, str]) -> Response:
         told["content-range"] = f"bytes {first}-{end - 1}/{seen.st_size}"
     told["content-length"] = str(end - first)
     return StreamingResponse(_read(file, first, end), status, told, media_type=TYPES[path.suffix.lower()])
+
+
+def small(path: Path, size: int, thumbnails: Thumbnails, asked: Mapping[str, str]) -> Response:
+    """The thumbnail of the file at a path; 304 where the client has it.  Raises as ``served``, and BadPicture."""
+    with _opened(path) as file:
+        told = _told(os.fstat(file.fileno()), f"-{side_for(size)}")
+        if _is_known(told["etag"], asked):
+            return Response(status_code=304, headers=told)
+        return Response(thumbnails.get(path, size, told["etag"], file), headers=told, media_type="image/webp")
+
+
+def _told(seen: os.stat_result, more: str = "") -> dict[str, str]:
+    return {
+        "etag": f'"{seen.st_mtime_ns:x}-{seen.st_size:x}{more}"',
+        "last-modified": formatdate(seen.st_mtime, usegmt=True),
+        "cache-control": "private, no-cache",  # kept, but asked about: ratings change pictures' files, too
+    }
+
+
+def _is_known(tag: str, asked: Mapping[str, str]) -> bool:
+    known = [each.strip().removeprefix("W/") for each in asked.get("if-none-match", "").split(",")]
+    return tag in known or "*" in known
 
 
 def _part(asked: re.Match[str], size: int) -> tuple[int, int]:

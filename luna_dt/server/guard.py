@@ -28,7 +28,10 @@ BODIES_AT_ONCE = 8  # requests whose bodies are in memory; of maps one
 BODY_SECONDS, MAP_SECONDS = 30.0, 120.0  # in which a body must have come
 TURN_SECONDS = 60.0  # that a call waits for its turn, before it is told to come again
 
-CHEAP = re.compile(r"/api/health|/api/images/[^/]+(/file|/caption)?|/openapi\.json")
+THUMBNAILS_AT_ONCE = 4  # that may have to be made; they wait for no query, and no query for them
+
+CHEAP = re.compile(r"/api/health|/api/images/[^/]+(/file|/caption)?|/openapi\.json|/metrics")
+THUMBNAIL = re.compile(r"/api/images/[^/]+/thumbnail")
 SIMILAR = "/api/images/similar"
 #: Headers that decide; sent twice, two programs may read two things.
 DECIDING = ("host", "origin", "sec-fetch-site", "authorization", "content-length", "transfer-encoding")
@@ -53,7 +56,7 @@ class Guard:
     def __init__(self, app: Callable[..., Awaitable[None]], token: str = "") -> None:
         self._app, self._token = app, token.strip().encode()
         self._costly, self._bodies = asyncio.Semaphore(COSTLY_AT_ONCE), asyncio.Semaphore(BODIES_AT_ONCE)
-        self._maps = asyncio.Semaphore(1)
+        self._maps, self._thumbnails = asyncio.Semaphore(1), asyncio.Semaphore(THUMBNAILS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
@@ -75,7 +78,9 @@ class Guard:
                     await _turn(turns, self._maps if is_map else self._bodies)
                     most, seconds = (MAX_MAP, MAP_SECONDS) if is_map else (MAX_BODY, BODY_SECONDS)
                     receive = await _read(receive, most, seconds)
-                if not CHEAP.fullmatch(scope["path"]) or scope["path"] == SIMILAR:
+                if THUMBNAIL.fullmatch(scope["path"]):
+                    await _turn(turns, self._thumbnails)
+                elif not CHEAP.fullmatch(scope["path"]) or scope["path"] == SIMILAR:
                     await _turn(turns, self._costly)
             except asyncio.TimeoutError:
                 busy = problem(503, "busy", "there is too much to do; ask again in a moment", {"retry-after": "5"})

@@ -340,7 +340,11 @@ def test_only_pictures_in_the_folder_are_served(files: tuple[str, Path], tmp_pat
     os.mkfifo(folder / "pipe.png")
     types = {}
     for i, name in enumerate(NAMES, 1):
+        small = requests.get(f"{url}/api/images/{i}/thumbnail", timeout=30)
         got = requests.get(f"{url}/api/images/{i}/file", timeout=30)
+        assert (small.status_code, small.json()["code"]) == (
+            (422, "bad_picture") if got.ok else (404, "picture_missing")
+        )
         assert b"secret" not in got.content
         assert got.headers["x-content-type-options"] == "nosniff"
         if got.status_code == 200:
@@ -381,6 +385,32 @@ def test_a_picture_that_the_client_has_is_not_sent_again(files: tuple[str, Path]
     time.sleep(0.01)
     (folder / "a.png").write_bytes(b"9876543210")
     assert ask(If_None_Match=tag).content == b"9876543210"
+
+
+def test_a_thumbnail_is_made_once_and_not_sent_again(files: tuple[str, Path]) -> None:
+    from PIL import Image
+
+    url, folder = files
+    Image.new("RGB", (900, 600)).save(folder / "a.png")
+    got = requests.get(f"{url}/api/images/1/thumbnail?size=200", timeout=30)
+    assert (got.status_code, got.headers["content-type"]) == (200, "image/webp")
+    assert Image.open(io.BytesIO(got.content)).size == (256, 171)
+    same = requests.get(f"{url}/api/images/1/thumbnail", headers={"If-None-Match": got.headers["etag"]}, timeout=30)
+    assert (same.status_code, same.content) == (304, b"")
+    larger = requests.get(f"{url}/api/images/1/thumbnail?size=512", headers={"If-None-Match": got.headers["etag"]}, timeout=30)  # fmt: skip
+    assert larger.status_code == 200
+    (folder / "a.png").write_bytes(base64.b64decode(huge_png(13_377)))
+    huge = requests.get(f"{url}/api/images/1/thumbnail?size=200", timeout=30)
+    assert (huge.status_code, huge.json()["code"]) == (422, "bad_picture")
+
+
+def test_requests_are_counted_by_call(server: str) -> None:
+    requests.get(f"{server}/api/images/1", timeout=30)
+    requests.get(f"{server}/evil/{'x' * 50}", timeout=30)
+    told = requests.get(f"{server}/metrics", timeout=30).text
+    assert 'luna_dt_requests_total{call="/api/images/{image_id}",method="GET",status="200"}' in told
+    assert 'luna_dt_requests_total{call="none",method="GET",status="404"}' in told
+    assert "evil" not in told
 
 
 def test_what_is_stored_as_poison_breaks_no_list(drawn: Drawn, server: str) -> None:

@@ -7,6 +7,7 @@ import http.client
 import json
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ import requests
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
+from luna_dt.errors import MissingExtra
 from luna_dt.server.guard import Guard
+from luna_dt.server.metrics import Metrics
 from luna_dt.server.run import Few, prepared
 
 PIECE = bytes(1 << 18)
@@ -190,3 +193,9 @@ def test_the_log_is_limited_in_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 def lines(count: int) -> Iterator[logging.LogRecord]:
     for _ in range(count):
         yield logging.LogRecord("uvicorn.error", logging.WARNING, "", 0, "Invalid %s", ("request",), None)
+
+
+def test_metrics_without_their_extra_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(MissingExtra, match=r"luna_dt\[metrics\]"):
+        Metrics().told()
