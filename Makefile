@@ -7,7 +7,7 @@ HNSWLIB := install "hnswlib>=0.8"
 NO_HNSWLIB := echo "hnswlib could not be built (no C++ compiler?): the exact engine will answer"
 # side by side, one more than two cores, since many wait; more threads than cores only wait for each other
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
-QUICK := not (postgres or models or processes or comfyui or slow)
+QUICK := not (postgres or models or processes or browser or comfyui or slow)
 
 .PHONY: help demo test quick light lint fix constraints clean
 

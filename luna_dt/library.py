@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from . import status as state
 from .doctor import Finding, examine
 from .dt.catalog import Health
+from .errors import BadInput
 from .generation import Generation
 from .identity import Identity, Verdict
 from .known import Known, at_file, known
@@ -41,12 +42,36 @@ from .search.plan import Engine, terms_of
 from .search.results import Collapse, Order, Wanted
 from .search.sampling import checked_sort, sampled
 from .settings import Settings
+from .store.records import ImageOrder
 from .store.rescue import Rescued
 from .store.rescue import rescue as rescuing
 
 
 class _Told(Rooms):
-    """What a library tells of itself, and of one image."""
+    """What a library tells of itself, and of its images one by one."""
+
+    def find(self, query: str = "", order: ImageOrder = "id") -> Int64s:
+        """The ids, int64[n], of all mirrored images that fit a query in DT's language and that DT does not hide.
+
+        ``order``: id, ascending; date, newest first; rating, best first.  DT is not asked.  Raises BadInput, BadQuery.
+        """
+        if order not in get_args(ImageOrder):
+            raise BadInput(f"'{order}' is no order of images; there is: {', '.join(get_args(ImageOrder))}")
+        return self._store.ids_of(query, order)
+
+    def records(self, image_ids: Iterable[int]) -> list[ImageRecord]:
+        """The records of those ids that are mirrored, in the order asked for; DT is not asked."""
+        wanted = list(image_ids)
+        found = self._store.images(wanted)
+        return [found[image_id] for image_id in wanted if image_id in found]
+
+    def models(self) -> list[tuple[str, int]]:
+        """The models that the mirrored images were made with, and how many each, the most used first."""
+        return self._store.models()
+
+    def stamp(self, image_id: int) -> str:
+        """A text that changes when an image's file does, "" where that is not known; raises UnknownImage."""
+        return self._pictures.stamp(self._lookups.image(image_id))
 
     def images_at(self, file: str | os.PathLike[str]) -> list[ImageRecord]:
         """The mirrored images that DT has at a file of this machine, the path map read backwards."""

@@ -23,6 +23,7 @@ from .demo import demo
 from .doctor import doctor
 from .duplicates import duplicates
 from .export import export
+from .gallery import gallery
 from .images import images
 from .layers import embed, verify
 from .lineage import lineage
@@ -72,6 +73,6 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
 
 for command in (
     sync, search, images, show, export, duplicates, status, doctor, verify, embed, make_map, outbox, lineage, batch, serve,
-    rescue, demo
+    gallery, rescue, demo
 ):  # fmt: skip
     main.add_command(command)

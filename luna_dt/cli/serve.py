@@ -22,7 +22,7 @@ from .terminal import err, plain
 def serve(settings: Settings, db: str | None, host: str, port: int, token: str | None) -> None:
     """Serve a DT database as the REST contract, for ComfyUI and for other machines."""
     from ..server.app import create_app
-    from ..server.guard import is_loopback
+    from ..server.origin import is_loopback
     from ..server.run import prepared
 
     settings = settings.replace(dt=db, token=token)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -19,6 +18,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 from .answers import problem
+from .origin import foreign_page, is_loopback
 
 MAX_BODY = 4 << 20  # bytes; the largest honest request asks for some 100,000 ids
 MAX_MAP = 128 << 20  # bytes of a map's request: 4096x4096 pixels in three channels, hardly compressed
@@ -115,13 +115,8 @@ class Guard:
             return problem(421, "wrong_host", f"this server answers to localhost only, not to '{host[:100]}'")
         if not name:
             return problem(400, "bad_request", f"'{host[:100]}' is no host")
-        origin = said.get("origin")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
-            return problem(403, "foreign_origin", f"pages from '{origin[:100]}' may not read this library")
-        # an <img> or a link sends no Origin; other programs than browsers send neither
-        if said.get("sec-fetch-site", "none").lower() not in ("same-origin", "none"):
-            return problem(403, "foreign_origin", "pages of other sites may not read this library")
-        return None
+        foreign = foreign_page(said)
+        return problem(403, "foreign_origin", foreign) if foreign else None
 
 
 def _unreadable(path: str, query: bytes) -> JSONResponse | None:
@@ -155,7 +150,9 @@ CLOSING = {"connection": "close"}  # the rest of the request is not worth readin
 def _protecting(send: Any) -> Any:
     async def protecting(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *PROTECTION]}
+            told = [*message.get("headers", ())]
+            said = {name for name, _ in told}  # a page says itself what it may run
+            message = {**message, "headers": [*told, *(each for each in PROTECTION if each[0] not in said)]}
         await send(message)
 
     return protecting
@@ -188,13 +185,3 @@ async def _read(receive: Any, most: int, seconds: float) -> Any:
         return whole.pop() if whole else await receive()
 
     return received
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only mean this machine."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_SOCKETS = 256
@@ -17,7 +17,7 @@ UNREAD = 30.0  # seconds in which a client must go on reading its answer
 LOG_LINES = 60  # a minute
 
 
-def prepared(app: FastAPI, host: str, port: int) -> uvicorn.Server:
+def prepared(app: Starlette, host: str, port: int) -> uvicorn.Server:
     """A server that is ready to ``run``, until it is told to end; what is under way then has some seconds."""
     config = uvicorn.Config(
         app,

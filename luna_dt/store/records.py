@@ -14,6 +14,10 @@ from ..errors import UnknownCluster, UnknownImage
 from ..records import FLAGS, RECORD_KINDS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s
 from .database import Database
 
+ImageOrder = Literal["id", "date", "rating"]
+_ORDERS: dict[ImageOrder, str] = {
+    "id": "id", "date": "created DESC, id DESC", "rating": "rating DESC, created DESC, id DESC"
+}  # fmt: skip
 IDS = {"images": "id", "captions": "image_id", "clusters": "id"}  # what a row of each kind is known by
 VISIBLE_PAGE = 1000  # records taken in one go
 _IMAGE_COLUMNS = [f.name for f in fields(ImageRecord) if f.name != "tags"]  # tags are synced with the captions
@@ -51,10 +55,15 @@ class Records(Database):
         """Images in id order that fit a query in DT's language (see query.py)."""
         return self._find(query.where(text, _COLUMNS), after_id, limit)
 
-    def ids_of(self, text: str) -> Int64s:
-        """The ids, ascending, of all images that fit a query; raises BadQuery."""
+    def ids_of(self, text: str, order: ImageOrder = "id") -> Int64s:
+        """The ids of all images that fit a query: ascending, or the newest or the best rated first; raises BadQuery."""
         condition, values = query.where(text, _COLUMNS)
-        return self._array([("id", "i8")], f"SELECT id FROM images WHERE {condition} ORDER BY id", values)["id"].copy()
+        sql = f"SELECT id FROM images WHERE {condition} ORDER BY {_ORDERS[order]}"
+        return self._array([("id", "i8")], sql, values)["id"].copy()
+
+    def models(self) -> list[tuple[str, int]]:
+        """The models that images were made with and how many each, the most used first."""
+        return self.rows("SELECT model, COUNT(*) FROM images WHERE model <> '' GROUP BY 1 ORDER BY 2 DESC, 1")
 
     def in_order(self, ids: Int64s, order: Literal["date", "rating"]) -> Int64s:
         """The places of those ids that are known, the newest or the best rated first; equal ones stay as they were."""

@@ -55,7 +55,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path, tmp_path: Pat
         opened.extractall(tmp_path)
     assert {name.partition("/")[0] for name in held} == {"luna_dt", f"luna_dt-{__version__}.dist-info"}
     ours = {str(path.relative_to(ROOT)).replace(os.sep, "/") for path in (ROOT / "luna_dt").rglob("*.*")}
-    assert {name for name in ours if name.endswith((".py", ".typed", ".sql"))} <= held
+    assert {name for name in ours if name.endswith((".py", ".typed", ".sql", ".mjs", ".css", ".html"))} <= held
     assert {name for name in ours if name.startswith("luna_dt/models/tiny/")} <= held
     assert {"luna_dt/py.typed", "luna_dt/demo/fork.sql", "luna_dt/models/tiny/open_clip_model.safetensors"} <= held
     told = subprocess.check_output(

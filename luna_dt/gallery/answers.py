@@ -1,0 +1,323 @@
+"""What the gallery's page asks, answered over a Library: from a question's name and values to what is sent.
+
+The page names images by their ids alone: no path that it sends is ever opened.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput, LunaError, NotFound
+from ..library import Library
+from ..plain import shown
+from ..query import TOKENS
+from ..records import Term, checked_layer
+from ..settings import Settings
+from .sights import Sights
+from .work import Syncing
+
+log = logging.getLogger(__name__)
+
+MOST_RECORDS = 500  # asked for at once
+MOST_HITS = 1000
+MOST_TERMS = 20
+MOST_MODELS = 200  # that are suggested
+MOST_SENT = 64 << 20  # bytes of a picture that is sent to search by
+KEPT_FOR = "private, max-age=3600"  # thumbnails, in the browser
+#: The page's files by their names, and as what they are served; nothing else of the folder can be asked for.
+PAGE_TYPES = {".mjs": "text/javascript", ".css": "text/css", ".html": "text/html"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is sent: bytes of a type, under a status; ``headers`` beside these."""
+
+    data: bytes
+    type: str = "application/json"
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Gallery:
+    """Answers over the library that ``library`` gives, which may be another after a change of settings.
+
+    ``said`` puts messages into the words of the place where the page is; ``settings`` gives those by which a sync
+    opens the library once more, as it waits for DT longer than whoever looks at a page.
+    """
+
+    def __init__(
+        self,
+        library: Callable[[], Library],
+        settings: Callable[[], Settings] | None = None,
+        said: Callable[[str], str] = str,
+    ) -> None:
+        self._library, self.said = library, said
+        self.settings = settings or (lambda: library().settings)
+        self.sights, self.syncing = Sights(), Syncing()
+
+    @property
+    def library(self) -> Library:
+        return self._library()
+
+    def answer(self, method: str, name: str, asked: Mapping[str, Any], body: bytes = b"") -> Answer:
+        """The answer to a question: ``asked`` are the values in its address, ``body`` JSON, or of PUT a picture.
+
+        Every error becomes a problem (RFC 9457) with its stable ``code``; a query's also says ``at`` which character.
+        """
+        try:
+            call = CALLS.get((method, name))
+            if call is None:
+                raise NotFound(f"the gallery has no {method} '{name[:50]}'")
+            if method == "POST":
+                asked = _object(body)
+            elif method == "PUT":
+                asked = {**asked, "body": body}
+            found = call(self, asked)
+        except LunaError as error:
+            at = getattr(error, "at", None)
+            return problem(error.http_status, error.code, self.said(str(error)), {} if at is None else {"at": at})
+        except Exception:
+            log.exception("the gallery could not answer %s", name)
+            return problem(500, "error", "this failed; the log says why")
+        return found if isinstance(found, Answer) else Answer(json.dumps(found, ensure_ascii=False).encode())
+
+
+def problem(status: int, code: str, detail: str, more: Mapping[str, Any] | None = None) -> Answer:
+    """A problem as an answer, which may repeat what was asked and so is made plain."""
+    told = {"status": status, "code": code, "title": code.replace("_", " "), "detail": shown(detail, 1000)}
+    return Answer(json.dumps({**told, **(more or {})}).encode(), "application/problem+json", status)
+
+
+def page_files() -> dict[str, Answer]:
+    """The page's own files, by their names."""
+    return {
+        file.name: Answer(file.read_bytes(), f"{PAGE_TYPES[file.suffix]}; charset=utf-8")
+        for file in sorted(Path(__file__).with_name("page").iterdir())
+        if file.suffix in PAGE_TYPES
+    }
+
+
+# -- what is here -----------------------------------------------------------------------------------
+
+
+def status(gallery: Gallery, _: Mapping[str, Any]) -> Any:
+    """What is here and what goes on: enough to say what a page that is empty waits for."""
+    library = gallery.library
+    told = library.status()
+    count, synced = told.counts["images"]
+    layers = [{"name": each.state.name, "vectors": each.state.count, "coverage": each.coverage} for each in told.layers]
+    return {
+        "images": count, "synced": synced, "dt": told.dt, "layers": layers, "text_layer": library.text_layer(),
+        "sync": gallery.syncing.to_json(), "outbox": library.outbox.counts(), "left_out": list(told.left_out),
+    }  # fmt: skip
+
+
+def find(gallery: Gallery, asked: Mapping[str, Any]) -> Answer:
+    """The ids that fit a query, all of them, as little-endian 64-bit numbers."""
+    ids = gallery.library.find(_text(asked, "query"), _text(asked, "order", "date"))  # type: ignore[arg-type]
+    return Answer(ids.astype("<i8").tobytes(), "application/octet-stream")
+
+
+def records(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
+    """The records of some ids, of those that are here."""
+    return [record.to_json() for record in gallery.library.records(_ids(asked, MOST_RECORDS))]
+
+
+def one(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
+    """All that is known of one image."""
+    return gallery.library.known(_whole(asked, "id")).to_json()
+
+
+def suggest(gallery: Gallery, _: Mapping[str, Any]) -> Any:
+    """What a query can be made of: tokens, models, clusters."""
+    library = gallery.library
+    clusters = [
+        {"id": each.id, "name": each.name, "images": each.image_count}
+        for each in (library.clusters() if library.mirrors("clusters") else [])
+    ]
+    return {"tokens": list(TOKENS), "models": library.models()[:MOST_MODELS], "clusters": clusters}
+
+
+# -- searches ---------------------------------------------------------------------------------------
+
+
+def search(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
+    """The ids most similar to some references, each with its weight and layer; their similarities; how many each
+    stands for."""
+    given = asked.get("terms")
+    if not isinstance(given, list) or not 0 < len(given) <= MOST_TERMS:
+        raise BadInput(f"a search has 1 to {MOST_TERMS} references")
+    terms = [_term(gallery, each) for each in given]
+    hits = gallery.library.search(
+        terms,
+        top_k=_whole(asked, "top_k", 200, 1, MOST_HITS),
+        min_similarity=_number(asked, "min_similarity", -1.0, -1, 1),
+        where=_text(asked, "where"),
+        order=_text(asked, "order", "similarity"),  # type: ignore[arg-type]
+        collapse=_number(asked, "collapse", 0.0, 0, 1),
+        engine="local",
+    )
+    return {
+        "ids": [hit.id for hit in hits],
+        "similarities": [round(hit.similarity, 4) for hit in hits],
+        "stands_for": [hit.stands_for for hit in hits],
+    }
+
+
+def _term(gallery: Gallery, said: Any) -> Term:
+    if not isinstance(said, dict):
+        raise BadInput("a reference is an object with an image_id, a text or a picture")
+    weight, text = _number(said, "weight", 1.0, -100, 100), said.get("text")
+    if isinstance(text, str) and text.strip():
+        return Term(text=text[:10_000], layer=_layer(said, gallery.library.text_layer()), weight=weight)
+    if "picture" in said:
+        picture = gallery.sights.sent(_text(said, "picture"))
+        return Term(picture, layer=_layer(said, "visual"), weight=weight)
+    return Term(image_id=_whole(said, "image_id"), layer=_layer(said, "visual"), weight=weight)
+
+
+def reference(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
+    """Takes a picture to search by, dropped or pasted, and gives the name it is known by for now."""
+    body = asked["body"]
+    if len(body) > MOST_SENT:
+        raise BadInput(f"a picture to search by may have {MOST_SENT:,} bytes")
+    return {"picture": gallery.sights.take(body)}
+
+
+# -- pictures ---------------------------------------------------------------------------------------
+
+
+def thumbnail(gallery: Gallery, asked: Mapping[str, Any]) -> Answer:
+    """A small picture, WebP."""
+    data = gallery.sights.thumbnail(gallery.library, _whole(asked, "id"), _whole(asked, "size", 256, 32, 1024))
+    return Answer(data, "image/webp", headers={"cache-control": KEPT_FOR})
+
+
+def picture(gallery: Gallery, asked: Mapping[str, Any]) -> Answer:
+    """An image's own file where a browser shows its kind, else made one that it does."""
+    return Answer(*gallery.sights.whole(gallery.library.file(_whole(asked, "id"))))
+
+
+def map_of(gallery: Gallery, asked: Mapping[str, Any]) -> Answer:
+    """A ControlNet map that is kept; none is made."""
+    out = io.BytesIO()
+    gallery.library.map(_text(asked, "kind"), image_id=_whole(asked, "id"), make=False).picture.save(out, "PNG")
+    return Answer(out.getvalue(), "image/png")
+
+
+# -- what goes on -----------------------------------------------------------------------------------
+
+
+def sync(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
+    """Starts a sync, unless one runs."""
+    gallery.syncing.start(gallery.settings(), bool(asked.get("accept")))
+    return gallery.syncing.to_json()
+
+
+def stop(gallery: Gallery, _: Mapping[str, Any]) -> Any:
+    """Has the sync stop; the next one goes on from there."""
+    gallery.syncing.stop()
+    return gallery.syncing.to_json()
+
+
+def batches(gallery: Gallery, _: Mapping[str, Any]) -> Any:
+    """Every batch and how it stands, newest first."""
+    return [
+        {"id": each.id, "created": each.created, "operation": each.operation, "items": len(each.items),
+         "counts": each.counts, "open": each.is_open}
+        for each in gallery.library.batches.all()
+    ]  # fmt: skip
+
+
+def batch(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
+    """Cancels a batch, or has what failed of it tried again."""
+    do = {"cancel": gallery.library.batches.cancel, "retry": gallery.library.batches.retry}.get(_text(asked, "do"))
+    if do is None:
+        raise BadInput("of a batch there is: cancel, retry")
+    return {"counts": do(_text(asked, "id")).counts}
+
+
+def outbox(gallery: Gallery, _: Mapping[str, Any]) -> Any:
+    """What DT does not have yet, and why."""
+    return [
+        {"position": each.position, "state": each.state, "tries": each.tries, "reason": each.reason,
+         "operation": each.generation.operation, "created": each.generation.created,
+         "source_image_id": each.generation.source_image_id}
+        for each in gallery.library.outbox.entries("waiting", "parked", "kept")
+    ]  # fmt: skip
+
+
+def send(gallery: Gallery, _: Mapping[str, Any]) -> Any:
+    """Tries once, now, all that waits."""
+    return {"sent": gallery.library.outbox.send()}
+
+
+def doctor(gallery: Gallery, _: Mapping[str, Any]) -> Any:
+    """What is well and what is not, each with one next step."""
+    return [
+        {**each.to_json(), "says": gallery.said(each.says), "step": gallery.said(each.step)}
+        for each in gallery.library.doctor()
+    ]
+
+
+# -- values that the page sent ----------------------------------------------------------------------
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise BadInput("the question is no JSON") from error
+    if not isinstance(found, dict):
+        raise BadInput("the question is no JSON object")
+    return found
+
+
+def _text(asked: Mapping[str, Any], name: str, otherwise: str = "") -> str:
+    found = asked.get(name, otherwise)
+    if not isinstance(found, str):
+        raise BadInput(f"{name} is no text")
+    return found
+
+
+def _layer(asked: Mapping[str, Any], otherwise: str) -> str:
+    return checked_layer(_text(asked, "layer") or otherwise)
+
+
+def _number(asked: Mapping[str, Any], name: str, otherwise: float | None, least: float, most: float) -> float:
+    try:
+        found = float(asked.get(name, otherwise))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{name} is no number") from error
+    if not least <= found <= most:
+        raise BadInput(f"{name} must be {least:g} to {most:g}")
+    return found
+
+
+def _whole(asked: Mapping[str, Any], name: str, otherwise: int | None = None, least: int = 0, most: int = 2**53) -> int:
+    found = _number(asked, name, otherwise, least, most)
+    if found != int(found):
+        raise BadInput(f"{name} is no whole number")
+    return int(found)
+
+
+def _ids(asked: Mapping[str, Any], most: int) -> list[int]:
+    said = [each for each in _text(asked, "ids").split(",") if each]
+    if len(said) > most:
+        raise BadInput(f"at most {most:,} images can be asked for at once")
+    return [_whole({"id": each}, "id") for each in said]
+
+
+CALLS: Mapping[tuple[str, str], Callable[[Gallery, Mapping[str, Any]], Any]] = {
+    ("GET", "status"): status, ("GET", "find"): find, ("GET", "records"): records, ("GET", "one"): one,
+    ("GET", "suggest"): suggest, ("POST", "search"): search, ("PUT", "reference"): reference,
+    ("GET", "thumbnail"): thumbnail, ("GET", "picture"): picture, ("GET", "map"): map_of, ("POST", "sync"): sync,
+    ("POST", "stop"): stop, ("GET", "batches"): batches, ("POST", "batch"): batch, ("GET", "outbox"): outbox,
+    ("POST", "send"): send, ("GET", "doctor"): doctor,
+}  # fmt: skip

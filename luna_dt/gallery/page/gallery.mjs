@@ -1,0 +1,191 @@
+// The gallery, put together: what is looked for, the pictures, one of them, and what goes on.
+import { button, count, h } from "./dom.mjs";
+import * as data from "./data.mjs";
+import { Detail } from "./detail.mjs";
+import { Grid } from "./grid.mjs";
+import { showMenu } from "./menu.mjs";
+import { SearchBar } from "./search.mjs";
+import { Work } from "./work.mjs";
+
+const SIZE = "luna_dt.size", VEIL = "luna_dt.veil";
+
+/** What an empty page waits for, and the next step. */
+export function emptiness(status, asked) {
+  if (!status.images) {
+    if (status.sync.running) return "The first sync is running; pictures come when it is done.";
+    return `Nothing is here yet. Press “Library”, then “sync”, to mirror DT (${status.dt}).`;
+  }
+  if (asked.terms.length) return "Nothing is similar enough, or fits the query.";
+  return "No picture fits the query.";
+}
+
+/**
+ * Shows the gallery in an element, which must have a height.  host: actions(ids) gives more [label, run] pairs;
+ * opened(id) is what a double click does, else the picture is shown whole; dragged(event, ids).
+ */
+export function mountGallery(place, host) {
+  let layers = [], asking, now;
+  const tell = (message) => {
+    note.textContent = message;
+    clearTimeout(tell.timer);
+    tell.timer = setTimeout(() => (note.textContent = ""), 8000);
+  };
+  const note = h("div", { className: "luna-tell", role: "status" });
+  const shown = h("span", { className: "luna-count", role: "status" });
+  const empty = h("p", { className: "luna-empty", hidden: true });
+  const bar = new SearchBar({ ask: () => ask(), tell }, () => layers);
+  const grid = new Grid({
+    opened: (id) => (host.opened ? host.opened(id) : detail.show(id)),
+    detail: (id) => detail.show(id), menu, chosen, dragged: (event, ids) => host.dragged?.(event, ids),
+  });
+  const detail = new Detail({
+    ids: () => grid.ids, actions: (ids) => own(ids).concat(host.actions?.(ids) ?? []), layers: () => layers,
+    similar: (id, layer) => bar.refer({ image_id: id, layer }), veil: () => grid.veil,
+    cluster: (each) => bar.put("cluster", `"${(each.name || each.id).toString().replaceAll('"', "")}"`),
+  });
+  const work = new Work({ changed: () => (bar.learn().catch(() => {}), ask()), tell, seen: (status) => (now = status) });
+  const size = h("input", { type: "range", min: 96, max: 400, step: 4, "aria-label": "Size of the pictures", value: stored(SIZE, 168),
+    oninput: () => {
+      localStorage.setItem(SIZE, size.value);
+      grid.side = Number(size.value);
+      grid.measure();
+    } });
+  const veil = h("input", { type: "checkbox", checked: stored(VEIL, "1") !== "0", onchange: () => {
+    localStorage.setItem(VEIL, veil.checked ? "1" : "0");
+    grid.veil = veil.checked;
+    grid.measure();
+  } });
+  grid.side = Number(size.value);
+  grid.veil = veil.checked;
+  const selection = h("div", { className: "luna-row luna-selection", hidden: true });
+  const root = h("div", { className: "luna-gallery", onkeydown: key, ondragover: over, ondrop: dropped, onpaste: pasted },
+    bar.element, h("div", { className: "luna-row luna-tools" }, shown, size, h("label", {}, veil, "blur NSFW"),
+      button("Library", () => work.open().catch((problem) => tell(problem.message)), { title: "Sync, batches, outbox, check" })),
+    empty, grid.element, selection, note, detail.element, work.element);
+  place.append(root);
+
+  async function ask() {
+    asking?.abort();
+    const mine = (asking = new AbortController()), asked = bar.asked;
+    bar.fault();
+    try {
+      if (asked.terms.length) {
+        const terms = asked.terms.map(({ image_id, text, picture, layer, weight }) => ({ image_id, text, picture, layer, weight }));
+        const found = await data.search({ terms, where: asked.query, collapse: asked.collapse, order: asked.order, min_similarity: asked.least, top_k: 500 }, mine.signal);
+        const labels = found.similarities.map((each, index) =>
+          each.toFixed(3) + (found.stands_for[index] > 1 ? `  +${found.stands_for[index] - 1}` : ""));
+        show(found.ids, labels, asked);
+      } else show(await data.find(asked.query, asked.order, mine.signal), undefined, asked);
+    } catch (problem) {
+      if (problem.name === "AbortError" || mine !== asking) return;
+      if (problem.code === "bad_query") bar.fault(problem);
+      else {
+        show([], undefined, asked);
+        empty.textContent = problem.message ?? String(problem);
+      }
+    }
+  }
+
+  async function show(ids, labels, asked) {
+    grid.show(ids, labels);
+    shown.textContent = `${count(ids.length)} picture${ids.length === 1 ? "" : "s"}${labels ? ", found" : ""}`;
+    empty.hidden = ids.length > 0;
+    if (!ids.length) {
+      empty.textContent = "…";
+      now ??= await data.status().catch(() => undefined);
+      if (now && empty.textContent === "…") empty.textContent = emptiness(now, asked);
+    }
+  }
+
+  function own(ids) {
+    const one = ids.length === 1 && data.record(ids[0]);
+    return [
+      one && one.prompt && ["copy prompt", () => copy(one.prompt, "prompt")],
+      [ids.length > 1 ? "copy ids" : "copy id", () => copy(ids.join(", "), ids.length > 1 ? "ids" : "id")],
+      ids.length === 2 && ["compare", () => detail.compare(...ids)],
+    ].filter(Boolean);
+  }
+
+  function references(ids) {
+    if (ids.length > 1) return [["similar to these", () => ids.forEach((id, index) => bar.refer({ image_id: id, layer: layers[0] ?? "visual" }, index > 0))]];
+    return [
+      ...layers.map((layer) => [`similar: ${layer}`, () => bar.refer({ image_id: ids[0], layer })]),
+      ...(bar.terms.length ? [["and like this", () => bar.refer({ image_id: ids[0], layer: layers[0] ?? "visual" }, true)],
+        ["but unlike this", () => bar.refer({ image_id: ids[0], layer: layers[0] ?? "visual", weight: -0.5 }, true)]] : []),
+    ];
+  }
+
+  function menu(ids, x, y) {
+    const graph = host.actions?.(ids) ?? [];
+    showMenu(root, [ids.length === 1 && ["details", () => detail.show(ids[0])], ...own(ids), null, ...references(ids),
+      ...(graph.length ? [null, ...graph] : [])].filter((each) => each !== false), x, y);
+  }
+
+  function chosen(ids) {
+    selection.hidden = !ids.length;
+    if (!ids.length) return selection.replaceChildren();
+    const pairs = [...own(ids), ...(ids.length > 1 ? references(ids) : []), ...(host.actions?.(ids) ?? []).filter(Boolean)];
+    selection.replaceChildren(h("span", {}, `${count(ids.length)} chosen`), ...pairs.map(([label, run]) => button(label, run)));
+  }
+
+  async function copy(text, what) {
+    try {
+      await navigator.clipboard.writeText(text);
+      tell(`${what} copied`);
+    } catch {
+      tell(`the browser does not let this page copy; the ${what}: ${text.slice(0, 200)}`);
+    }
+  }
+
+  // keys pressed here are never the graph's: there Delete removes a node, and a letter is a command
+  function key(event) {
+    event.stopPropagation();
+    if (event.key === "/" && !event.target.matches("input, select, textarea")) {
+      event.preventDefault();
+      bar.query.focus();
+    }
+  }
+
+  function over(event) {
+    if ([...event.dataTransfer.types].includes("Files")) event.preventDefault();
+  }
+
+  function dropped(event) {
+    const [file] = [...event.dataTransfer.files].filter((each) => each.type.startsWith("image/"));
+    if (![...event.dataTransfer.types].includes("Files")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (file) bar.takePicture(file);
+    else tell("that is no picture");
+  }
+
+  function pasted(event) {
+    const [file] = [...event.clipboardData.files].filter((each) => each.type.startsWith("image/"));
+    event.stopPropagation();
+    if (!file) return;
+    event.preventDefault();
+    bar.takePicture(file);
+  }
+
+  async function start() {
+    try {
+      ask();
+      now = await work.look();
+      layers = now.layers.map((each) => each.name);
+      await bar.learn();
+    } catch (problem) {
+      empty.hidden = false;
+      empty.textContent = problem.message;
+    }
+  }
+  start();
+  return { root, grid, bar, detail, key, pasted };
+}
+
+function stored(name, otherwise) {
+  try {
+    return localStorage.getItem(name) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}

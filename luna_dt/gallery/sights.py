@@ -1,0 +1,90 @@
+"""Pictures as the page is shown them: small ones, kept for a while, whole ones, and those that it sent to search by."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+
+from ..errors import BadInput
+from ..library import Library
+from ..pixels import FORMATS, read_pictures
+from ..records import content_digest
+
+THUMBNAILS_BYTES = 96 << 20  # of small pictures that are kept in memory
+SENT_PICTURES, SENT_BYTES = 16, 256 << 20  # that are kept to be searched by
+QUALITY = 78  # WebP's; some 10 kB for 256 pixels
+#: What every browser shows as it is, by Pillow's names.
+SHOWN = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
+
+
+class _Kept:
+    """Bytes by their names, up to a limit; what was asked for longest ago makes room."""
+
+    def __init__(self, most_bytes: int, most: int = 1 << 30) -> None:
+        self._most_bytes, self._most, self._bytes = most_bytes, most, 0
+        self._held: OrderedDict[object, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: object) -> bytes | None:
+        with self._lock:
+            if name in self._held:
+                self._held.move_to_end(name)
+            return self._held.get(name)
+
+    def put(self, name: object, data: bytes) -> None:
+        with self._lock:
+            self._bytes += len(data) - len(self._held.pop(name, b""))
+            self._held[name] = data
+            while len(self._held) > 1 and (self._bytes > self._most_bytes or len(self._held) > self._most):
+                self._bytes -= len(self._held.popitem(last=False)[1])
+
+
+class Sights:
+    """What the page shows of pictures; nothing is written to disk."""
+
+    def __init__(self) -> None:
+        self._small = _Kept(THUMBNAILS_BYTES)
+        self._sent = _Kept(SENT_BYTES, SENT_PICTURES)
+
+    def thumbnail(self, library: Library, image_id: int, size: int) -> bytes:
+        """An image's picture with so many pixels on its longer side, as WebP; raises as Library.picture."""
+        name = (image_id, size, library.stamp(image_id))
+        found = self._small.get(name)
+        if found is None:
+            picture = library.picture(image_id)
+            picture.thumbnail((size, size), reducing_gap=2.0)
+            out = io.BytesIO()
+            picture.save(out, "WEBP", quality=QUALITY, method=0)
+            found = out.getvalue()
+            self._small.put(name, found)
+        return found
+
+    def whole(self, data: bytes) -> tuple[bytes, str]:
+        """A picture's file and its type, made WebP where browsers do not show it; raises BadPicture."""
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as seen:
+                form = SHOWN.get(seen.format or "")
+        except Exception:  # noqa: BLE001 - decoders fail in many ways; below it is said which
+            form = None
+        if form:
+            return data, form
+        out = io.BytesIO()
+        read_pictures(data)[0].save(out, "WEBP", quality=90, method=0)
+        return out.getvalue(), "image/webp"
+
+    def take(self, data: bytes) -> str:
+        """Keeps a picture to be searched by, for now, and gives its name; raises BadPicture."""
+        read_pictures(data)
+        name = f"{content_digest(data) % 2**64:016x}"
+        self._sent.put(name, data)
+        return name
+
+    def sent(self, name: str) -> bytes:
+        """The picture of that name; raises BadInput where it is kept no longer."""
+        found = self._sent.get(name)
+        if found is None:
+            raise BadInput("that picture is not kept any more; drop or paste it again")
+        return found

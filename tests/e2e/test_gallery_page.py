@@ -1,0 +1,252 @@
+"""The gallery in a real browser: its page over a drawn library, by mouse and keyboard."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("playwright", reason="Playwright is not installed: pip install '.[test]'")
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from playwright.sync_api import expect, sync_playwright
+
+from luna_dt import Library
+from luna_dt.demo import database, drawing
+from luna_dt.gallery.answers import Gallery
+from luna_dt.gallery.server import create_app
+from luna_dt.server.run import prepared
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.processes,
+    pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium: apt-get install chromium"),
+]
+PICTURES = 90
+HOSTILE = '<img src=x onerror="document.title=1"> \u202e\u0645\u0631 🦊'
+
+
+@pytest.fixture(scope="module")
+def drawn_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that mirrors a folder of drawn pictures, with two layers; one has a hostile prompt, one is marked NSFW."""
+    folder = tmp_path_factory.mktemp("gallery")
+    database.draw_library(folder / "pictures", PICTURES, seed=11)
+    info = PngInfo()
+    info.add_text(
+        "parameters", f"{HOSTILE}\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 77, Size: 64x64, Model: evil"
+    )
+    Image.new("RGB", (64, 64), "green").save(folder / "pictures" / "hostile.png", pnginfo=info)
+    with Library(folder / "home", dt=str(folder / "pictures")) as library:
+        library.sync()
+        for layer in ("visual", "style"):
+            library.embed(layer, model=database.TINY_JOINT.model)
+        (hostile,) = library.find("model: evil")
+        library.map("canny", image_id=int(hostile))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def served(library: Library) -> tuple[Any, str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = prepared(create_app(Gallery(lambda: library)), "127.0.0.1", port)
+    threading.Thread(target=server.run, daemon=True).start()
+    while not server.started:
+        time.sleep(0.01)
+    return server, f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture
+def page(browser: Any, drawn_home: Path) -> Iterator[Any]:
+    """The page over the drawn library; whatever the console says ends the test."""
+    with Library(drawn_home / "home", dt=str(drawn_home / "pictures")) as library:
+        server, address = served(library)
+        context = browser.new_context(viewport={"width": 1280, "height": 800})
+        opened = context.new_page()
+        opened.set_default_timeout(20_000)
+        told: list[str] = []
+        opened.on(
+            "console", lambda message: told.append(message.text) if message.type in ("error", "warning") else None
+        )
+        opened.on("pageerror", lambda error: told.append(str(error)))
+        opened.goto(address)
+        opened.locator(".luna-tile img[src]").nth(10).wait_for()
+        yield opened
+        context.close()
+        server.should_exit = True
+    # a query that cannot be read is refused, and the browser notes every refusal
+    assert [line for line in told if "422" not in line] == []
+
+
+def shown(page: Any) -> str:
+    return str(page.locator(".luna-count").inner_text())
+
+
+def ask(page: Any, query: str) -> None:
+    page.get_by_label("Query in DT's language").fill(query)
+    page.keyboard.press("Enter")
+
+
+def wait_shown(page: Any, text: str) -> None:
+    expect(page.locator(".luna-count")).to_contain_text(text)
+
+
+def test_a_query_finds_and_a_wrong_one_says_where(page: Any) -> None:
+    assert shown(page) == f"{PICTURES + 1} pictures"
+    page.keyboard.press("/")
+    page.keyboard.type("fish")
+    page.keyboard.press("Enter")
+    expect(page.locator(".luna-count")).not_to_contain_text(str(PICTURES + 1))
+    assert re.fullmatch(r"\d+ pictures", shown(page))
+    ask(page, "rating: many")
+    page.get_by_role("alert").filter(has_text="rating: many").wait_for()
+    ask(page, "")
+    wait_shown(page, f"{PICTURES + 1} pictures")
+    assert not page.locator(".luna-wrong").is_visible()
+    ask(page, "nothing is like this")
+    page.get_by_text("No picture fits the query.").wait_for()
+
+
+def test_tokens_and_models_are_suggested(page: Any) -> None:
+    query = page.get_by_label("Query in DT's language")
+    query.press_sequentially("mod")
+    page.get_by_role("option", name="model:", exact=True).wait_for()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert query.input_value().startswith("model")
+    query.fill("")
+    query.press_sequentially("model: ev")
+    page.get_by_role("option", name="evil", exact=True).click()
+    page.keyboard.press("Enter")
+    wait_shown(page, "1 picture")
+    assert query.input_value() == "model: evil"
+
+
+def test_similar_to_a_picture_to_a_text_and_to_a_dropped_one(page: Any, tmp_path: Path) -> None:
+    page.locator(".luna-tile").nth(2).click(button="right")
+    page.get_by_role("menuitem", name="similar: style").click()
+    wait_shown(page, "found")
+    assert re.fullmatch(r"[01]\.\d{3}", page.locator(".luna-note").first.inner_text())
+    page.get_by_label("Text that pictures are to be like").fill("a red fish")
+    page.keyboard.press("Enter")
+    assert page.locator(".luna-chip").count() == 2
+    page.get_by_role("button", name="clear").click()
+    wait_shown(page, f"{PICTURES + 1} pictures")
+    import random
+
+    reference = drawing.draw(drawing.random_scene(random.Random(3), "cat"), (96, 96))
+    reference.save(tmp_path / "reference.png")
+    transfer = page.evaluate_handle(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "reference.png", { type: "image/png" }));
+            return transfer;
+        }""",
+        list((tmp_path / "reference.png").read_bytes()),
+    )
+    page.dispatch_event(".luna-gallery", "drop", {"dataTransfer": transfer})
+    page.get_by_text("reference.png").wait_for()
+    wait_shown(page, "found")
+    weight = page.get_by_label("Weight of reference.png")
+    weight.fill("-1")
+    weight.press("Enter")
+    page.locator(".luna-chip.luna-minus").wait_for()
+
+
+def test_a_hostile_prompt_is_text(page: Any) -> None:
+    ask(page, "model: evil")
+    wait_shown(page, "1 picture")
+    page.locator(".luna-tile").first.dblclick()
+    page.get_by_text(HOSTILE).wait_for()
+    assert page.get_by_role("dialog").locator(".luna-prompt img").count() == 0
+    page.get_by_alt_text("canny map").wait_for()
+    assert page.title() == "Luna DT gallery"
+    page.keyboard.press("Escape")
+    expect(page.locator(".luna-detail")).not_to_be_visible()
+
+
+def test_the_keyboard_goes_through_pictures(page: Any) -> None:
+    page.locator(".luna-grid").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Shift+ArrowRight")
+    page.get_by_text("2 chosen").wait_for()
+    page.locator(".luna-selection").get_by_role("button", name="compare").click()
+    expect(page.locator(".luna-compare img")).to_have_count(2)
+    page.keyboard.press("Escape")
+    page.locator(".luna-grid").focus()
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    expect(page.locator(".luna-facts h2")).to_be_visible()
+    first = page.get_by_role("heading", name=re.compile("^Image")).inner_text()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".luna-facts h2")).not_to_have_text(first)
+
+
+def test_keys_stay_in_the_panel(page: Any) -> None:
+    page.evaluate("document.addEventListener('keydown', () => { window.heard = (window.heard ?? 0) + 1; })")
+    page.locator(".luna-tile").first.click()
+    for key in ("Delete", "w", "ArrowDown", "Control+a"):
+        page.keyboard.press(key)
+    assert page.evaluate("window.heard ?? 0") == 0
+
+
+def test_a_sync_is_started_and_its_end_seen(page: Any) -> None:
+    page.get_by_role("button", name="Library").click()
+    page.get_by_role("button", name="sync").click()
+    expect(page.locator(".luna-sync")).to_contain_text("images, synced")
+    page.get_by_role("button", name="check").click()
+    page.locator(".luna-findings").get_by_text("library: ok").first.wait_for()
+
+
+def test_an_empty_library_says_what_to_do(browser: Any, tmp_path: Path) -> None:
+    with Library(tmp_path / "home", dt="http://127.0.0.1:9") as library:
+        server, address = served(library)
+        opened = browser.new_page()
+        opened.goto(address)
+        opened.get_by_text("Nothing is here yet").wait_for()
+        opened.get_by_role("button", name="Library").click()
+        opened.get_by_role("button", name="sync").click()
+        opened.get_by_text("The last sync failed").wait_for()
+        opened.close()
+        server.should_exit = True
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_axe_finds_nothing_serious(page: Any, scheme: str) -> None:
+    axe_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_timeout(300)
+
+    def serious() -> list[str]:
+        found = axe_playwright.Axe().run(page).response["violations"]
+        return [
+            f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")
+        ]
+
+    assert serious() == []
+    page.locator(".luna-tile").nth(1).click(button="right")
+    page.get_by_role("menuitem", name="similar: visual").click()
+    wait_shown(page, "found")
+    assert serious() == []
+    page.locator(".luna-tile").nth(1).dblclick()
+    page.locator(".luna-facts dl").wait_for()
+    assert serious() == []
