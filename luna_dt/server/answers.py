@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from ..errors import LunaError
@@ -26,7 +26,13 @@ AT_A_TIME = 200  # records of a list that are put into words at once
 WholeNumber = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]  # what a database's column and NumPy's array can hold
 
 
-class Similar(BaseModel):
+class Body(BaseModel):
+    """What a request says: numbers as numbers, not as texts, nor true for 1."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Similar(Body):
     """A similarity query: one of ``embedding``, ``image_id`` and ``text_query``."""
 
     query_type: str = Field("visual", max_length=100)
@@ -37,14 +43,14 @@ class Similar(BaseModel):
     text_query: str | None = Field(None, max_length=10_000)
 
 
-class GivenMap(BaseModel):
+class GivenMap(Body):
     """A ControlNet map, and OpenPose's JSON object if it is a pose."""
 
     image_base64: str
     keypoints: dict[str, Any] | None = None
 
 
-class Wanted(BaseModel):
+class Wanted(Body):
     """The rows to fetch, and for vectors the precision to send."""
 
     ids: list[WholeNumber] = Field(max_length=MAX_FETCHED_IDS)
@@ -153,7 +159,17 @@ def described(app: FastAPI) -> dict[str, Any]:
             for status, answer in call["responses"].items():
                 if int(status) >= 400:
                     answer["content"] = {"application/problem+json": next(iter(answer["content"].values()))}
+    _bound(told)
     return told
+
+
+def _bound(told: Any) -> None:
+    """Writes bounds of 64 bits as what they are; FastAPI makes floats of some, which are one too large."""
+    for at, each in told.items() if isinstance(told, dict) else enumerate(told):
+        if isinstance(each, (dict, list)):
+            _bound(each)
+        elif at in ("maximum", "minimum") and isinstance(each, float) and each.is_integer():
+            told[at] = min(int(each), 2**63 - 1)
 
 
 def binary(*types: str) -> dict[str, Any]:
@@ -204,10 +220,14 @@ async def _on_invalid(_: Request, error: Exception) -> Response:
     return problem(422, "bad_input", told)
 
 
-async def _on_http(_: Request, error: Exception) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {400: "bad_request", 404: "not_found"}.get(error.status_code, "http")
-    return problem(error.status_code, code, str(error.detail), error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # Starlette names those of one route alone
+        at = [each for each in request.app.routes if each.path_regex.match(request.url.path)]
+        headers["allow"] = ", ".join(sorted({method for each in at for method in each.methods}))
+    return problem(error.status_code, code, str(error.detail), headers)
 
 
 async def _on_crash(request: Request, error: Exception) -> Response:

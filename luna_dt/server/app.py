@@ -24,6 +24,7 @@ from ..generation import Generation
 from ..identity import Identity
 from ..paths import local_path, on_disk
 from ..pixels import FORMATS
+from ..preproc.map_types import TYPES
 from ..records import Captions, Float32s, ImageRecord, StoredMap, checked_keypoints, layer_of, now
 from ..thumbnails import SIDES, Thumbnails
 from ..version import __version__
@@ -59,6 +60,9 @@ FILE: dict[int | str, dict[str, Any]] = {
     416: {"model": Problem, "description": "a part that it does not have"},
 }
 SMALL: dict[int | str, dict[str, Any]] = {200: binary("image/webp"), 304: FILE[304]}
+MapType = Annotated[str, Path(json_schema_extra={"enum": [*TYPES]})]  # of which the keeper says what is wrong
+Mirrored = Annotated[str, Path(examples=["images", "captions", "clusters", "embeddings.visual"])]
+Key = Annotated[str, Header(max_length=200, json_schema_extra={"pattern": "^[!-~]*$"})]
 AfterId = Annotated[int, Query(ge=-1, le=2**63 - 1)]
 MAX_MAP_PIXELS = 1 << 25  # what a few hundred bytes can say they are is looked at before there is room made for it
 
@@ -151,13 +155,13 @@ def create_app(
         return catalog.captions(image_id).to_json()
 
     @app.get("/api/images/{image_id}/controlnet/{kind}", responses={200: {"model": KeptMap}})
-    def control_map(image_id: ImageId, kind: str) -> dict[str, Any]:
+    def control_map(image_id: ImageId, kind: MapType) -> dict[str, Any]:
         found = keeper().get(catalog.image(image_id), kind)
         encoded = base64.b64encode(found.data).decode()
         return {"image_base64": encoded, "was_cached": True, "keypoints": found.keypoints}
 
     @app.put("/api/images/{image_id}/controlnet/{kind}", status_code=201, responses={201: {"model": MapStored}})
-    def put_map(image_id: ImageId, kind: str, body: GivenMap) -> dict[str, Any]:
+    def put_map(image_id: ImageId, kind: MapType, body: GivenMap) -> dict[str, Any]:
         try:
             data = base64.b64decode(body.image_base64, validate=True)
         except ValueError as error:
@@ -211,7 +215,7 @@ def create_app(
         return listed(catalog.generations(source_image_id, batch_id, after_id, limit))
 
     @app.post("/api/generations", responses={200: {"model": Generation}})
-    def record(body: dict[str, Any], idempotency_key: Annotated[str, Header(max_length=200)] = "") -> dict[str, Any]:
+    def record(body: dict[str, Any], idempotency_key: Key = "") -> dict[str, Any]:
         key = idempotency_key or body.get("key") or str(uuid.uuid4())
         made = Generation.from_json({"created": now("milliseconds"), **body, "key": key, "id": None})
         return replace(made, id=catalog.record(made)).to_json()
@@ -228,12 +232,12 @@ def create_app(
         }
 
     @app.get("/api/sync/{kind}", response_class=Response, responses={200: binary(wire.ARRAYS)})
-    def digests(kind: str) -> Response:
+    def digests(kind: Mirrored) -> Response:
         packed = wire.pieces(wire.pack_digests(*catalog.digests(kind)))
         return StreamingResponse(packed, media_type=wire.ARRAYS)
 
     @app.post("/api/sync/{kind}/fetch", response_class=Response, responses={200: binary(wire.ARRAYS, wire.LINES)})
-    def fetch(kind: str, body: Wanted) -> StreamingResponse:
+    def fetch(kind: Mirrored, body: Wanted) -> StreamingResponse:
         batches = catalog.fetch(kind, np.array(body.ids, np.int64))
         # an error must come before the answer has begun
         batches = itertools.chain(list(itertools.islice(batches, 1)), batches)

@@ -101,6 +101,7 @@ class Guard:
             self._stranger(said, headers.get(b"authorization", b""))
             or _unreadable(scope["path"], scope["query_string"])
             or _too_large(scope["method"], said)
+            or _misread(scope["method"], scope["path"])
         )
 
     def _stranger(self, said: dict[str, str], authorization: bytes) -> JSONResponse | None:
@@ -141,6 +142,12 @@ def _too_large(method: str, said: dict[str, str]) -> JSONResponse | None:
         return problem(413, "too_large", f"a request may have {most or MAX_BODY:,} bytes")
     if most and "content-length" not in said:
         return problem(411, "no_length", "a request with a body must say its length")
+    return None
+
+
+def _misread(method: str, path: str) -> JSONResponse | None:
+    if path == SIMILAR and method != "POST":  # or it would be read as the id of an image
+        return problem(405, "http", "Method Not Allowed", {"allow": "POST"})
     return None
 
 
