@@ -28,7 +28,7 @@ BODIES_AT_ONCE = 8  # requests whose bodies are in memory; of maps one
 BODY_SECONDS, MAP_SECONDS = 30.0, 120.0  # in which a body must have come
 TURN_SECONDS = 60.0  # that a call waits for its turn, before it is told to come again
 
-THUMBNAILS_AT_ONCE = 4  # that may have to be made; they wait for no query, and no query for them
+THUMBNAILS_AT_ONCE = 8  # that may have to be made; they wait for no query, and no query for them
 
 CHEAP = re.compile(r"/api/health|/api/images/[^/]+(/file|/caption)?|/openapi\.json|/metrics")
 THUMBNAIL = re.compile(r"/api/images/[^/]+/thumbnail")
