@@ -1,4 +1,4 @@
-"""Pictures as the page is shown them: small ones, kept for a while, whole ones, and those that it sent to search by."""
+"""Pictures as the page is shown them: small ones, whole ones, and those that it sent to search by."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import io
 import threading
 from collections import OrderedDict
 
-from ..errors import BadInput
+from ..errors import BadInput, BadPicture, PictureMissing
 from ..library import Library
+from ..paths import local_path, on_disk
 from ..pixels import FORMATS, read_pictures
 from ..records import content_digest
 
-THUMBNAILS_BYTES = 96 << 20  # of small pictures that are kept in memory
+THUMBNAILS_BYTES = 96 << 20  # of small pictures whose files only DT has
 SENT_PICTURES, SENT_BYTES = 16, 256 << 20  # that are kept to be searched by
 QUALITY = 78  # WebP's; some 10 kB for 256 pixels
 #: What every browser shows as it is, by Pillow's names.
@@ -41,15 +42,25 @@ class _Kept:
 
 
 class Sights:
-    """What the page shows of pictures; nothing is written to disk."""
+    """What the page shows of pictures."""
 
     def __init__(self) -> None:
         self._small = _Kept(THUMBNAILS_BYTES)
         self._sent = _Kept(SENT_BYTES, SENT_PICTURES)
 
     def thumbnail(self, library: Library, image_id: int, size: int) -> bytes:
-        """An image's picture with so many pixels on its longer side, as WebP; raises as Library.picture."""
-        name = (image_id, size, library.stamp(image_id))
+        """An image's picture, small, as WebP: kept on disk where its file is here, else in memory.
+
+        Raises as Library.picture.
+        """
+        record = library.image(image_id)
+        stamp = library.stamp(record.id)
+        try:
+            path = on_disk(local_path(record.path, library.settings.path_map))
+            return library.thumbnails.get(path, size, stamp)
+        except (PictureMissing, BadPicture, OSError):  # not here, or another kind of file: DT may have it
+            pass
+        name = (image_id, size, stamp)
         found = self._small.get(name)
         if found is None:
             picture = library.picture(image_id)

@@ -81,9 +81,9 @@ def test_what_is_known_and_suggested(gallery: Gallery) -> None:
 
 
 def test_pictures_are_made_small_and_given_whole(gallery: Gallery, tmp_path: Path) -> None:
-    small = gallery.answer("GET", "thumbnail", {"id": "6", "size": "96"})
+    small = gallery.answer("GET", "thumbnail", {"id": "6", "size": "128"})
     assert small.type == "image/webp"
-    assert Image.open(io.BytesIO(small.data)).size == (32, 96)
+    assert Image.open(io.BytesIO(small.data)).size == (43, 128)
     whole = gallery.answer("GET", "picture", {"id": "2"})
     assert (whole.type, whole.data) == ("image/png", (tmp_path / "2.png").read_bytes())
     Image.new("RGB", (8, 8)).save(tmp_path / "3.tif")
