@@ -1,4 +1,5 @@
 import { app } from "../../scripts/app.js";
+import { galleryExtension } from "./gallery.mjs";
 import { mendWorkflow } from "./old_values.mjs";
 
 app.registerExtension({
@@ -7,3 +8,4 @@ app.registerExtension({
     mendWorkflow(workflow);
   },
 });
+app.registerExtension(galleryExtension(app));

@@ -28,7 +28,7 @@ def create_app(gallery: Gallery) -> Starlette:
         return _sent(found or problem(404, "not_found", f"the page has no file '{name[:50]}'"))
 
     async def call(request: Request) -> Response:
-        body = await request.body()
+        body = b"" if request.method == "GET" else await request.body()
         name = request.path_params["name"]
         return _sent(await run_in_threadpool(gallery.answer, request.method, name, dict(request.query_params), body))
 

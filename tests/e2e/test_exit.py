@@ -116,7 +116,7 @@ assert any(each.startswith("luna_dt encoder") for each in names), names
 NODES = f"""
 import asyncio, importlib.util, types
 handlers = []
-routes = types.SimpleNamespace(get=lambda path: handlers.append)
+routes = types.SimpleNamespace(**dict.fromkeys(("get", "post", "put"), lambda path: handlers.append))
 instance = types.SimpleNamespace(routes=routes)
 sys.modules["server"] = types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=instance))
 web = types.SimpleNamespace(json_response=lambda told: told)

@@ -21,7 +21,8 @@ export function emptiness(status, asked) {
 
 /**
  * Shows the gallery in an element, which must have a height.  host: actions(ids) gives more [label, run] pairs;
- * opened(id) is what a double click does, else the picture is shown whole; dragged(event, ids).
+ * opened(id) is what a double click does, else the picture is shown whole; dragged(event, ids); done is one more [label, run]
+ * beside the tools, closed() closes what it is shown in.
  */
 export function mountGallery(place, host) {
   let layers = [], asking, now;
@@ -60,7 +61,8 @@ export function mountGallery(place, host) {
   const selection = h("div", { className: "luna-row luna-selection", hidden: true });
   const root = h("div", { className: "luna-gallery", onkeydown: key, ondragover: over, ondrop: dropped, onpaste: pasted },
     bar.element, h("div", { className: "luna-row luna-tools" }, shown, size, h("label", {}, veil, "blur NSFW"),
-      button("Library", () => work.open().catch((problem) => tell(problem.message)), { title: "Sync, batches, outbox, check" })),
+      button("Library", () => work.open().catch((problem) => tell(problem.message)), { title: "Sync, batches, outbox, check" }),
+      host.done && button(...host.done), host.closed && button("×", host.closed, { "aria-label": "Close" })),
     empty, grid.element, selection, note, detail.element, work.element);
   place.append(root);
 

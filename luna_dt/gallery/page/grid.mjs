@@ -48,7 +48,7 @@ export class Grid {
     const { clientWidth: width, clientHeight: height } = this.element;
     if (!width || !height) return;
     this.element.classList.toggle("luna-veiled", this.veil);
-    const columns = Math.max(1, Math.floor((width - GAP) / (this.side + GAP)));
+    const columns = Math.max(width > 200 ? 2 : 1, Math.floor((width - GAP) / (this.side + GAP)));
     const cell = Math.floor((width - GAP) / columns);
     const changed = anew || columns !== this.columns || cell !== this.cell;
     Object.assign(this, { columns, cell, height });

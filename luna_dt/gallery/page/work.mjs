@@ -92,4 +92,4 @@ export class Work {
 
 /** Doctor's findings as a list. */
 export const findings = (found) => h("ul", { className: "luna-findings" }, found.map((each) =>
-  h("li", { className: `luna-${each.level}` }, h("b", {}, `${each.about}: ${each.level}. `), said(each.says), each.step && said(` → ${each.step}`))));
+  h("li", { className: `luna-is-${each.level}` }, h("b", {}, `${each.about}: ${each.level}. `), said(each.says), each.step && said(` → ${each.step}`))));

@@ -1,0 +1,73 @@
+// ComfyUI's graph: nodes made and given values, as a user would by hand.
+
+const ONE = ["image_id", "reference_image_id", "source_image_id"]; // inputs that take an image's id, the first there is
+const SEVERAL = ["image_ids", "reference_ids"];
+
+/** The graph that is looked at, which in a subgraph is not the whole one. */
+const graphOf = (app) => app.canvas?.graph ?? app.graph;
+
+/** The widget of a node that takes those ids; an input that is linked takes none. */
+export function taker(node, ids = [0]) {
+  const widgets = node?.widgets ?? [];
+  const linked = (name) => node.inputs?.some((input, slot) => (input.widget?.name ?? input.name) === name && node.isInputConnected(slot));
+  const names = ids.length > 1 ? SEVERAL : [...ONE, ...SEVERAL];
+  return names.map((name) => widgets.find((widget) => widget.name === name)).find((widget) => widget && !linked(widget.name));
+}
+
+/** The node that is chosen on the canvas, if it is ours and takes ids. */
+export function chosenTaker(app) {
+  const canvas = app.canvas; // older front ends have but the second
+  const [node] = canvas?.selectedItems ? [...canvas.selectedItems] : Object.values(canvas?.selected_nodes ?? {});
+  return ours(node) && (taker(node) ?? taker(node, [0, 0])) ? { node } : undefined;
+}
+
+const ours = (node) => String(node?.comfyClass ?? node?.type ?? "").startsWith("LunaDT");
+
+export function setValue(app, node, widget, value) {
+  const graph = node.graph ?? graphOf(app);
+  graph?.beforeChange?.();
+  widget.value = value;
+  widget.callback?.(value, app.canvas, node);
+  graph?.afterChange?.();
+  graph?.setDirtyCanvas?.(true, true);
+}
+
+/** Gives a node of ours those ids; false where it takes none. */
+export function give(app, node, ids) {
+  const widget = ours(node) && taker(node, ids);
+  if (!widget) return false;
+  setValue(app, node, widget, ONE.includes(widget.name) ? ids[0] : ids.join(", "));
+  return true;
+}
+
+/** A new node with some values, at a point of the graph, else in the middle of what is seen. */
+export function addNode(app, type, values, at) {
+  const node = globalThis.LiteGraph?.createNode(type);
+  if (!node) return undefined;
+  const graph = graphOf(app), box = app.canvas.canvas.getBoundingClientRect();
+  node.pos = at ?? free(graph, app.clientPosToCanvasPos([box.left + box.width / 2 - 120, box.top + box.height / 4]));
+  graph.beforeChange?.();
+  graph.add(node);
+  for (const [name, value] of Object.entries(values)) {
+    const widget = node.widgets?.find((each) => each.name === name);
+    if (widget) {
+      widget.value = value;
+      widget.callback?.(value, app.canvas, node);
+    }
+  }
+  app.canvas.selectNode?.(node);
+  graph.afterChange?.();
+  graph.setDirtyCanvas?.(true, true);
+  return node;
+}
+
+/** The first place to the right of another where no node begins. */
+function free(graph, [x, y]) {
+  while (graph.nodes.some((each) => Math.abs(each.pos[0] - x) < 200 && Math.abs(each.pos[1] - y) < 60)) x += 360;
+  return [x, y];
+}
+
+/** Where in the graph an event of the mouse is. */
+export const pointOf = (app, event) => app.clientPosToCanvasPos([event.clientX, event.clientY]);
+
+export const nodeAt = (app, [x, y]) => graphOf(app).getNodeOnPos(x, y);
