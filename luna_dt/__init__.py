@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .index.proof import Proof as Proof
     from .known import Known as Known
     from .layers.embed import Embedded as Embedded
+    from .layers.embed import Forecast as Forecast
     from .library import Library as Library
     from .made.batch import Batches as Batches
     from .made.ledger import BatchItem as BatchItem
@@ -66,6 +67,7 @@ _HOMES = {
     "Encoders": ".models",
     "Entry": ".made.outbox",
     "Finding": ".doctor",
+    "Forecast": ".layers.embed",
     "Generation": ".generation",
     "Health": ".dt.catalog",
     "Hit": ".records",

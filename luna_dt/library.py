@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -165,27 +165,32 @@ class Library(_Told):
         where: str = "",
         *,
         model: str = "",
+        quality: embedding.Quality = "",
         devices: Sequence[str] = (),
         replace: bool = False,
         progress: Progress = silent,
+        begins: Callable[[embedding.Forecast], object] = lambda _: None,
     ) -> embedding.Embedded:
         """Makes a layer's vectors here, from the pictures (or prompts) of the images that fit ``where``.
 
-        Only what is missing or has changed is made; may be stopped at any moment and goes on from there.  ``model``:
-        ``ARCHITECTURE:WEIGHTS`` of open_clip, or a sentence-transformers repository; by default what the layer was
-        made by here before, else identity.LOCAL_IDENTITIES.  ``devices``, by default the settings', work side by
-        side.  Vectors of DT, or of another model, are given up only with ``replace``, or if verifying them failed;
-        then all are made anew.  ``sync`` leaves a layer that is made here alone.
+        Only what is missing or has changed is made, newest first, and found as it comes; may be stopped at any moment
+        and goes on from there.  ``model``: ``ARCHITECTURE:WEIGHTS`` of open_clip, or a sentence-transformers repository;
+        or ``quality``: ``fast`` (identity.FAST, small enough for a CPU), ``best`` (identity.LOCAL_IDENTITIES); by
+        default what the layer was made by here before, else the best.  ``devices``, by default the settings', work side
+        by side.  ``begins`` hears a Forecast when the first few are made, if there are more; it may raise to stop.
+
+        Vectors of DT, or of another model, are given up only with ``replace``, or if verifying them failed; then all are
+        made anew beside them, and take their place when all are made.  ``sync`` leaves a layer that is made here alone.
         Raises UnknownLayer, BadInput, BadQuery, WeightsError, MissingExtra, OutOfMemory, StoreError.
         """
         done = embedding.embed(
-            self._store, self.encoders, self._pictures, layer, where, model, devices, replace, progress
+            self._store, self.encoders, self._pictures, layer, where, model, quality, devices, replace, progress, begins
         )
         self.index(progress)
         return done
 
     def forget(self, layer: str) -> None:
-        """Gives up a layer that was made here; the next sync takes DT's, if it has one.  Raises BadInput."""
+        """Gives up a layer that was made here, or begun; the next sync takes DT's, if it has one.  Raises BadInput."""
         embedding.forget(self._store, layer)
 
     def identity(self, layer: str) -> Identity:

@@ -1,6 +1,6 @@
 """Making a layer's vectors here, from the library's own pictures or prompts.
 
-Threads read, decode and shrink pictures while the encoder works on those before; what comes out is
+Newest first: what was made last is looked for first.  Threads read, decode and shrink pictures while the encoder works on those before; what comes out is
 stored every few seconds, so that a run that was stopped goes on where it was.  A picture is known by a
 digest of its content, and is read again only when its file's size or time has changed.
 """
@@ -16,22 +16,24 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from ..errors import BadInput, BadPicture, LunaError
-from ..identity import LOCAL_IDENTITIES, Identity
+from ..identity import FAST, LOCAL_IDENTITIES, Identity
 from ..mirror.pictures import Pictures
 from ..models import Encoders, Tower
 from ..pixels import read_pictures
 from ..progress import Progress
 from ..records import EMBEDDINGS, Batch, Float32s, ImageRecord, checked_layer, content_digest
-from ..store import Store
+from ..store import BEGUN, Store
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Quality = Literal["", "fast", "best"]
+MEASURED = 1.0  # seconds of work that a forecast is made from, at least
 STORED_EVERY, STORED_ROWS = 5.0, 4096  # seconds, rows: what a kill can cost
 
 
@@ -53,6 +55,21 @@ class Embedded:
         return {**vars(self), "identity": self.identity.to_json(), "skipped": skipped}
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """What is still to be made when a layer's first few pictures (or prompts) were: ``rate`` of these a second on this
+    device, and the ``seconds`` that the ``count`` others will take at it."""
+
+    layer: str
+    identity: Identity
+    count: int
+    rate: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "identity": self.identity.to_json()}
+
+
 def source_text(layer: str, record: ImageRecord) -> str:
     """The text that a layer of texts is made from: the prompt, or the negative one."""
     return (record.negative_prompt if layer == "negative" else record.prompt).strip()
@@ -65,56 +82,96 @@ def embed(
     layer: str,
     where: str,
     model: str,
+    quality: Quality,
     devices: Sequence[str],
     replace: bool,
     progress: Progress,
+    begins: Callable[[Forecast], object],
 ) -> Embedded:
     """Makes the vectors that a layer lacks or whose source has changed, of the images that fit ``where``.
 
     See Library.embed; what was made before an error is kept.
     """
-    start, kind = time.monotonic(), EMBEDDINGS + layer
-    state = next((s for s in store.layers() if s.name == checked_layer(layer)), None)
-    if model:
-        identity = encoders.identity(model, LOCAL_IDENTITIES[layer].tower)
-    else:
-        identity = state.identity if state and state.local else LOCAL_IDENTITIES[layer]
-    failed = bool(state and state.verdict and not state.verdict.passed)
-    same = state and state.local and state.identity == identity
-    if state and state.count and not (same or failed or replace):
-        raise BadInput(
-            f"layer '{layer}' holds {state.count:,} vectors {'made here' if state.local else 'from DT'} by "
-            f"{state.identity}; making it by {identity} gives them up: say so with --replace (replace=True)"
-        )
+    start = time.monotonic()
+    into, identity = _chosen(store, encoders, layer, model, quality, replace)
     towers = [encoders.tower(identity, device) for device in dict.fromkeys(devices or ("",))]
     store.find(where, 0, 1)  # a query that cannot be read must not cost the layer
     with store.sole_writer():
-        if replace or failed:
-            store.remove_layer(layer)
-        store.prepare_layer(layer, identity, local=True)
-        work = _Work(store, layer, identity, pictures.file, towers[0])
+        begun = store.begun(layer)
+        if begun and not (into != layer and begun == identity):
+            store.remove_layer(layer + BEGUN)
+        store.prepare_layer(into, identity, local=True)
+        work = _Work(store, into, identity, pictures.file, towers[0])
         todo = work.plan(where, pictures.stamp)
         progress(f"embed.{layer}", 0, len(todo))
         done = 0
-        # ended even if this is stopped: no thread may go on reading, and what is made is stored
-        with contextlib.closing(stream(towers, identity, todo, work.prepared)) as results, work.storing():
-            for image_id, result in results:
-                work.take(image_id, result)
-                done += 1
-                progress(f"embed.{layer}", done, len(todo))
-        store.compact(layer)
-        store.finish(kind, "here")
+        with work.storing():  # what is made when this is stopped, too
+            for part in _parts(todo, lambda count, rate: begins(Forecast(layer, identity, count, rate, count / rate))):
+                # ended even if this is stopped: no thread may go on reading
+                with contextlib.closing(stream(towers, identity, part, work.prepared)) as results:
+                    for image_id, result in results:
+                        work.take(image_id, result)
+                        done += 1
+                        progress(f"embed.{layer}", done, len(todo))
+        store.compact(into)
+        if into != layer and store.digests(EMBEDDINGS + into)[0].size:  # if no picture was to be had, the old one stays
+            store.put_in_use(layer)
+        store.finish(EMBEDDINGS + layer, "here")
     return Embedded(
         layer, identity, work.encoded, work.unchanged, work.files_read, tuple(work.skipped), time.monotonic() - start
     )
 
 
+def _chosen(
+    store: Store, encoders: Encoders, layer: str, model: str, quality: Quality, replace: bool
+) -> tuple[str, Identity]:
+    """Under which name vectors are made, the layer's own or that of one begun beside it, and by what."""
+    if model and quality:
+        raise BadInput("a model and a quality were given, and a quality is a model; leave one of them out")
+    own, begun = LOCAL_IDENTITIES[checked_layer(layer)], store.begun(layer)
+    state = next((s for s in store.layers() if s.name == layer), None)
+    if quality == "fast":
+        model = FAST[own.tower]
+    if model:
+        identity = encoders.identity(model, own.tower)
+    elif quality == "best":
+        identity = own
+    else:
+        identity = begun or (state.identity if state and state.local else own)
+    if not state or not state.count:
+        return layer, identity
+    failed = state.verdict is not None and not state.verdict.passed
+    if replace or failed or begun == identity:
+        return layer + BEGUN, identity
+    if state.local and state.identity == identity:
+        return layer, identity
+    raise BadInput(
+        f"layer '{layer}' holds {state.count:,} vectors {'made here' if state.local else 'from DT'} by "
+        f"{state.identity}; making it by {identity} gives them up when all are made: say so with --replace (replace=True)"
+    )
+
+
+def _parts(todo: Sequence[int], tell: Callable[[int, float], object]) -> Iterator[Sequence[int]]:
+    """All of ``todo``, in parts: first ever more until they take long enough to measure, then, told of, the rest."""
+    at, size, took, rate = 0, 1, 0.0, 1.0
+    while at < len(todo) and (size <= 4 or took < MEASURED):  # the very first one warms up
+        began, part = time.monotonic(), todo[at : at + size]
+        yield part
+        took, at, size = time.monotonic() - began, at + size, size * 4
+        rate = len(part) / max(took, 1e-9)
+    if at < len(todo):
+        tell(len(todo) - at, rate)
+        yield todo[at:]
+
+
 def forget(store: Store, layer: str) -> None:
-    """Gives up a layer that was made here; raises BadInput for one that was not."""
-    if not store.is_local(checked_layer(layer)):
+    """Gives up what was made here of a layer, begun or whole; raises BadInput where that is nothing."""
+    own, begun = store.is_local(checked_layer(layer)), store.begun(layer)
+    if not own and not begun:
         raise BadInput(f"layer '{layer}' was not made here")
     with store.sole_writer():
-        store.remove_layer(layer)
+        for name in [layer] * own + [layer + BEGUN] * bool(begun):
+            store.remove_layer(name)
 
 
 class _Work:
@@ -124,6 +181,7 @@ class _Work:
         self, store: Store, layer: str, identity: Identity, read: Callable[[int], bytes], tower: Tower
     ) -> None:
         self._store, self._layer, self._identity, self._read, self._tower = store, layer, identity, read, tower
+        self._of = layer.removesuffix(BEGUN)
         ids, digests = store.digests(EMBEDDINGS + layer)
         self._known = dict(zip(ids.tolist(), digests.tolist(), strict=True))
         self._stamps: dict[int, str] = {}
@@ -135,12 +193,12 @@ class _Work:
         self.skipped: list[tuple[int, str]] = []
 
     def plan(self, where: str, stamp: Callable[[ImageRecord], str]) -> list[int]:
-        """The ids to look at, in order; no picture is read for it."""
-        files, todo, emptied = self._store.files(), [], []
+        """The ids to look at, the newest first; no picture is read for it."""
+        files, todo, emptied = self._store.files(), list[tuple[str, int]](), list[int]()
         for record in self._store.visible(where):
             digest: int | None = None
             if self._identity.tower == "text":
-                text = source_text(self._layer, record)
+                text = source_text(self._of, record)
                 if text:
                     digest = content_digest(text.encode())
                 else:
@@ -154,15 +212,15 @@ class _Work:
             if digest is not None and self._known.get(record.id) == digest:
                 self.unchanged += 1
             else:
-                todo.append(record.id)
+                todo.append((record.created, record.id))
         gone = [i for i in emptied if i in self._known]
         self._store.drop(EMBEDDINGS + self._layer, np.array(gone, np.int64))
-        return todo
+        return [image_id for _, image_id in sorted(todo, reverse=True)]
 
     def prepared(self, image_id: int) -> Any:
         """An image's source as its tower takes it; None if it has its vector already.  In any thread."""
         if self._identity.tower == "text":
-            text = source_text(self._layer, self._store.image(image_id))
+            text = source_text(self._of, self._store.image(image_id))
             self._digests[image_id] = content_digest(text.encode())
             return self._tower.prepared(text, self._identity)
         data = self._read(image_id)

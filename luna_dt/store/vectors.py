@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 #: Dead rows a vectors file may hold before it is rewritten, as a share of all its rows and at least.
 COMPACT_SHARE, COMPACT_ROWS = 0.5, 1024
+BEGUN = ".new"  # what a layer is called, after its name, while it is made anew beside the one in use
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +96,13 @@ class Vectors(Database):
     """The tables ``layers`` and ``vectors``, and the files in ``vectors/``."""
 
     def layers(self) -> list[LayerState]:
+        """The layers in use, in their order; those that are only begun are not among them."""
         rows = self.rows(
             "SELECT l.name, l.identity, l.file, l.rows, COALESCE(k.synced, ''), local, verdict, "
             "(SELECT COUNT(row) FROM vectors v WHERE v.layer = l.name), "
             "(SELECT COUNT(*) FROM vectors v WHERE v.layer = l.name AND row IS NULL) "
-            "FROM layers l LEFT JOIN kinds k ON k.name = ? || l.name",
-            [EMBEDDINGS],
+            "FROM layers l LEFT JOIN kinds k ON k.name = ? || l.name WHERE l.name NOT LIKE '%' || ?",
+            [EMBEDDINGS, BEGUN],
         )
         states = [
             LayerState(
@@ -132,6 +134,26 @@ class Vectors(Database):
     def is_local(self, layer: str) -> bool:
         """Whether a layer is made here, so that no sync touches it."""
         return bool(self.rows("SELECT 1 FROM layers WHERE name = ? AND local", [layer]))
+
+    def begun(self, layer: str) -> Identity | None:
+        """What a layer is being made anew by, beside the one in use; None where that was not begun."""
+        rows = self.rows("SELECT identity FROM layers WHERE name = ?", [layer + BEGUN])
+        return Identity.from_json(json.loads(rows[0][0])) if rows else None
+
+    def put_in_use(self, layer: str) -> None:
+        """Has what was begun take the layer's place, all at once; readers of the old one go on undisturbed."""
+        begun = layer + BEGUN
+        with self.writing(EMBEDDINGS + layer) as db:
+            db.execute("DELETE FROM layers WHERE name = ?", [layer])
+            db.execute(
+                "INSERT INTO layers (name, identity, file, rows, local, damaged) "
+                "SELECT ?, identity, file, rows, local, damaged FROM layers WHERE name = ?",
+                [layer, begun],
+            )
+            db.execute("UPDATE vectors SET layer = ? WHERE layer = ?", [layer, begun])
+            db.execute("DELETE FROM layers WHERE name = ?", [begun])
+            db.execute("DELETE FROM kinds WHERE name = ?", [EMBEDDINGS + begun])
+        self._sweep()
 
     def verdict(self, layer: str) -> Verdict | None:
         """What verifying a layer last found; None if it never was."""
@@ -295,7 +317,7 @@ def _verdict(text: str | None) -> Verdict | None:
 
 def _new_name(layer: str) -> str:
     """A vectors file's name is never used twice, so that no index can mistake another file for its own."""
-    return f"{layer}-{secrets.token_hex(4)}.f32"
+    return f"{layer.removesuffix(BEGUN)}-{secrets.token_hex(4)}.f32"
 
 
 def _mapped(path: Path, rows: int, dim: int) -> Float32s:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from luna_dt import Identity, ImageRecord, Library, Settings, Term
+from luna_dt import Forecast, Identity, ImageRecord, Library, Settings, Term
 from luna_dt.demo.database import NEGATIVE, TINY_IMAGE, TINY_JOINT, TINY_TEXT, Drawing, draw_library
 from luna_dt.errors import (
     BadInput,
@@ -28,6 +28,7 @@ from luna_dt.errors import (
     StoreError,
     WeightsError,
 )
+from luna_dt.identity import FAST
 from luna_dt.memory import Memory, Residency
 from luna_dt.models import Encoders
 from luna_dt.pixels import read_pictures
@@ -278,9 +279,9 @@ def test_only_what_changed_is_made_again_and_broken_pictures_are_listed(
     with mirrored(tmp_path / "home", own, {}) as library:
         first = library.embed("visual", model=TINY_MODEL)
         assert first.encoded == 28
-        assert [image_id for image_id, _ in first.skipped] == [8, 9]
-        assert "image 8" in first.skipped[0][1]
-        assert "00009" in first.skipped[1][1]
+        assert [image_id for image_id, _ in first.skipped] == [9, 8]
+        assert "00009" in first.skipped[0][1]
+        assert "image 8" in first.skipped[1][1]
         second = library.embed("visual")
         # the broken one is known, the missing one is looked for again
         assert (second.encoded, second.read, [i for i, _ in second.skipped]) == (0, 0, [9])
@@ -339,9 +340,6 @@ def test_a_failed_layer_is_replaced_without_asking(tmp_path: Path, drawings: lis
 
 
 def test_stopping_keeps_what_was_made(tmp_path: Path, drawings: list[Drawing]) -> None:
-    class Stopped(Exception):
-        pass
-
     def stop(_: str, done: int, __: int) -> None:
         if done == 50:
             raise Stopped
@@ -356,13 +354,104 @@ def test_stopping_keeps_what_was_made(tmp_path: Path, drawings: list[Drawing]) -
             library.embed("visual")
 
 
+class Stopped(Exception):
+    """Somebody stopped it."""
+
+
+def test_it_is_told_how_long_it_takes_before_most_is_done_and_the_newest_come_first(
+    tmp_path: Path, drawings: list[Drawing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luna_dt.layers.embed.MEASURED", 0.0)  # the first five are measure enough
+    told: list[Forecast] = []
+
+    def stop(forecast: Forecast) -> None:
+        told.append(forecast)
+        raise Stopped
+
+    with mirrored(tmp_path / "home", drawings, {}) as library, beside(library) as store:
+        days = [replace(store.image(i), created=f"2026-01-{1 + i % 28:02}T00:00:00") for i in range(1, COUNT + 1)]
+        mirror(library, "images", Batch(np.arange(1, COUNT + 1), np.full(COUNT, 2, np.int64), days))
+        with pytest.raises(Stopped):
+            library.embed("visual", model=TINY_MODEL, begins=stop)
+        newest = sorted(days, key=lambda record: (record.created, record.id), reverse=True)
+        assert set(store.layer("visual").ids.tolist()) == {record.id for record in newest[:5]}
+        assert library.search(drawings[newest[0].id - 1].path, top_k=1)[0].id == newest[0].id  # as they come
+        (forecast,) = told
+        assert (forecast.count, forecast.identity) == (COUNT - 5, TINY_JOINT)
+        assert forecast.seconds == pytest.approx(forecast.count / forecast.rate)
+        assert forecast.to_json()["identity"]["model"] == TINY_MODEL
+        assert library.embed("visual").encoded == COUNT - 5
+
+
+def test_the_old_layer_answers_until_the_new_one_is_whole(
+    tmp_path: Path, drawings: list[Drawing], shown: Encode
+) -> None:
+    def stop(_: str, done: int, __: int) -> None:
+        if done == 50:
+            raise Stopped
+
+    other = replace(TINY_JOINT, weights="other")
+    with mirrored(tmp_path / "home", drawings, {"visual": (TINY_IMAGE, shown(TINY_IMAGE))}) as library:
+        with pytest.raises(Stopped):
+            library.embed("visual", model=other.model, replace=True, progress=stop)
+        assert library.identity("visual") == TINY_IMAGE
+        assert [layer.state.count for layer in library.status().layers] == [COUNT]
+        assert library.search(drawings[4].path, top_k=1)[0].id == 5
+        with beside(library) as store:
+            assert store.begun("visual") == other
+            store.drop("images", np.array([7]))  # DT's changes reach both
+        done = library.embed("visual")  # that all are made anew was said before
+        assert (done.encoded, done.unchanged, done.identity) == (COUNT - 51, 50, other)
+        assert library.identity("visual") == other
+        assert library.status().layers[0].state.count == COUNT - 1
+        assert library.verify("visual").passed
+        assert len(list((tmp_path / "home" / "vectors").iterdir())) == 1
+        with beside(library) as store:
+            assert store.begun("visual") is None
+
+
+def test_what_was_begun_can_be_given_up_and_pictures_that_are_away_cost_no_layer(
+    tmp_path: Path, drawings: list[Drawing], shown: Encode
+) -> None:
+    def stop(_: str, done: int, __: int) -> None:
+        if done:
+            raise Stopped
+
+    own = own_drawings(drawings, tmp_path / "own", 6)
+    some = {"visual": (TINY_IMAGE, shown(TINY_IMAGE)[:6])}
+    with mirrored(tmp_path / "home", own, some) as library, beside(library) as store:
+        with pytest.raises(Stopped):
+            library.embed("visual", model="luna-tiny:other", replace=True, progress=stop)
+        library.forget("visual")
+        assert (store.begun("visual"), library.identity("visual")) == (None, TINY_IMAGE)
+        with pytest.raises(BadInput, match="not made here"):
+            library.forget("visual")
+        (tmp_path / "own").rename(tmp_path / "away")
+        done = library.embed("visual", model=TINY_MODEL, replace=True)
+        assert len(done.skipped) == 6
+        assert (library.identity("visual"), library.status().layers[0].state.count) == (TINY_IMAGE, 6)
+        (tmp_path / "away").rename(tmp_path / "own")
+        assert library.embed("visual").encoded == 6
+        assert library.identity("visual") == TINY_JOINT
+
+
+def test_a_quality_is_a_model(tmp_path: Path, drawings: list[Drawing], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAST, "image", TINY_MODEL)
+    with mirrored(tmp_path / "home", drawings[:6], {}) as library:
+        assert library.embed("visual", quality="fast").identity == TINY_JOINT
+        with pytest.raises(BadInput, match=r"holds 6 vectors made here.*ViT-H-14.*--replace"):
+            library.embed("visual", quality="best")
+        with pytest.raises(BadInput, match="leave one"):
+            library.embed("visual", quality="fast", model=TINY_MODEL)
+
+
 def test_several_devices_share_the_work(tmp_path: Path, drawings: list[Drawing], shown: Encode) -> None:
     with mirrored(tmp_path / "home", drawings, {}) as library:
         assert library.embed("style", model=TINY_MODEL, devices=["cpu", "cpu:0"]).encoded == COUNT
         with beside(library) as store:
             layer = store.layer("style")
-        assert layer.ids.tolist() == list(range(1, COUNT + 1))
-        np.testing.assert_allclose(layer.vectors, shown(TINY_JOINT), atol=1e-5)
+        assert layer.ids.tolist() == list(range(COUNT, 0, -1))
+        np.testing.assert_allclose(layer.vectors, shown(TINY_JOINT)[::-1], atol=1e-5)
 
 
 def test_models_that_make_no_such_layer_are_refused(tmp_path: Path, drawings: list[Drawing]) -> None:

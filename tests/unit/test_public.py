@@ -23,7 +23,7 @@ def classes_in(hint: Any) -> Iterator[type]:
     """The project's own classes in a type hint, however deep."""
     if isinstance(hint, type) and hint.__module__.startswith("luna_dt.") and not get_args(hint):
         yield hint
-    for part in get_args(hint):
+    for part in hint if isinstance(hint, list) else get_args(hint):  # a list: what a call takes
         yield from classes_in(part)
 
 
