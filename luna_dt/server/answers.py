@@ -143,6 +143,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         414: "a query that is too long",
         421: "a Host that is not this machine",
         422: "a value that makes no sense",
+        431: "too many headers",
         500: "the server failed; its log says why",
         501: "what this server does not offer, or a part that is not installed",
         502: "the database holds what cannot be read",

@@ -22,6 +22,7 @@ from .origin import foreign_page, is_loopback
 
 MAX_BODY = 4 << 20  # bytes; the largest honest request asks for some 100,000 ids
 MAX_MAP = 128 << 20  # bytes of a map's request: 4096x4096 pixels in three channels, hardly compressed
+MAX_HEADERS = 100
 MAX_QUERY = 16 << 10  # bytes of what follows the question mark
 COSTLY_AT_ONCE = 4  # calls; fewer than the database's connections, so that the others find one
 BODIES_AT_ONCE = 8  # requests whose bodies are in memory; of maps one
@@ -95,6 +96,8 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         said = {name.decode("latin-1"): value.decode("latin-1").strip() for name, value in headers.items()}
         often = Counter(name.lower().decode("latin-1") for name, _ in scope["headers"])
+        if len(scope["headers"]) > MAX_HEADERS:
+            return problem(431, "too_large", f"a request may have {MAX_HEADERS} headers", CLOSING)
         if twice := [name for name in DECIDING if often[name] > 1]:
             return problem(400, "bad_request", f"{twice[0]} is sent more than once", CLOSING)
         return (

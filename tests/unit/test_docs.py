@@ -55,3 +55,14 @@ def test_what_security_says_was_tried_is_a_test() -> None:
     tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 15
     assert {name for name in named if f"def {name}(" not in tests} == set()
+
+
+def test_what_was_tried_names_tests_that_there_are() -> None:
+    told = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    there = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/*.py"))
+    named = re.findall(r"`(test_\w+)`", told)
+    assert len(named) > 30
+    assert [name for name in named if not re.search(rf"def {name}\(", there)] == []
+    for row in re.findall(r"^\| .*", told.partition("## The server")[2].partition("## Ways out")[0], re.MULTILINE):
+        assert re.search(r"`test_\w+`|the same|tried in|---", row), f"docs/security.md names no test for: {row}"
+    assert [path for path in re.findall(r"`(tests/\S+\.py)`", told) if not (ROOT / path).is_file()] == []
