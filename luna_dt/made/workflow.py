@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from ..provenance.walk import link_of
 
 QUEUE_NODE, WRITER, INJECTOR = "LunaDTBatchQueue", "LunaDTMetadataWriter", "LunaDTPromptInjector"
 ID_INPUTS = ("image_id", "source_image_id", "reference_image_id")
@@ -48,13 +49,9 @@ def without_queue_nodes(prompt: Mapping[str, Any]) -> Prompt:
         gone = {
             name
             for name, node in left.items()
-            if any(_is_link(value) and str(value[0]) not in left for value in node["inputs"].values())
+            if any((link := link_of(value)) and link.node not in left for value in node["inputs"].values())
         }
     return left
-
-
-def _is_link(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[1], int)
 
 
 def _takers(prompt: Prompt, inputs: Iterable[str], kind: str = "") -> list[tuple[dict[str, Any], str]]:
@@ -63,7 +60,7 @@ def _takers(prompt: Prompt, inputs: Iterable[str], kind: str = "") -> list[tuple
         (node["inputs"], name)
         for node in prompt.values()
         for name in inputs
-        if node["class_type"].startswith(kind) and name in node["inputs"] and not _is_link(node["inputs"][name])
+        if node["class_type"].startswith(kind) and name in node["inputs"] and not link_of(node["inputs"][name])
     ]
 
 
