@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .dt.catalog import Catalog as Catalog
     from .dt.catalog import Health as Health
     from .errors import LunaError as LunaError
+    from .export import Exported as Exported
     from .generation import Generation as Generation
     from .identity import Identity as Identity
     from .identity import Verdict as Verdict
@@ -66,6 +67,7 @@ _HOMES = {
     "Embedded": ".layers.embed",
     "Encoders": ".models",
     "Entry": ".made.outbox",
+    "Exported": ".export",
     "Finding": ".doctor",
     "Forecast": ".layers.embed",
     "Generation": ".generation",

@@ -1,4 +1,4 @@
-"""``luna-dt export``: the pictures that fit a query in a folder, with captions beside them: a training set."""
+"""The pictures that fit a query in a folder, with captions beside them: a training set."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, Literal
 
-import click
 from filelock import FileLock, Timeout
 
-from ..errors import BadPicture, LunaError, PictureMissing, SettingsError
-from ..library import Library
-from ..paths import local_path, on_disk
-from ..pixels import read_pictures, unread
-from ..records import Captions, ImageRecord
-from ..settings import Settings
-from .images import fitting
-from .terminal import ProgressBars, dt_option, json_option, out, print_json, print_some
+from .errors import BadInput, BadPicture, LunaError, PictureMissing, SettingsError
+from .mirror.lookups import Lookups, fitting
+from .mirror.pictures import Pictures
+from .paths import local_path, on_disk
+from .pixels import read_pictures, unread
+from .progress import Progress
+from .records import Captions, ImageRecord
 
+Caption = Literal["combined", "tags", "joycaption", "prompt", "none"]
 #: Where a caption is taken from, for each name of it.
 SOURCES: dict[str, Callable[[ImageRecord, Captions], str]] = {
     "combined": lambda _, captions: captions.combined,
@@ -35,35 +35,49 @@ LONGEST_STEM = 150  # bytes of a name before its ending; file systems have 255 f
 UNFINISHED, LOCK = ".luna-dt.part", ".luna-dt.lock"
 
 
-@click.command()
-@click.argument("query")
-@click.option(
-    "-o", "--out", "folder", type=click.Path(path_type=Path), required=True, help="The folder; made if need be."
-)
-@click.option("--link", is_flag=True, help="Links to the pictures in the place of copies.")
-@click.option("--captions", "source", type=click.Choice((*SOURCES, "none")), default="combined", show_default=True,
-              help="What is written beside each picture as .txt.")  # fmt: skip
-@click.option("--trigger", default="", help="A word that each caption begins with.")
-@dt_option
-@json_option
-@click.pass_context
+@dataclass(frozen=True)
+class Exported:
+    """What became of an export: how many pictures were put into the ``folder``, and how many were ``present``; each image
+    that ``failed`` with the reason, those ``without_caption``, and ``captions_kept``: files that have other words."""
+
+    folder: Path
+    exported: int
+    present: int
+    failed: tuple[tuple[int, str], ...]
+    without_caption: tuple[int, ...]
+    captions_kept: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        failed = [{"id": image_id, "reason": reason} for image_id, reason in self.failed]
+        return {**vars(self), "folder": str(self.folder), "failed": failed}
+
+
 def export(
-    context: click.Context, query: str, folder: Path, link: bool, source: str, trigger: str, dt: str | None,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Put the pictures that fit QUERY into a folder, with their captions; overwrites nothing, and may be run again."""
-    settings: Settings = context.obj
-    if trigger and source == "none":
-        raise click.UsageError("--trigger begins a caption, and --captions none writes none")
+    lookups: Lookups,
+    pictures: Pictures,
+    path_map: Mapping[str, str],
+    query: str,
+    folder: Path,
+    link: bool,
+    captions: Caption,
+    trigger: str,
+    progress: Progress,
+) -> Exported:
+    """See Library.export."""
+    if captions not in (*SOURCES, "none"):
+        raise BadInput(f"captions come from {', '.join(SOURCES)} or none, not from '{captions}'")
+    trigger = " ".join(trigger.split())
+    if trigger and captions == "none":
+        raise BadInput("a trigger begins a caption, and without captions (none) there is none to begin")
+    lookups.images(query, 0, 1)  # of a query that cannot be read no folder is made
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=0), Library(settings=settings, dt=dt) as library:
-            exported = _Export(library, folder, link, source, " ".join(trigger.split()))
-            with ProgressBars(shown=not as_json) as progress:
-                records = list(fitting(library, query))
-                for done, record in enumerate(records, 1):
-                    exported.put(record)
-                    progress("export", done, len(records))
+        with FileLock(folder / LOCK, timeout=0):
+            work = _Export(lookups, pictures, path_map, folder, link, captions, trigger)
+            records = list(fitting(lookups.images, query))
+            for done, record in enumerate(records, 1):
+                work.put(record)
+                progress("export", done, len(records))
         (folder / LOCK).unlink(missing_ok=True)
     except Timeout as error:
         raise SettingsError(f"another export into {folder} is running; wait for it or stop it") from error
@@ -71,19 +85,19 @@ def export(
         raise SettingsError(
             f"{folder} cannot be written ({error}); what is there is whole: make room or name another, and run it again"
         ) from error
-    if as_json:
-        print_json(exported.to_json())
-    else:
-        exported.tell()
-    if exported.failed or exported.kept:
-        context.exit(1)
+    return work.done()
 
 
 class _Export:
     """One export: which names are taken, and what became of each image."""
 
-    def __init__(self, library: Library, folder: Path, link: bool, source: str, trigger: str) -> None:
-        self._library, self._folder, self._link = library, folder, link
+    def __init__(
+        self, lookups: Lookups, pictures: Pictures, path_map: Mapping[str, str], folder: Path, link: bool,
+        source: str, trigger: str,
+    ) -> None:  # fmt: skip
+        self._lookups, self._pictures, self._path_map, self._folder, self._link = (
+            lookups, pictures, path_map, folder, link,
+        )  # fmt: skip
         self._source, self._trigger = source, trigger
         self._there: dict[str, set[str]] = {}  # names in the folder by their stems
         for each in folder.iterdir():
@@ -97,7 +111,7 @@ class _Export:
     def put(self, record: ImageRecord) -> None:
         """An image's picture and caption; one that was put there before is left as it is.  Raises OSError."""
         try:
-            data, caption = self._library.file(record.id), self._caption(record).encode("utf-8", "replace")
+            data, caption = self._pictures.file(record.id), self._caption(record).encode("utf-8", "replace")
             original = self._original(record, data) if self._link else None
             stem, suffix = _name(record, data)
             name = self._free(stem, suffix, record.id, data, caption)
@@ -127,10 +141,10 @@ class _Export:
         return name
 
     def _original(self, record: ImageRecord, data: bytes) -> Path:
-        path = on_disk(local_path(record.path, self._library.settings.path_map))
+        path = on_disk(local_path(record.path, self._path_map))
         if not _holds(path, data):
             raise PictureMissing(
-                f"image {record.id}: {path} is not its picture, so it cannot be linked to; leave out --link"
+                f"image {record.id}: {path} is not its picture, so it cannot be linked to; copy it instead (leave out --link)"
             )
         return path.absolute()
 
@@ -148,7 +162,7 @@ class _Export:
                     os.link(original, part)
                 except OSError as error:
                     raise SettingsError(
-                        f"{original} cannot be linked to from {self._folder} ({error}); leave out --link"
+                        f"{original} cannot be linked to from {self._folder} ({error}); copy it instead (leave out --link)"
                     ) from error
         part.rename(self._folder / name)
 
@@ -169,31 +183,17 @@ class _Export:
         if self._source == "none":
             return ""
         of = SOURCES[self._source]
-        captions = self._library.captions(record.id) if self._source != "prompt" else Captions(record.id)
+        captions = self._lookups.captions(record.id) if self._source != "prompt" else Captions(record.id)
         said = " ".join(of(record, captions).split())
         begins = said.casefold() == self._trigger.casefold() or said.casefold().startswith(
             f"{self._trigger.casefold()},"
         )
         return said if begins or not self._trigger else f"{self._trigger}, {said}" if said else self._trigger
 
-    def tell(self) -> None:
-        out.print(f"{self._counts['exported']:,} exported, {self._counts['present']:,} were there already, "
-                  f"{len(self.failed):,} failed; in {self._folder}", soft_wrap=True, markup=False)  # fmt: skip
-        print_some([f"image {image_id}: {reason}" for image_id, reason in self.failed])
-        if self.wordless:
-            out.print(f"{len(self.wordless):,} have no caption ({self._source}), so no .txt stands beside them")
-        if self.kept:
-            out.print(
-                f"{len(self.kept):,} captions were there with other words and stay; delete them to have them anew:"
-            )
-            print_some(self.kept)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "folder": str(self._folder), "exported": self._counts["exported"], "present": self._counts["present"],
-            "failed": [{"id": image_id, "reason": reason} for image_id, reason in self.failed],
-            "without_caption": self.wordless, "captions_kept": self.kept,
-        }  # fmt: skip
+    def done(self) -> Exported:
+        exported, present = self._counts["exported"], self._counts["present"]
+        failed, wordless, kept = tuple(self.failed), tuple(self.wordless), tuple(self.kept)
+        return Exported(self._folder, exported, present, failed, wordless, kept)
 
 
 def _one_name(stem: str) -> str:

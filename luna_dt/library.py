@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from . import export as exporting
 from . import status as state
 from .doctor import Finding, examine
 from .dt.catalog import Health
@@ -88,6 +89,13 @@ class _Told(Rooms):
     def lineage(self, image_id: int) -> Node:
         """The tree of what came from what around an image, from the first image known; raises UnknownImage."""
         return making.around(image_id, self.generations(), self._store, self._lookups)
+
+    def output(self, made: Generation) -> Picture:
+        """The saved picture of a generation, RGB; its path is another's word, so it is opened as DT's paths are.
+
+        Raises PictureMissing, BadPicture.
+        """
+        return read_pictures(picture_file(made.output, self.settings.path_map), made.output)[0]
 
     def health(self) -> Health:
         """What answers at DT's address; raises CatalogError."""
@@ -325,6 +333,28 @@ class Library(_Told):
         """The ids that a text names, ``12, 15-20``, or those of the images that fit a query; raises BadInput, BadQuery."""
         return self._lookups.ids(text)
 
+    def export(
+        self,
+        query: str,
+        folder: str | os.PathLike[str],
+        *,
+        link: bool = False,
+        captions: exporting.Caption = "combined",
+        trigger: str = "",
+        progress: Progress = silent,
+    ) -> exporting.Exported:
+        """Puts the pictures that fit a query into a folder, each with its caption beside it: a training set.
+
+        The folder is made if need be, and nothing in it is overwritten; may be stopped at any moment, and the next one
+        goes on.  ``link``: links in the place of copies.  ``captions``: combined, tags, joycaption, prompt or none; each
+        is one line of UTF-8 and begins with ``trigger``, unless it does so already.  What fails is told of in the answer.
+        Raises BadInput, BadQuery; SettingsError where the folder cannot be written or another export writes it.
+        """
+        path_map = self.settings.path_map
+        return exporting.export(
+            self._lookups, self._pictures, path_map, query, Path(folder), link, captions, trigger, progress
+        )
+
     def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
         """A text that changes when those kinds are synced anew, or the image's record or captions change.
 
@@ -380,10 +410,3 @@ class Library(_Told):
         became of it is in ``outbox``.  Raises BadInput, StoreError.
         """
         return self.outbox.put(record)
-
-    def output(self, made: Generation) -> Picture:
-        """The saved picture of a generation, RGB; its path is another's word, so it is opened as DT's paths are.
-
-        Raises PictureMissing, BadPicture.
-        """
-        return read_pictures(picture_file(made.output, self.settings.path_map), made.output)[0]

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import click
 from rich.table import Table
 
 from ..library import Library
-from ..records import ImageRecord
+from ..mirror.lookups import fitting
 from ..settings import Settings
 from .terminal import dt_option, err, json_option, out, plain, print_json
-
-LISTED_PAGE = 1000  # images that are asked for at once
-
-
-def fitting(library: Library, query: str, after_id: int = 0) -> Iterator[ImageRecord]:
-    """Every image that fits a query, in id order; raises BadQuery."""
-    while page := library.images(query, after_id, LISTED_PAGE):
-        yield from page
-        after_id = page[-1].id
 
 
 @click.command()
@@ -36,7 +26,7 @@ def images(
 ) -> None:
     """List the images that fit QUERY, in DT's language, by their ids; without it all that DT does not hide."""
     with Library(settings=settings, dt=dt) as library:
-        every = fitting(library, query, after)
+        every = fitting(library.images, query, after)
         found = list(itertools.islice(every, limit or None))
         more = next(every, None) is not None
     if as_json:

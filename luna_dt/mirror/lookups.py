@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ..dt.catalog import Catalog
@@ -14,7 +14,17 @@ from ..records import Captions, Cluster, ClusterImage, ImageRecord, layer_of
 from ..store import Store
 
 T = TypeVar("T")
+LISTED_PAGE = 1000  # images that are asked for at once
 MOST_MEMBERS = 10_000  # of a cluster that DT is asked for
+
+
+def fitting(
+    images: Callable[[str, int, int], list[ImageRecord]], query: str, after_id: int = 0
+) -> Iterator[ImageRecord]:
+    """Every image that fits a query, in id order, asked for page by page; raises BadQuery."""
+    while page := images(query, after_id, LISTED_PAGE):
+        yield from page
+        after_id = page[-1].id
 
 
 class Lookups:

@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from luna_dt import Library
 from luna_dt.cli import main
+from luna_dt.errors import BadInput, BadQuery
 from tests import stock
 
 
@@ -146,6 +147,23 @@ def test_export_of_links_and_of_what_is_no_picture(home: Path, pictures: list[Pa
     assert wrong.exit_code == 1
     assert "cannot be written" in wrong.stderr
     assert pictures[0].is_file()
+
+
+def test_a_training_set_is_a_call_too(home: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    with Library(home) as library:
+        done = library.export(
+            "fox", tmp_path / "set", captions="tags", trigger=" zorro ", progress=lambda *at: told.append(at)
+        )
+        assert (done.folder, done.exported, [i for i, _ in done.failed]) == (tmp_path / "set", 4, [5])
+        assert told[-1] == ("export", 5, 5)
+        with pytest.raises(BadInput, match="combined"):
+            library.export("fox", tmp_path / "other", captions="words")  # type: ignore[arg-type]
+        with pytest.raises(BadInput, match="trigger"):
+            library.export("fox", tmp_path / "other", captions="none", trigger="x")
+        with pytest.raises(BadQuery):
+            library.export("size: none", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
