@@ -102,7 +102,13 @@ def create_app(
 
     # no pages of its own: they load another site's scripts
     app = FastAPI(
-        title="luna_dt", version=__version__, lifespan=lifespan, responses=PROBLEMS, docs_url=None, redoc_url=None
+        title="luna_dt",
+        version=__version__,
+        lifespan=lifespan,
+        responses=PROBLEMS,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # what a generated client calls them
     )
     app.openapi = lambda: described(app)  # type: ignore[method-assign]
     metrics = Metrics()

@@ -280,7 +280,8 @@ def test_openapi_describes_the_calls(server: str) -> None:
     described = get(server, "/openapi.json").json()["paths"]
     assert {"/api/health", "/api/images/similar", "/api/clusters", "/api/sync/{kind}/fetch"} <= set(described)
     calls = [(path, call) for path, several in described.items() for call in several.values()]
-    assert len(calls) == 18
+    assert len({call["operationId"] for _, call in calls}) == len(calls) == 18
+    assert {"images", "image", "file", "thumbnail", "similar"} <= {call["operationId"] for _, call in calls}
     for path, call in calls:
         answers = call["responses"]
         good = next(answers[status] for status in ("200", "201") if status in answers)
