@@ -46,7 +46,7 @@ def asked(gallery: Gallery, name: str, method: str = "GET", body: Any = None, **
 def found(gallery: Gallery, query: str = "", order: str = "date") -> list[int]:
     answer = gallery.answer("GET", "find", {"query": query, "order": order})
     assert answer.status == 200, answer.data
-    return [int(each) for each in np.frombuffer(answer.data, "<i8")]
+    return [int(each) for each in np.frombuffer(answer.data, "<f8")]
 
 
 def test_all_ids_come_in_an_order(gallery: Gallery) -> None:

@@ -171,7 +171,7 @@ export function mountGallery(place, host) {
 
   async function start() {
     try {
-      ask();
+      await ask(); // pictures first
       now = await work.look();
       layers = now.layers.map((each) => each.name);
       await bar.learn();

@@ -137,7 +137,8 @@ export class Grid {
     const words = [known?.prompt?.slice(0, 200), label, known?.rating && `rated ${known.rating}`].filter(Boolean);
     tile.element.setAttribute("aria-label", `image ${tile.id}${words.length ? `: ${words.join(", ")}` : ""}`);
     tile.element.title = known?.prompt?.slice(0, 500) ?? "";
-    tile.element.classList.toggle("luna-hides", !known || known.nsfw);
+    tile.element.classList.toggle("luna-hides", Boolean(known?.nsfw));
+    tile.element.classList.toggle("luna-unknown", !known); // a veil for each would cost too much while scrolling
     tile.note.textContent = label ?? (known?.rating ? `★ ${known.rating}` : "");
   }
 
@@ -160,7 +161,7 @@ export class Grid {
         this.asking = false;
       }
       const still = this.tiles.filter((tile) => tile.index >= 0);
-      still.forEach((tile) => this.told(tile));
+      still.filter((tile) => tile.element.classList.contains("luna-unknown")).forEach((tile) => this.told(tile));
       if (still.some((tile) => !unknown.includes(tile) && !record(tile.id))) this.settle();
     }
   }

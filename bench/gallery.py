@@ -1,0 +1,130 @@
+"""The gallery's page over a large library: how smooth scrolling is, by the browser's own trace, and when pictures come.
+
+    python -m bench.gallery --entries 270000
+
+Needs Chromium and Playwright (the extra ``test``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from luna_dt import Library
+from luna_dt.demo import database
+from luna_dt.gallery.answers import Gallery
+from luna_dt.gallery.server import create_app
+from luna_dt.records import Batch, ImageRecord
+from luna_dt.server.run import prepared
+from luna_dt.store import Store
+
+FILES = 200  # pictures there are; the entries share them
+FILL_AT_ONCE, FRAMES = 20_000, 300
+#: Scrolls so many pixels a frame, for so many frames, and gives the times of each frame.
+SCROLL = """([pixels, frames]) => new Promise((resolve) => {
+    const grid = document.querySelector(".luna-grid"), times = [];
+    let left = frames, way = pixels;
+    requestAnimationFrame(function step(now) {
+        times.push(now);
+        if (left-- === 0) return resolve(times);
+        if (grid.scrollTop + way < 0 || grid.scrollTop + way > grid.scrollHeight - grid.clientHeight) way = -way;
+        grid.scrollTop += way;
+        requestAnimationFrame(step);
+    });
+})"""
+
+
+def fill(home: Path, entries: int) -> None:
+    drawings = database.draw_library(home.parent / "pictures", FILES)
+    with closing(Store(home)) as store:
+        for first in range(1, entries + 1, FILL_AT_ONCE):
+            ids = np.arange(first, min(first + FILL_AT_ONCE, entries + 1), dtype=np.int64)
+            records = [
+                ImageRecord(int(i), str(drawings[i % FILES].path), drawings[i % FILES].scene.caption, rating=int(i) % 11 or None,
+                            created=f"20{10 + i % 16}-{1 + i % 12:02}-{1 + i % 28:02} 12:00:00")
+                for i in ids
+            ]  # fmt: skip
+            store.put("images", Batch(ids, np.ones(len(ids), np.int64), records))
+        store.finish("images", "a bench")
+
+
+def frames_of(trace: bytes) -> np.ndarray[Any, Any]:
+    """Milliseconds between the frames that were drawn, by the browser's trace."""
+    events = json.loads(trace)["traceEvents"]
+    drawn = sorted(event["ts"] for event in events if event["name"] == "DrawFrame")
+    return np.diff(np.array(drawn)) / 1000
+
+
+def scrolled(browser: Browser, page: Page, pixels: int) -> str:
+    page.wait_for_timeout(1000)
+    browser.start_tracing(
+        page=page, categories=["disabled-by-default-devtools.timeline.frame", "devtools.timeline.frame"]
+    )
+    page.evaluate(SCROLL, [pixels, FRAMES])
+    gaps = frames_of(browser.stop_tracing())
+    p50, p95 = np.percentile(gaps, [50, 95])
+    return f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, worst {gaps.max():.0f} ms of {len(gaps)} frames"
+
+
+def heap(page: Page) -> float:
+    """Megabytes of JavaScript's objects and what they hold, after a collection."""
+    session = page.context.new_cdp_session(page)
+    session.send("HeapProfiler.collectGarbage")
+    found = session.send("Runtime.getHeapUsage")
+    return float(found["usedSize"]) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--entries", type=int, default=270_000)
+    parser.add_argument("--seconds", type=float, default=60, help="of scrolling while memory is looked at")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="luna-dt-bench-") as folder, sync_playwright() as driver:
+        home = Path(folder) / "home"
+        fill(home, args.entries)
+        with Library(home, dt="http://127.0.0.1:9") as library:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            server = prepared(create_app(Gallery(lambda: library)), "127.0.0.1", port)
+            threading.Thread(target=server.run, daemon=True).start()
+            while not server.started:
+                time.sleep(0.01)
+            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            asked: list[str] = []
+            page.on("request", lambda request: asked.append(request.url) if "thumbnail" in request.url else None)
+            for name in ("first opening", "second opening"):
+                begun = time.perf_counter()
+                page.goto(f"http://127.0.0.1:{port}/", wait_until="commit")
+                page.wait_for_function(
+                    "() => [...document.querySelectorAll('.luna-tile img')].filter((i) => i.naturalWidth).length > 10"
+                )
+                print(f"{name}: first pictures after {time.perf_counter() - begun:.2f} s")
+            print(f"elements: {page.locator('.luna-tile').count()} tiles of {args.entries:,}")
+            for pixels in (20, 400, 40_000):
+                asked.clear()
+                told = scrolled(browser, page, pixels)
+                print(f"{pixels:>6} px a frame: {told}, {len(asked)} pictures asked for")
+            before, end = heap(page), time.monotonic() + args.seconds
+            while time.monotonic() < end:
+                page.evaluate(SCROLL, [3000, 120])
+                page.wait_for_timeout(200)
+            print(f"JavaScript's memory: {before:.1f} MB, after {args.seconds:.0f} s of scrolling {heap(page):.1f} MB")
+            browser.close()
+            server.should_exit = True
+
+
+if __name__ == "__main__":
+    main()
