@@ -84,7 +84,13 @@ class WrongDimension(BadVector):
 
 
 class BadQuery(BadInput):
+    """``at`` is the place in the ``query``, from 0, where what is wrong begins; None where it is all of it."""
+
     code = "bad_query"
+
+    def __init__(self, message: str, at: int | None = None, query: str = "") -> None:
+        super().__init__(message)
+        self.at, self.query = at, query
 
 
 class NotFound(LunaError, LookupError):

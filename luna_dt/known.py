@@ -9,8 +9,7 @@ from typing import Any
 
 from .made.lineage import Node, walk
 from .mirror.lookups import Lookups
-from .mirror.pictures import unseen_digest
-from .records import Captions, ImageRecord
+from .records import Captions, ImageRecord, unseen_digest
 from .store import Store
 
 
@@ -52,7 +51,7 @@ def known(image_id: int, store: Store, lookups: Lookups, lineage: Node) -> Known
     record = lookups.image(image_id)
     sources = [
         store.content(image_id),
-        unseen_digest(record),
+        unseen_digest(record.id, record.path),
     ]  # maps are known by the picture's content, if it was read
     maps = store.rows("SELECT DISTINCT kind FROM maps WHERE source IN (?, ?) ORDER BY kind", sources)
     return Known(

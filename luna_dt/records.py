@@ -31,6 +31,11 @@ def content_digest(content: bytes, form: bytes = b"") -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8, key=form).digest(), "little", signed=True)
 
 
+def unseen_digest(image_id: int, path: str) -> int:
+    """What an image is known by whose picture cannot be read."""
+    return content_digest(f"{image_id} {path}".encode())
+
+
 def now(timespec: str = "seconds") -> str:
     """The time as it is stored everywhere: ISO 8601, UTC."""
     return datetime.now(timezone.utc).isoformat(timespec=timespec)

@@ -84,7 +84,7 @@ class LunaDTSimilarSearch:
                         "tooltip": "If nothing is similar enough: stop, or hand on the reference picture itself.",
                     },
                 ),
-                "where": inputs.text("Only images that fit this query, in DT's language; see docs/library.md."),
+                "where": inputs.text("Only images that fit this query, in DT's language; see docs/query.md."),
                 "collapse": (
                     "FLOAT",
                     {

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from rich.logging import RichHandler
 
-from ..errors import LunaError
+from ..errors import BadQuery, LunaError
 from ..settings import Settings
 from ..version import __version__
 from .batch import batch
@@ -34,7 +34,7 @@ from .rescue import rescue
 from .search import search
 from .serve import serve
 from .show import show
-from .terminal import PlainLines, err, plain, print_json
+from .terminal import PlainLines, err, plain, pointed, print_json
 
 
 class _Commands(click.Group):
@@ -47,6 +47,8 @@ class _Commands(click.Group):
             if context.meta.get("json"):
                 print_json({"error": {"code": error.code, "message": str(error)}})
             err.print(f"[bold red]luna-dt:[/] {plain(str(error))}", soft_wrap=True)
+            if isinstance(error, BadQuery) and error.at is not None:
+                err.print(pointed(error.query, error.at), soft_wrap=True)
             context.exit(1)
         except KeyboardInterrupt:
             err.print("luna-dt: stopped; what was done is kept, run it again to go on")

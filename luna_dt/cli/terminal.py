@@ -80,6 +80,14 @@ def plain(text: str) -> str:
     return escape(shown(text))
 
 
+def pointed(query: str, at: int) -> str:
+    """The place in a query, shown by what stands around it."""
+    from rich.cells import cell_len
+
+    before, after = plain(query[max(0, at - 40) : at]), plain(query[at : at + 40])
+    return f"  {before}{after}\n  {' ' * cell_len(shown(query[max(0, at - 40) : at]))}^"
+
+
 class PlainLines(logging.Formatter):
     """Lines of a log, which may hold what a server or a picture said."""
 

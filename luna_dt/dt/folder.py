@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import PictureMissing, UnknownCluster, UnknownImage
 from ..paths import plain_file
-from ..query import Columns, where
+from ..query import Columns, Names, where
 from ..records import (
     RECORD_KINDS,
     Batch,
@@ -42,7 +42,11 @@ FIELDS = ("id", "path", "prompt", "negative_prompt", "width", "height", "model",
 _COLUMNS = Columns(
     {field: field for field in FIELDS}
     | {"aesthetic_score": "NULL"}
-    | dict.fromkeys(("favorite", "nsfw", "for_deletion", "unavailable"), "0")
+    | dict.fromkeys(("favorite", "nsfw", "for_deletion", "unavailable"), "0"),
+    names={
+        "tag": Names("EXISTS (SELECT 1 FROM json_each(tags) each WHERE {})", "each.value"),
+        "cluster": Names("folder IN (SELECT path FROM folders WHERE {})", "folders.path", "folders.id"),
+    },
 )
 _PICTURES = "pictures JOIN looked USING (path) WHERE problem = ''"
 _SELECT = f"SELECT digest, tags, {', '.join(FIELDS)} FROM {_PICTURES}"

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ..errors import Refused, UnknownCluster, UnknownImage, Unreachable
-from ..query import Columns, matches, where
+from ..query import Columns, Names, matches, where
 from ..records import FLAGS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s, Kind, Member, content_digest
 from ..storable import checked, each
 from .catalog import Catalog, Health, Sort, unknown_kind
@@ -98,7 +98,7 @@ class SqliteCatalog(Catalog):
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         columns = self._columns()
-        condition, values = where(query, Columns(columns))
+        condition, values = where(query, Columns(columns, names=self._names()))
         found: list[ImageRecord] = []
         while (wanted := limit - len(found)) > 0:
             rows = self._rows(
@@ -252,6 +252,21 @@ class SqliteCatalog(Catalog):
     def _with_tags(self, records: list[ImageRecord]) -> list[ImageRecord]:
         tags = self._tags([record.id for record in records])
         return [replace(record, tags=tuple(tags[record.id])) if tags.get(record.id) else record for record in records]
+
+    def _names(self) -> dict[str, Names]:
+        names = dict[str, Names]()
+        if self._has("Tag") and self._has("ImageTag"):
+            names["tag"] = Names(
+                "Image.Id IN (SELECT ImageId FROM ImageTag JOIN Tag ON Tag.Id = TagId WHERE typeof(Name) = 'text' AND {})",
+                "Tag.Name",
+            )
+        if self._has("Album") and self._has("AlbumImage"):
+            names["cluster"] = Names(
+                "Image.Id IN (SELECT ImageId FROM AlbumImage JOIN Album ON Album.Id = AlbumId WHERE {})",
+                "COALESCE(Album.Name, '')",
+                "Album.Id",
+            )
+        return names
 
     def _has(self, table: str) -> bool:
         return bool(self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", [table]))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import MapMissing, PictureMissing
-from ..mirror.pictures import unseen_digest
 from ..paths import picture_file
 from ..pixels import read_pictures
 from ..preproc.map_types import map_type
-from ..records import ImageRecord, StoredMap, content_digest
+from ..records import ImageRecord, StoredMap, content_digest, unseen_digest
 from .cache import FROM_DT, MapCache, MapKey, encoded
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -42,5 +41,5 @@ class ServedMaps:
         try:
             digest = content_digest(picture_file(record.path, self._path_map))
         except (PictureMissing, OSError):
-            digest = unseen_digest(record)
+            digest = unseen_digest(record.id, record.path)
         return MapKey.of(digest, kind, usual)

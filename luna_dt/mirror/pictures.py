@@ -15,7 +15,7 @@ from ..dt.catalog import Catalog
 from ..errors import BadInput, BadPicture, CatalogError, LunaError, NotFound, PictureMissing
 from ..paths import local_path, on_disk, picture_file
 from ..pixels import Picture, PictureLike, read_pictures, unread
-from ..records import ImageRecord, content_digest
+from ..records import ImageRecord, content_digest, unseen_digest
 from ..store import Store
 from .lookups import Lookups
 
@@ -102,7 +102,7 @@ class Pictures:
                 if stamp:
                     self._store.put_files([(image_id, stamp, digest)])
             except PictureMissing:  # what was made of it last, or DT's map of it, may be there all the same
-                digest = self._store.content(image_id) or unseen_digest(record)
+                digest = self._store.content(image_id) or unseen_digest(record.id, record.path)
         return Source(digest, opened, name, image_id, lambda: self.stamp(record) == stamp)
 
 
@@ -148,8 +148,3 @@ def source_of(image: PictureLike) -> Source:
         digest = content_digest(given[0].tobytes(), f"{given[0].size}".encode())
         return Source(digest, lambda: given[0], "the given picture")
     return Source(content_digest(data), lambda: read_pictures(data, name)[0], name)
-
-
-def unseen_digest(record: ImageRecord) -> int:
-    """What an image is known by whose picture cannot be read."""
-    return content_digest(f"{record.id} {record.path}".encode())

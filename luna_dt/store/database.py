@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import BadInput, StoreError
 from ..query import matches
-from ..records import now
+from ..records import now, unseen_digest
 from . import formats
 from .pages import Log
 
@@ -85,7 +85,7 @@ class Database:
                     address, timeout=30, isolation_level=None, check_same_thread=False, uri=True
                 )
                 opened.callback(connection.close)
-                connection.create_function("REGEXP", 2, matches, deterministic=True)
+                _teach(connection)
                 current = formats.is_current(connection)
             except (sqlite3.Error, OSError) as error:
                 if _is_damage(error):
@@ -124,7 +124,7 @@ class Database:
     def _connect(self, opened: contextlib.ExitStack) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
         opened.callback(connection.close)
-        connection.create_function("REGEXP", 2, matches, deterministic=True)
+        _teach(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a file is deleted, and an index saved, only after its commit
         connection.execute("PRAGMA foreign_keys = ON")
@@ -221,6 +221,12 @@ class Database:
                 "DO UPDATE SET synced = excluded.synced, source = excluded.source",
                 [kind, now(), source],
             )
+
+
+def _teach(connection: sqlite3.Connection) -> None:
+    """Functions that queries ask for and SQLite has not."""
+    connection.create_function("REGEXP", 2, matches, deterministic=True)
+    connection.create_function("unseen", 2, unseen_digest, deterministic=True)
 
 
 def lock(file: BinaryIO) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from .. import query
 from ..errors import UnknownCluster, UnknownImage
-from ..records import FLAGS, RECORD_KINDS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s
+from ..records import FLAGS, LAYERS, RECORD_KINDS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s
 from .database import Database
 
 ImageOrder = Literal["id", "date", "rating"]
@@ -23,7 +23,28 @@ VISIBLE_PAGE = 1000  # records taken in one go
 _IMAGE_COLUMNS = [f.name for f in fields(ImageRecord) if f.name != "tags"]  # tags are synced with the captions
 #: Where the flags are among them.
 _FLAGS = [_IMAGE_COLUMNS.index(flag) for flag in FLAGS]
-_COLUMNS = query.Columns({name: name for name in _IMAGE_COLUMNS})
+#: Tags lie in one text, a line each; maps are known by the picture's content, or by its path where it was not read.
+_COLUMNS = query.Columns(
+    {name: name for name in _IMAGE_COLUMNS},
+    names={
+        "tag": query.Names(
+            "id IN (SELECT image_id FROM captions WHERE {})", "captions.tags", start=r"(?:\A|\n)", end=r"(?:\n|\Z)"
+        ),
+        "cluster": query.Names(
+            "id IN (SELECT image_id FROM cluster_members JOIN clusters ON clusters.id = cluster_id WHERE {})",
+            "clusters.name", "clusters.id",
+        ),
+    },
+    has={
+        "caption": "id IN (SELECT image_id FROM captions WHERE combined <> replace(tags, char(10), ', '))",
+        "map": "(id IN (SELECT image_id FROM files JOIN maps ON source = content) "
+        "OR unseen(id, path) IN (SELECT source FROM maps))",
+        **{
+            f"vectors.{layer}": f"id IN (SELECT image_id FROM vectors WHERE layer = '{layer}' AND row IS NOT NULL)"
+            for layer in LAYERS
+        },
+    },
+)  # fmt: skip
 HIDDEN = query.hidden(_COLUMNS)
 _SELECT_IMAGE = (
     ", ".join(f"images.{name}" for name in _IMAGE_COLUMNS)

@@ -219,7 +219,7 @@ def database_with(address: str, schema: str, records: Sequence[ImageRecord]) -> 
 #: What ``initdb`` makes of a machine's language, and of ``--locale=C`` with and without an encoding.
 LOCALES = ("", "LOCALE 'C' ENCODING 'UTF8'", "LOCALE 'C' ENCODING 'SQL_ASCII'")
 TEXTS = [
-    ImageRecord(100 + i, f"D:\\{text}.png", text, text, model=text, sampler=text, model_hash=text)
+    ImageRecord(100 + i, f"D:\\{text}.png", text, text, model=text, sampler=text, model_hash=text, created="2020-01-01")
     for i, text in enumerate(sorted({form for text, *_ in LETTERS for form in written(text)}))
 ]
 
@@ -259,6 +259,27 @@ def test_queries_mean_the_same_in_the_database_and_in_the_library(
     assert [answer(catalog, query) for catalog in catalogs] == [found] * len(catalogs)
 
 
+def test_names_and_captions_mean_the_same_in_the_mirror(catalog: Catalog, tmp_path: Path, drawn: Drawn) -> None:
+    texture = drawn.drawings[0].scene.texture
+    with Library(tmp_path, dt=drawn.address) as library:
+        library.sync()
+        for query in (
+            "tag: cat", "tag: CAT|dog", "not tag: cat", "tag: *cat", "tag: c*t", f"tag: {texture} background", "tag: * background",
+            "tag: *a*r*", 'tag: "*cat"', "tag: nothing", "has: tag", "has: caption", "not has: caption", "has: cluster",
+            "cluster: luna", "cluster: 2", "cluster: luna|snorri", "not cluster: l*", "cluster: nobody", "in_album:",
+            "in_album: no", "cat not cluster: luna rating: > 3",
+        ):  # fmt: skip
+            found = [image.id for image in library.images(query, limit=1000)]
+            assert [image.id for image in catalog.images(query, limit=1000)] == found, query
+        assert len(library.images("cluster: luna")) == 4
+        assert {image.tags[0] for image in library.images("tag: cat", limit=1000)} == {"cat"}
+        assert library.images("not tag: cat not tag: dog", limit=1000)
+        assert len(library.images("has: caption not has: cluster", limit=1000)) == 88
+        assert len(library.images("has: vectors.visual", limit=1000)) == 100
+    with pytest.raises(BadQuery, match="synced"):
+        catalog.images("has: vectors.visual")
+
+
 @pytest.mark.parametrize(("text", "found", "missed"), LETTERS)
 def test_letters_mean_the_same_whatever_the_databases_locale(
     filled: Filled, text: str, found: list[str], missed: list[str]
@@ -267,8 +288,9 @@ def test_letters_mean_the_same_whatever_the_databases_locale(
     everyone = {record.id for record in TEXTS if record.prompt in written(text)}
     for sought in (text, *found, *missed):
         for form in written(sought):
-            within = [f'{token}"{form}"' for token in ("", "negative: ", "model: ", "path: ", "folder: contains ")]
-            for query in (*within, f"path: starts with d:\\{form}", f'sampler: "{form}"', f'model_hash: "{form}"'):
+            within = [f'{token}"{form}"' for token in ("", "negative: ", "model: ", "path: contains ")]
+            whole = (f'sampler: "{form}"', f'model_hash: "{form}"', f"path: *{form}*", f"path: d:\\{form}.png")
+            for query in (*within, f"path: starts with d:\\{form}", *whole):
                 here = answer(library, query)
                 assert [answer(catalog, query) for catalog in catalogs] == [here] * len(catalogs), query
                 if query in within:

@@ -47,6 +47,9 @@ QUERIES = (
     "seed: 7", "size: 64x32", "size: portrait", "model: pony|dream", "model_hash: AB12", "rating: > 5", "rating: none",
     "aesthetic_score: >= 7", "favorite: true", "nsfw: false", "nometa: true", "nometa: false", "delete: true",
     "date: from 2020-01-01", "date: before 2020-01-01", "path: süb", "folder: Bilder", "path: starts with /nowhere",
+    "path: *süb*", "folder: *süb", "path: ends with .png", "not fox", "not steps: 20", "not rating: > 5", "tag: red hair", "tag: *& co",
+    "not tag: *", "has: tag", "has: caption", "in_album:", "in_album: false", "cluster: süb", "cluster: SÜB*", "cluster: 1|2",
+    "type: image", "fave:", "size: 64x?",
 )  # fmt: skip
 
 

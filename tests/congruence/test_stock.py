@@ -13,8 +13,18 @@ import pytest
 
 from luna_dt import ImageRecord, Library, Settings
 from luna_dt.dt import connect
+from luna_dt.dt.catalog import Catalog
 from luna_dt.dt.sqlite import SqliteCatalog
-from luna_dt.errors import LunaError, NotOffered, Refused, SettingsError, UnknownCluster, UnknownImage, Unreachable
+from luna_dt.errors import (
+    BadQuery,
+    LunaError,
+    NotOffered,
+    Refused,
+    SettingsError,
+    UnknownCluster,
+    UnknownImage,
+    Unreachable,
+)
 from luna_dt.records import Captions
 from tests import stock
 
@@ -41,8 +51,21 @@ QUERIES = (
     "model_hash: AB12", "rating: > 5", "rating: none", "aesthetic_score: >= 7", "favorite: true", "nsfw: false",
     "nometa: false", "delete: true", "date: 2026-01-31", "date: from 2026-01-01", "date: before 2026-01-01",
     "path: bilder ünï", "folder: D:", "katze rating: none",
+    "path: *bilder*", "path: contains bilder ünï", "path: ends with .PNG", r"folder: D:\\x", r"folder: d:\\*", "not katze", "katze, not größer",
+    "not rating: > 5", "not model: *v6", "not nsfw:", "fave:", "delete: any", "unavailable:", "type: image", "type: video", "size: 832x?",
+    "not size: square", "model_or_hash: ab12", 'model: "pony, dream"', "date: since 2026-01-31", "date: 31-01-2026", "rating: <> 9",
+    "tag: red hair", "tag: *hair|är*", "not tag: ärger", "has: tag", "has: caption", "has: cluster", "in_album:", "in_album: false",
+    "album: KÄTZCHEN", "cluster: 3", "cluster: *", "hypernet: x", "has: wings", "size: big",
 )  # fmt: skip
 CASES = [(version, "") for version in stock.VERSIONS] + [("1.10", old) for old in stock.VERSIONS[:-1]]
+
+
+def answer(source: Library | Catalog, query: str) -> list[ImageRecord] | str:
+    """What fits, or what is wrong with the query."""
+    try:
+        return source.images(query)
+    except BadQuery as error:
+        return str(error)
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]} from {case[1] or 'new'}")
@@ -91,7 +114,7 @@ def test_the_mirror_gives_the_same_answers(file: Path, tmp_path: Path) -> None:
         catalog = library.catalog
         assert catalog.address == str(file)
         for query in QUERIES:
-            assert library.images(query) == catalog.images(query), query
+            assert answer(library, query) == answer(catalog, query), query
         assert [image.id for image in library.images("katze")] == [1]
         assert [image.id for image in library.images("delete: true")] == [3]
         assert [image.id for image in library.images("σοφος")] == [9]
@@ -119,6 +142,13 @@ def test_albums_are_clusters_and_tags_are_tags(newest: Path, tmp_path: Path) -> 
     with Library(tmp_path / "home", dt=str(newest)) as library:
         library.sync()
         dt = library.catalog
+        for query in QUERIES:
+            assert answer(library, query) == answer(dt, query), query
+        for query, ids in {
+            "tag: red hair": [1], "tag: ärger": [1, 9], "not tag: ärger": [2], "album: KÄTZCHEN": [1, 9], "in_album: false": [2],
+            "album: kätzchen delete: any": [1, 3, 9], "cluster: 7": [],
+        }.items():  # fmt: skip
+            assert [image.id for image in dt.images(query)] == ids, query
         for asked in (dt.captions, library.captions):
             assert asked(1) == Captions(1, combined="red hair, ärger", tags=("red hair", "ärger"))
             assert asked(2) == Captions(2)

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from luna_dt.cli import main
+from luna_dt.query.words import REFUSED, SPELLINGS
 from luna_dt.settings import ENVIRONMENT, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,13 @@ def test_every_setting_is_in_the_documents() -> None:
     for name, variable in {**ENVIRONMENT, "home": "LUNA_DT_HOME"}.items():
         assert f"`{variable}" in DOCUMENTS, f"{variable} is not in the documents"
         assert name in Settings.__dataclass_fields__
+
+
+def test_the_query_languages_table_is_the_language() -> None:
+    text = (ROOT / "docs/query.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+):` \|(.*?)\|", text, re.MULTILINE)
+    assert {token: (token, *re.findall(r"`([\w ]+):`", also)) for token, also in rows} == SPELLINGS
+    assert set(re.findall(r"`([\w ]+):`", text.split("unless `delete:`")[1].split("are DT's")[0])) >= set(REFUSED)
 
 
 def test_what_security_says_was_tried_is_a_test() -> None:

@@ -20,9 +20,10 @@ from luna_dt import ImageRecord, Library
 from luna_dt.errors import BadInput, BadQuery
 from luna_dt.ids import MAX_IDS, parse_ids
 from luna_dt.letters import spellings
-from luna_dt.query import MAX_LENGTH, MAX_TERMS, MAX_TEXT, TOKENS
-from luna_dt.records import Batch
-from tests.conftest import mirror
+from luna_dt.query import MAX_LENGTH, MAX_TERMS, MAX_TEXT, TOKENS, Columns, where
+from luna_dt.query.words import REFUSED, SPELLINGS
+from luna_dt.records import Batch, Captions, Cluster, Member
+from tests.conftest import IDENTITY, beside, mirror
 
 TODAY = datetime.date.today().isoformat()
 RECORDS = [
@@ -71,12 +72,67 @@ CASES = [
     ("delete: true", [4]),
     ("date: between 2026-01-01 and 2026-01-31", [1]),
     ("date: from 2026-02-01", [2, 3]),
-    ("date: before 2026-02-01", [1]),
+    ("date: before 2026-02-01", [1, 3]),  # the day itself is in it
+    ("date: before 2026-01-31", [1]),
+    ("date: since 2026-02-01", [2, 3]),
+    ("date: from 2026-01-01 to 2026-01-31", [1]),
+    ("date: 2026-01-15 - 2026-02-01", [1, 3]),
+    ("date: 15-01-2026", [1]),
+    ("date: 01/15/2026 | 15.1.2026", [1]),
+    ("date: yesterday", []),
+    ("not date: today", [1, 3]),
     ("date: 2026-02-01", [3]),
     ("date: today", [2]),
     ("path: contains \\b\\", [2]),
     (r"path: starts with d:\bilder", [1, 2]),
-    ("folder: bilder", [1, 2]),
+    ("path: ends with .PNG", [1, 2, 3]),
+    (r"path: D:\Bilder\a\1.png", [1]),
+    ("path: bilder", []),
+    ("path: *bilder*1.png", [1]),
+    ("path: *b*l*d*r*", [1, 2]),
+    ("path: **b***l*" + "*" * 900, [1, 2]),
+    (r"folder: d:\bilder\a", [1]),
+    (r"folder: D:\Bilder\A\\ | /home/x", [1, 3]),
+    (r"folder: d:\bilder", []),
+    (r"folder: d:\bilder\*", [1, 2]),
+    ("cat, not red", [3]),
+    ("NOT cat", [2]),
+    ('"not cat"', []),
+    ("a cat, not red, not blue", []),
+    ("not model: pony", [2]),
+    ("cat not model: pony|illustrious", []),
+    ("not rating: > 5", [2, 3]),
+    ("not rating: none not seed: 12*", [3]),
+    ("rating: <> 3", [1]),
+    ("favorite:", [1]),
+    ("fave: model: pony", [1]),
+    ("nsfw:, model: pony", [3]),
+    ("nometadata:", [3]),
+    ("not nsfw:", [1, 2]),
+    ("to delete:", [4]),
+    ("for deletion: any", [1, 2, 3, 4]),
+    ("unavailable:", [5]),
+    ("unavailable: any delete: any", [1, 2, 3, 4, 5]),
+    ("type: image", [1, 2, 3]),
+    ("type: video", []),
+    ("size: 512x?", [1]),
+    ("size: ?x640", [3]),
+    ("cfg scale: 7", [1, 3]),
+    ("aesthetic score: > 6", [1]),
+    ("negative prompt: blurry", [1]),
+    ("negative: blurry, text", []),
+    ("not negative: blurry", [2, 3]),
+    ("negative: not blurry", [2, 3]),
+    ("model hash: ab12", [1]),
+    ("model_or_hash: ab12|illus", [1, 2]),
+    ('model: "pony, illustrious"', [1, 2, 3]),
+    ("model: p*xl", [1, 3]),
+    ("model: *x", []),
+    ("sampler: eul*", [1, 3]),
+    ("tag: red hair", []),
+    ("in_album: false", [1, 2, 3]),
+    ("faces", []),
+    ("a character, cat", []),
     ("negative: blurry", [1]),
     ("cat, red model: pony rating: > 5 size: portrait", [1]),
 ]
@@ -131,12 +187,69 @@ def test_queries(library: Library, query: str, expected: list[int]) -> None:
         ("date: yesterday-ish", "2026-01-31"),
         ("seed: 1x*", "digits"),
         ("rating:", "no value"),
+        ("negative:", "no value"),
+        ("hypernet: x", "'hypernet:' is DT's"),
+        ("cat faces: 2+", "'faces:' is DT's"),
+        ("char: Luna", "'char:' is DT's"),
+        ("has: wings", "vectors.visual"),
+        ("date: 03-04-2026", "2026-03-04 or 2026-04-03"),
+        ("date: 31-31-2026", "2026-01-31"),
+        ("type: song", "neither image nor video"),
+        ("nsfw: any", "neither true nor false"),
+        ("not negative: a, b", "one term"),
     ],
 )
 def test_bad_queries_say_what(library: Library, query: str, told: str) -> None:
     fill_records(library)
     with pytest.raises(BadQuery, match=told):
         library.images(query)
+
+
+@pytest.mark.parametrize(
+    ("query", "at"),
+    [
+        ("steps: many", 0),
+        ("cat, dog  steps: many", 10),
+        ("cat not size: big rating: 5", 8),
+        ("cat rating: 5 hypernet: x", 14),
+        ('"steps: many" cfg: x', 14),
+        (f"cat, {'x' * 1001}", 5),
+        ("a \0", 2),
+        ("x" * 5001, None),
+    ],
+)
+def test_bad_queries_say_where(query: str, at: int | None) -> None:
+    with pytest.raises(BadQuery) as error:
+        where(query, Columns({"prompt": "prompt", "steps": "steps", "cfg": "cfg"}))
+    assert error.value.at == at
+
+
+def test_names_of_other_tables_and_what_an_image_has(library: Library) -> None:
+    fill_records(library)
+    ids = np.array([1, 2, 3], np.int64)
+    said = [
+        Captions(1, combined="Red Hair, 1girl, A girl.", tags=("Red Hair", "1girl")),
+        Captions(2, combined="1girl, solo", tags=("1girl", "solo")),
+        Captions(3, joycaption="Straße", combined="Straße"),
+    ]
+    mirror(library, "captions", Batch(ids, ids, said))
+    groups = [
+        Cluster(1, "Luna", 2, (Member(1, 0.9), Member(3, 0.8))), Cluster(2, "луна", 1, (Member(2, 1.0),)),
+        Cluster(3, "2026", 0, ()),
+    ]  # fmt: skip
+    mirror(library, "clusters", Batch(ids, ids, groups))
+    with beside(library) as store:
+        store.prepare_layer("visual", IDENTITY)
+        store.put("embeddings.visual", Batch(ids[:2], ids[:2], np.eye(2, IDENTITY.dim, dtype=np.float32)))
+    for query, expected in {
+        "tag: red hair": [1], 'tag: "RED HAIR"': [1], "tag: hair": [], "tag: *hair": [1], "tag: 1*": [1, 2],
+        "tag: red*1girl": [], "tag: solo|red hair": [1, 2], "not tag: solo": [1, 3], "tag: 1girl not tag: solo": [1],
+        "has: tag": [1, 2], "has: caption": [1, 3], "not has: caption": [2], "has: cluster": [1, 2, 3],
+        "cluster: luna": [1, 3], "album: ЛУНА": [2], "cluster: 2": [2], "cluster: 2026": [], "cluster: l*": [1, 3],
+        "in_album: false": [], "in_album:": [1, 2, 3], "album: luna|2": [1, 2, 3],
+        "has: vectors.visual": [1, 2], "has: vectors.style": [], "has: map": [],
+    }.items():  # fmt: skip
+        assert [image.id for image in library.images(query)] == expected, query
 
 
 def test_pages(library: Library) -> None:
@@ -158,14 +271,16 @@ def test_letters_are_letters_in_every_language(
     everyone = list(range(1, len(written(text)) + 1))
     for sought in {*found, text}:
         for form in written(sought):
-            for token in ("", "negative: ", "model: ", "path: contains ", "path: ", "folder: "):
+            for token in ("", "negative: ", "model: ", "path: contains "):
                 assert [image.id for image in library.images(f'{token}"{form}"')] == everyone, (token, form)
     for form in written(text):
-        for query in (f'sampler: "{form}"', f"path: starts with d:\\{form}"):
+        whole = (f"path: d:\\{form}\\1.png", f"folder: d:\\{form}", f"path: *{form}\\?.png".replace("?", "1"))
+        for query in (f'sampler: "{form}"', f"path: starts with d:\\{form}", *whole):
             assert [image.id for image in library.images(query)] == everyone, query
     for sought in missed:
         for form in written(sought):
             assert library.images(f'"{form}"') == [], form
+            assert library.images(f"sampler: *{form}*") == library.images(f"path: *{form}*.png") == []
     for sought in found:  # which is not the whole of it
         assert library.images(f'sampler: "{sought}"') == []
 
@@ -182,11 +297,12 @@ def test_a_text_is_found_as_it_stands(text: str, start: bool, end: bool) -> None
     [
         ("x" * (MAX_LENGTH + 1), "5,000 characters"),
         ("x" * 10**6, "5,000 characters"),
-        ("a," * (MAX_TERMS + 1), "30 terms"),
-        ("model: " + "a|" * (MAX_TERMS + 1), "30 terms"),
-        (", ".join(["a"] * 20) + " steps: " + "1|" * 11, "30 terms"),
+        ("a," * (MAX_TERMS + 1), "200 terms"),
+        ("model: " + "a|" * (MAX_TERMS + 1), "200 terms"),
+        (", ".join(["a"] * 190) + " steps: " + "1|" * 11, "200 terms"),
         ("x" * (MAX_TEXT + 1), "1,000 characters"),
         ("sampler: " + "x" * (MAX_TEXT + 1), "1,000 characters"),
+        ("path: " + "a*" * 20, "19 asterisks"),
         ("a\0b", "NUL"),
         ("path: \0", "NUL"),
         ("a \ud800 b", "surrogate"),
@@ -269,7 +385,7 @@ def test_ids_are_bounded_together() -> None:
 #: Queries as people and enemies write them.
 _WORDS = some.one_of(
     some.sampled_from(["cat", "red", "KOŠKA", "ß", "ΣΑΣ", "İı", "e\u0301", '"', '"a, b"', "|", ",", "*", "?", "%", "_", "\\", "!", "***:",
-                       "none", "today", "between", "and", "from", "before", "starts with", "contains", "true", "no", "portrait",
+                       "none", "today", "between", "and", "from", "before", "starts with", "contains", "ends with", "not", "since", "to", "yesterday", "<>", "any", "image", "03-04-2026", "true", "no", "portrait",
                        "16:9", "512x768", ">=", "<", "=", "-", "20-30", "7.5", "9" * 19, "9" * 20, "-1", "9999-12-31", "2026-02-30",
                        "\0", "\ud800", "\n", "  ", "(?", "[", "1*2?"]),
     some.text(max_size=8),
@@ -279,7 +395,15 @@ _WORDS = some.one_of(
 _VALUES = some.lists(_WORDS, max_size=5).map(" ".join)
 QUERIES = some.tuples(
     _VALUES,
-    some.lists(some.tuples(some.sampled_from(TOKENS), some.sampled_from([":", ": ", ":  "]), _VALUES), max_size=3),
+    some.lists(
+        some.tuples(
+            some.sampled_from(["", "", "not ", "NOT  "]),
+            some.sampled_from([spelling for token in TOKENS for spelling in SPELLINGS[token]] + [*REFUSED]),
+            some.sampled_from([":", ": ", ":  "]),
+            _VALUES,
+        ),
+        max_size=3,
+    ),
 ).map(lambda made: " ".join([made[0], *("".join(pair) for pair in made[1])]))
 
 

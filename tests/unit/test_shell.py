@@ -74,6 +74,10 @@ def test_images_are_listed_by_pages(home: Path, synced: bool) -> None:
     assert told.stdout == "2\n3\n"
     assert "--after 3" in told.stderr
     assert "--after" not in luna_dt("images", "--ids", "--limit", 0, home=home).stderr
+    wrong = luna_dt("images", "猫 fox,  rating: many seed: 3", home=home)
+    shown, caret = wrong.stderr.splitlines()[-2:]
+    assert (wrong.exit_code, shown) == (1, "  猫 fox,  rating: many seed: 3")
+    assert caret == " " * 11 + "^"  # 猫 is two wide
     table = luna_dt("images", "number 4", home=home).stdout
     assert table.split()[:3] == ["id", "path", "prompt"]
     assert "a fox, number 4" in table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ...records import Captions
-from .columns import TableColumns
+from .columns import CAPTIONERS, LATEST, TableColumns
 from .connection import Database
 
 
@@ -27,18 +27,13 @@ def read_captions(database: Database, columns: TableColumns, ids: list[int]) -> 
     tags = read_tags(database, columns, ids)
     latest: dict[int, dict[str, str]] = defaultdict(dict)
     if columns.of("image_captions"):
-        for image_id, source, caption in database.rows(
-            "SELECT DISTINCT ON (image_id, source) image_id::bigint, COALESCE(source::text, ''), COALESCE(caption::text, '') "
-            "FROM image_captions "
-            "WHERE image_id = ANY(%s) ORDER BY image_id, source, updated_at DESC NULLS LAST, id DESC",
-            [ids],
-        ):
+        for image_id, source, caption in database.rows(LATEST.format("WHERE image_id = ANY(%s) "), [ids]):
             latest[image_id][source] = caption
     made = []
     for image_id in ids:
         own, texts = tags[image_id], latest[image_id]
         every = list(dict.fromkeys(tag for tag, _ in own))
-        best = next((texts[source] for source in ("manual", "joycaption", "openai") if texts.get(source)), "")
+        best = next((texts[source] for source in CAPTIONERS if texts.get(source)), "")
         made.append(
             Captions(
                 image_id,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from ...errors import BadAnswer, NotSearchable, Refused
 from ...identity import DT_IDENTITIES, Identity
-from ...query import Columns, Sql, where
+from ...query import Columns, Names, Sql, where
 from ...records import checked_layer
 from .connection import Database
 
@@ -66,6 +66,13 @@ IMAGE_FIELDS = {
     "custom_tags": ("custom_tags", *_TEXT),
     "loras": ("loras", *_TEXT),
 }
+#: The latest caption of each source; {} for a condition.
+LATEST = (
+    "SELECT DISTINCT ON (image_id, source) image_id::bigint, COALESCE(source::text, '') AS source, "
+    "COALESCE(caption::text, '') AS caption FROM image_captions {}"
+    "ORDER BY image_id, source, updated_at DESC NULLS LAST, id DESC"
+)
+CAPTIONERS = ("manual", "joycaption", "openai")  # the best first
 #: What of other tables is read; a table that lacks any of it is not.
 TABLES = {
     "image_tags": {"image_id", "tag", "source", "confidence"},
@@ -207,7 +214,25 @@ class TableColumns:
         names = {name: expression for name, expression in self.select().items() if IMAGE_FIELDS[name][0] in there}
         missing = {name: "false" for name in ("for_deletion", "unavailable") if name not in names}
         names = {**missing, **names}
-        return where(text, Columns(names, "%s", "~", self._database.encoding))
+        return where(text, Columns(names, "%s", "~", self._database.encoding, *self._beside()))
+
+    def _beside(self) -> tuple[dict[str, Names], dict[str, str]]:
+        """The names that images have through other tables, and what they may have."""
+        names, has = dict[str, Names](), dict[str, str]()
+        if self.of("image_tags"):
+            names["tag"] = Names("image.id IN (SELECT image_id FROM image_tags WHERE {})", 'tag::text COLLATE "C"')
+        if self.of("face_group"):
+            names["cluster"] = Names(
+                "image.id IN (SELECT d.image_id FROM face_group g JOIN face_group_member m ON m.face_group_id = g.id "
+                "JOIN face_detection d ON d.id = m.face_detection_id WHERE {})",
+                "COALESCE(g.name::text, '') COLLATE \"C\"",
+                "g.id",
+            )
+        if self.of("image_captions"):
+            has["caption"] = (
+                f"image.id IN (SELECT image_id FROM ({LATEST.format('')}) latest WHERE caption <> '' AND source IN {CAPTIONERS})"
+            )
+        return names, has
 
     def layers(self, anew: bool = False) -> dict[str, LayerColumns]:
         """The layers that hold anything."""
