@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,16 @@ import click
 import pytest
 
 from luna_dt.cli import main
+from luna_dt.errors import LunaError
 from luna_dt.query.words import REFUSED, SPELLINGS
 from luna_dt.settings import ENVIRONMENT, Settings
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+PAGES = {
+    path: path.read_text(encoding="utf-8")
+    for path in [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *ROOT.glob("docs/*.md")]
+}
+DOCUMENTS = "\n".join(text for path, text in PAGES.items() if path.name not in ("CONTRIBUTING.md", "CHANGELOG.md"))
 LIST = (ROOT / "docs/command.md").read_text(encoding="utf-8")
 
 
@@ -74,3 +80,81 @@ def test_what_was_tried_names_tests_that_there_are() -> None:
     for row in re.findall(r"^\| .*", told.partition("## The server")[2].partition("## Ways out")[0], re.MULTILINE):
         assert re.search(r"`test_\w+`|the same|tried in|---", row), f"docs/security.md names no test for: {row}"
     assert [path for path in re.findall(r"`(tests/\S+\.py)`", told) if not (ROOT / path).is_file()] == []
+
+
+def errors(kind: type[LunaError] = LunaError) -> Iterator[type[LunaError]]:
+    yield kind
+    for each in kind.__subclasses__():
+        yield from errors(each)
+
+
+def test_each_code_of_an_error_has_its_row_and_no_other() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    codes = {each.code for each in errors() if each.__module__ == "luna_dt.errors"}
+    assert sorted(rows) == sorted(codes)
+
+
+def shown_commands() -> Iterator[tuple[str, list[str]]]:
+    """Each ``luna-dt …`` in a block of shell, by the page it is on, as a shell takes it apart."""
+    for path, text in PAGES.items():
+        for block in re.findall(r"^```(?:sh|bat)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            for found in re.findall(r"(?:^|[\s/\\])luna-dt (.*)|custom_nodes\\luna_dt (.*)", block):
+                yield path.name, shlex.split("".join(found), comments=True)
+
+
+@pytest.mark.parametrize(("page", "words"), list(shown_commands()))
+def test_a_command_that_is_shown_is_one(page: str, words: list[str]) -> None:
+    command: click.Command = main
+    while isinstance(command, click.Group) and words != ["--version"]:
+        _, words, _ = command.make_parser(click.Context(command)).parse_args(words)
+        assert words[0] in command.commands, page
+        command, words = command.commands[words[0]], words[1:]
+    command.make_context("luna-dt", words, resilient_parsing=command is main)
+
+
+def test_options_that_are_named_with_a_command_are_its_own() -> None:
+    for path, text in PAGES.items():
+        for name, rest in re.findall(r"`(luna-dt(?: [a-z]+)+)((?: [^`\n]*)?)`", text):
+            known = [each for each in COMMANDS if f"{name} ".startswith(f"{each} ") or each.startswith(f"{name} ")]
+            assert known, f"{path.name}: there is no {name}"
+            options = {each for one in known for each in long_options(COMMANDS[one])}
+            assert set(re.findall(r"--[a-z-]+", rest)) <= options, f"{path.name}: {name}{rest}"
+
+
+def anchors(text: str) -> set[str]:
+    """The names under which a page's headings are linked to, as the forge makes them."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", list(PAGES), ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", PAGES[page]):
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), f"{target} is not there"
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), f"{target} has no #{anchor}"
+
+
+def test_the_contract_names_every_route_parameter_and_problem() -> None:
+    pytest.importorskip("fastapi")
+    from luna_dt.dt.folder import FolderCatalog
+    from luna_dt.server.app import create_app
+
+    contract = (ROOT / "docs/rest.md").read_text(encoding="utf-8")
+    described = create_app(FolderCatalog.__new__(FolderCatalog)).openapi()  # nothing is asked of it
+    rows = dict(re.findall(r"^\| `([A-Z]+ /[^`?]*)(?:\?[^`]*)?` \| *(.*)\|$", contract, re.MULTILINE))
+    routes = {
+        re.sub(r"\{(?:\w+_)?(\w+)\}", r"{\1}", f"{method.upper()} {path}"): call
+        for path, calls in described["paths"].items()
+        for method, call in calls.items()
+    }
+    documented = {each.replace("{type}", "{kind}") for each in rows}
+    assert documented == set(routes)
+    for call in routes.values():
+        for each in call.get("parameters", []):
+            assert each["in"] == "path" or re.search(rf"\b{each['name']}\b", contract, re.IGNORECASE), each["name"]
+    for schema in described["components"]["schemas"].values():
+        assert {name for name in schema.get("properties", {}) if not re.search(rf"\b{name}\b", contract)} == set()
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "luna_dt/server").glob("*.py"))
+    codes = set(re.findall(r'problem\(\d+, "(\w+)"', sources))
+    assert {code for code in codes if f"`{code}`" not in contract} == set()
