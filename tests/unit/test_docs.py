@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
+from luna_dt import Library
 from luna_dt.cli import main
 from luna_dt.errors import LunaError
 from luna_dt.query.words import REFUSED, SPELLINGS
 from luna_dt.settings import ENVIRONMENT, Settings
+from luna_dt.store.formats import format_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -158,3 +162,16 @@ def test_the_contract_names_every_route_parameter_and_problem() -> None:
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "luna_dt/server").glob("*.py"))
     codes = set(re.findall(r'problem\(\d+, "(\w+)"', sources))
     assert {code for code in codes if f"`{code}`" not in contract} == set()
+
+
+def test_the_storage_format_names_every_table_and_column(library: Library) -> None:
+    told = (ROOT / "docs/storage.md").read_text(encoding="utf-8")
+    tables = {
+        name: re.findall(r"`(\w+)`", columns)
+        for name, columns in re.findall(r"^\| `(\w+)` \| (.*?) \|", told, re.MULTILINE)
+    }
+    with contextlib.closing(sqlite3.connect(library.settings.home / "library.db")) as database:
+        assert f"format {format_of(database)}:" in told
+        names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        there = {name: [row[1] for row in database.execute(f"PRAGMA table_info({name})")] for (name,) in names}
+    assert tables == there
