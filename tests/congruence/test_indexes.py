@@ -252,7 +252,7 @@ def test_a_proof_asks_for_means_of_pictures_too() -> None:
 
     near = prove(RowIndex("near", Near(), points, vectors), vectors)
     assert near is not None
-    assert 0.5 < near.recall_1 < 0.8
+    assert near.recall_1 < 0.1
     assert not near.enough()
 
 
