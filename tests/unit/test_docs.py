@@ -139,6 +139,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), f"{target} has no #{anchor}"
 
 
+def test_the_readme_leads_to_every_page_and_example() -> None:
+    readme = PAGES[ROOT / "README.md"]
+    there = {f"{file.parent.name}/{file.name}" for each in ("docs/*.md", "examples/*.py") for file in ROOT.glob(each)}
+    assert {file for file in there if f"]({file}" not in readme} == set()
+
+
 def test_the_contract_names_every_route_parameter_and_problem() -> None:
     pytest.importorskip("fastapi")
     from luna_dt.dt.folder import FolderCatalog
