@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 import sqlite3
@@ -181,3 +182,16 @@ def test_the_storage_format_names_every_table_and_column(library: Library) -> No
         names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
         there = {name: [row[1] for row in database.execute(f"PRAGMA table_info({name})")] for (name,) in names}
     assert tables == there
+
+
+def test_the_nodes_page_keeps_the_contract_and_names_errors_that_there_are() -> None:
+    """That it has every input and output of the nodes as they are is held where these are loaded."""
+    rows = {
+        f"Luna DT {name}": [set(re.findall(r"`(\w+)`", cell)) for cell in cells.split(" | ")]
+        for name, cells in re.findall(r"^\| \*\*(.*?)\*\* \| (.*) \|$", PAGES[ROOT / "docs/nodes.md"], re.MULTILINE)
+    }
+    for node in json.loads((ROOT / "tests/nodes_contract.json").read_text(encoding="utf-8")).values():
+        inputs, outputs, _ = rows[node["display_name"]]
+        assert {name for part in node["inputs"].values() for name in part} <= inputs
+        assert set(node["return_names"]) <= outputs
+    assert {code for *_, stops in rows.values() for code in stops} <= {each.code for each in errors()}

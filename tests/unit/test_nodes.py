@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -87,11 +88,15 @@ def test_a_node_keeps_the_contract(name: str) -> None:
 
 def test_every_input_and_output_is_explained() -> None:
     assert set(NODES) == {*CONTRACT, "LunaDTBatchQueue", "LunaDTSync", "LunaDTLikenessGate"}
+    page = (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8")
     for node in NODES.values():
         assert node.DESCRIPTION
         assert len(node.OUTPUT_TOOLTIPS) == len(node.RETURN_NAMES) == len(node.RETURN_TYPES)
         types = node.INPUT_TYPES()
         assert all(spec[1].get("tooltip") for name, part in types.items() if name != "hidden" for spec in part.values())
+        row = page.partition(f"\n| **{node.TITLE.removeprefix('Luna DT ')}** | ")[2].partition("\n")[0].split(" | ")
+        assert set(re.findall(r"`(\w+)`", row[0])) == {*types["required"], *types.get("optional", {})}, node.TITLE
+        assert set(re.findall(r"`(\w+)`", row[1])) == set(node.RETURN_NAMES), node.TITLE
 
 
 def test_ids_and_seeds_are_not_cut_off_by_the_front_end() -> None:
