@@ -19,6 +19,7 @@ from luna_dt.errors import LunaError
 from luna_dt.query.words import REFUSED, SPELLINGS
 from luna_dt.settings import ENVIRONMENT, Settings
 from luna_dt.store.formats import format_of
+from tools import write_docs
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -195,3 +196,7 @@ def test_the_nodes_page_keeps_the_contract_and_names_errors_that_there_are() -> 
         assert {name for part in node["inputs"].values() for name in part} <= inputs
         assert set(node["return_names"]) <= outputs
     assert {code for *_, stops in rows.values() for code in stops} <= {each.code for each in errors()}
+
+
+def test_the_page_of_calls_is_what_the_docstrings_say() -> None:
+    assert PAGES[write_docs.TARGET] == write_docs.page(), "run: python -m tools.write_docs"
