@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import BadInput, NotSearchable
+from ..errors import BadInput
 from ..progress import Progress
 from ..records import Duplicates, Int64s, content_digest
-from ..store import Layer
+from ..store import Layer, no_vectors
 from .results import BLOCK, ROUNDING, units_of
 from .searcher import Searcher
 
@@ -25,7 +25,7 @@ def duplicates(searcher: Searcher, similarity: float, only: Int64s | None, progr
     searcher.wait()  # many questions repay waiting for the index
     layer = searcher.layer()
     if not layer.rows:
-        raise NotSearchable(f"layer '{layer.name}' holds no vectors yet; run: luna-dt sync")
+        raise no_vectors(layer.name)
     rows = np.flatnonzero(layer.visible if only is None else layer.visible & np.isin(layer.ids, only))
     rows = rows[np.argsort(layer.ids[rows])]
     ids = layer.ids[rows]

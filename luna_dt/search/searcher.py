@@ -15,14 +15,14 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from .. import threads
-from ..errors import BadInput, LunaError, NotSearchable, StoreError
+from ..errors import BadInput, LunaError, StoreError
 from ..index.base import Bools
 from ..index.engines import Choice
 from ..index.exact import Exact
 from ..index.rows import RowIndex
 from ..index.shelf import Shelf
 from ..records import Float32s, Int64s
-from ..store import Layer, Store
+from ..store import Layer, Store, no_vectors
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Searcher:
         """
         layer, exact, index = self._current()
         if not layer.rows:
-            raise NotSearchable(f"layer '{self._name}' holds no vectors yet; run: luna-dt sync")
+            raise no_vectors(self._name)
         allowed = layer.visible
         if len(exclude):
             allowed = allowed & ~np.isin(layer.ids, np.fromiter(exclude, np.int64, len(exclude)))

@@ -6,9 +6,9 @@ from ..records import EMBEDDINGS, Batch, Int64s, layer_of
 from .aside import Aside, SetAside
 from .contents import Contents
 from .records import IDS, Records
-from .vectors import BEGUN, COMPACT_ROWS, Layer, LayerState, Vectors
+from .vectors import BEGUN, COMPACT_ROWS, Layer, LayerState, Vectors, no_vectors
 
-__all__ = ["BEGUN", "COMPACT_ROWS", "Layer", "LayerState", "SetAside", "Store"]
+__all__ = ["BEGUN", "COMPACT_ROWS", "Layer", "LayerState", "SetAside", "Store", "no_vectors"]
 
 
 class Store(Records, Vectors, Contents, Aside):

@@ -129,7 +129,7 @@ class Vectors(Database):
         rows = self.rows("SELECT identity FROM layers WHERE name = ?", [layer])
         if rows:
             return Identity.from_json(json.loads(rows[0][0]))
-        raise NotSearchable(f"layer '{checked_layer(layer)}' holds no vectors yet; run: luna-dt sync")
+        raise no_vectors(checked_layer(layer))
 
     def is_local(self, layer: str) -> bool:
         """Whether a layer is made here, so that no sync touches it."""
@@ -313,6 +313,13 @@ def _checksum(image_id: int, vector: Float32s) -> int:
 
 def _verdict(text: str | None) -> Verdict | None:
     return Verdict.from_json(json.loads(text)) if text else None
+
+
+def no_vectors(layer: str) -> NotSearchable:
+    """What is to be raised where a layer holds nothing; stock DT and a folder never have any."""
+    return NotSearchable(
+        f"layer '{layer}' holds no vectors yet; run: luna-dt sync, or if DT has none: luna-dt embed --layer {layer}"
+    )
 
 
 def _new_name(layer: str) -> str:

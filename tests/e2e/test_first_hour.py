@@ -39,6 +39,8 @@ def test_a_library_without_vectors_is_synced_embedded_and_searched(
     before = database.read_bytes()
     changes = {change["kind"]: change["added"] for change in answer("sync", "--dt", dt, home=home)}
     assert changes["images"] == len(drawings)
+    told = luna_dt("search", "--image", drawings[3].path, home=home).stderr
+    assert "if DT has none: luna-dt embed --layer visual" in told
     made = luna_dt("embed", "--layer", "visual", "--model", TINY_JOINT.model, home=home)
     assert made.returncode == 0, made.stderr
     assert "visual: 24 made" in made.stdout
