@@ -89,14 +89,14 @@ def temp_folder() -> Path:
     return folder
 
 
-def output_file(prefix: str, size: tuple[int, int]) -> tuple[Path, str]:
-    """The next free name for a PNG of that size in the output folder, and its subfolder there."""
+def output_file(prefix: str, size: tuple[int, int], end: str) -> tuple[Path, str]:
+    """The next free name with that end for a picture of that size in the output folder, and its subfolder there."""
     import folder_paths
 
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory(), *size
     )
-    return Path(folder).absolute() / f"{name}_{counter:05}_.png", subfolder
+    return Path(folder).absolute() / f"{name}_{counter:05}_{end}", subfolder
 
 
 def keeps_metadata() -> bool:

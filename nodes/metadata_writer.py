@@ -39,7 +39,7 @@ class LunaDTMetadataWriter:
         "Records a generation in DiffusionToolkit, each picture of a batch on its own. It is stored on this machine "
         "first and sent in the background, so nothing is lost while DT is closed. What is left at its default is "
         "taken from the workflow, and left out where that does not show it. With a filename_prefix the pictures "
-        "are saved as well, with everything DT reads from a PNG."
+        "are saved as well, as PNG, WebP or JPEG with everything DT reads from them."
     )
     RETURN_TYPES = ("IMAGE", "STRING", "STRING")
     RETURN_NAMES = ("image", "generation", "status")
@@ -76,6 +76,14 @@ class LunaDTMetadataWriter:
                     "The generation it was made from, of another Metadata Writer, where that is not in DT yet."
                 ),
                 "batch_id": inputs.text("The batch it belongs to; the Batch Queue fills it in."),
+                "file_format": (list(pictures.KINDS), {"default": "png", "tooltip": "What the pictures are saved as."}),
+                "quality": (
+                    "INT",
+                    {"default": 95, "min": 1, "max": 100, "tooltip": "Of WebP and JPEG; WebP at 100 is lossless."},
+                ),
+                "caption": inputs.text(
+                    "Saved beside each picture as .txt, for training; empty: none. Link Caption Fetcher here.", True
+                ),
             },
             "hidden": {"graph": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO", "unique_id": "UNIQUE_ID"},
         }
@@ -89,6 +97,9 @@ class LunaDTMetadataWriter:
         filename_prefix: str = "",
         base: str = "",
         batch_id: str = "",
+        file_format: str = "png",
+        quality: int = 95,
+        caption: str = "",
         graph: Any = None,
         extra_pnginfo: Any = None,
         unique_id: Any = None,
@@ -127,9 +138,15 @@ class LunaDTMetadataWriter:
             if filename_prefix.strip():
                 text = parameters.write(replace(told, width=width, height=height))
                 prefix = file_names.filled(filename_prefix, graph, extra_pnginfo, when, i)
-                saved = pictures.save(read_pictures(picture)[0], prefix, text, graph, extra_pnginfo)
+                saved = pictures.save(
+                    read_pictures(picture)[0], prefix, file_format, quality, text, graph, extra_pnginfo
+                )
+                if caption.strip():
+                    saved.path.with_suffix(".txt").write_text(caption.strip() + "\n", encoding="utf-8")
                 shown.append(saved.shown)
                 made = Generation.from_json({**made.to_json(), "output": str(saved.path)})
+            else:
+                shown += pictures.preview(read_pictures(picture)[0]).get("images", [])
             entries.append(opened.record({**made.to_json(), "key": key}))
         if not entries:
             raise BadInput(f"{_broken(broken)}: there is no picture to record; look at what made it, often the VAE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,11 @@ from . import host
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+#: What pictures are saved as, by the ends of their names.
+KINDS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+EXIF_MODEL, EXIF_IFD, USER_COMMENT = 0x0110, 0x8769, 0x9286
+JPEG_ROOM = 65_500  # bytes of EXIF
 
 
 def to_image(picture: Image.Image) -> torch.Tensor:
@@ -51,22 +57,61 @@ class Saved:
     shown: dict[str, Any]
 
 
-def save(picture: Image.Image, prefix: str, parameters: str | None, graph: Any, extra_pnginfo: Any) -> Saved:
-    """Saves a PNG in ComfyUI's output folder with A1111's ``parameters``, if any, and ComfyUI's own ``prompt`` and ``workflow``."""
-    from PIL.PngImagePlugin import PngInfo
-
+def save(
+    picture: Image.Image, prefix: str, kind: str, quality: int, parameters: str | None, graph: Any, extra_pnginfo: Any
+) -> Saved:
+    """Saves a picture in ComfyUI's output folder with A1111's ``parameters``, if any, and ComfyUI's own ``prompt`` and
+    ``workflow``; ``kind`` is one of KINDS."""
     if not host.running():
         raise BadInput("pictures are saved only inside ComfyUI; leave filename_prefix empty")
-    path, subfolder = host.output_file(prefix.strip(), picture.size)
-    text = PngInfo()
-    if host.keeps_metadata():
-        if parameters is not None:
-            text.add_text("parameters", parameters)
-        if graph is not None:
-            text.add_text("prompt", json.dumps(graph))
-        for key, value in (extra_pnginfo or {}).items():
-            text.add_text(str(key), json.dumps(value))
+    path, subfolder = host.output_file(prefix.strip(), picture.size, KINDS[kind])
+    graphs = {"prompt": graph, **(extra_pnginfo or {})}
+    texts = {str(name): json.dumps(value) for name, value in graphs.items() if value is not None}
     part = path.with_suffix(".part")
-    picture.save(part, "PNG", pnginfo=text, compress_level=4)
+    if host.keeps_metadata():
+        write(picture, part, kind, quality, parameters, texts)
+    else:
+        write(picture, part, kind, quality, None, {})
     part.replace(path)
     return Saved(path, {"filename": path.name, "subfolder": subfolder, "type": "output"})
+
+
+def write(
+    picture: Image.Image, path: Path, kind: str, quality: int, parameters: str | None, texts: Mapping[str, str]
+) -> None:
+    """Writes a picture with its texts where DT, A1111 and ComfyUI's page look for them: a PNG's own, or EXIF's.
+
+    In EXIF ``parameters`` is the UserComment, as A1111 has it, ``prompt`` is Model and all others go down from there,
+    as ComfyUI has them.  A JPEG has room for 64 KB: what does not fit is left out, the last first.
+    """
+    if kind == "png":
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        for name, text in {**({} if parameters is None else {"parameters": parameters}), **texts}.items():
+            info.add_text(name, text)
+        picture.save(path, "PNG", pnginfo=info, compress_level=4)
+        return
+    tags: dict[int, Any] = {} if parameters is None else {EXIF_IFD: {USER_COMMENT: _comment(parameters)}}
+    for tag, (name, text) in zip(range(EXIF_MODEL, 0, -1), texts.items(), strict=False):
+        tags[tag] = f"{name}:{text}"
+    exif = _exif(tags)
+    while kind == "jpeg" and len(exif) > JPEG_ROOM:
+        tags.popitem()
+        exif = _exif(tags)
+    if kind == "jpeg":
+        picture.save(path, "JPEG", exif=exif, quality=quality, subsampling=0)
+    else:
+        picture.save(path, "WEBP", exif=exif, quality=quality, lossless=quality == 100)
+
+
+def _comment(text: str) -> bytes:
+    return b"UNICODE\0" + text.encode("utf-16-be", "replace")
+
+
+def _exif(tags: Mapping[int, Any]) -> bytes:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif.update(tags)
+    return exif.tobytes() if tags else b""

@@ -30,6 +30,7 @@ from luna_dt.demo import database, served
 from luna_dt.demo.drawing import draw
 from luna_dt.models import Encoders
 from luna_dt.pixels import read_pictures
+from luna_dt.provenance.picture import read as read_picture
 from tests.unit.test_rest import Stranger
 
 ROOT = Path(__file__).parents[2]
@@ -453,6 +454,39 @@ def test_the_writer_saves_what_dts_scanner_reads(comfyui: ComfyUI) -> None:
         f"a car, ünï\nSteps: 28, CFG scale: 4.5, Seed: {2**63}, Size: 64x64"
     )
     assert json.loads(picture.text["prompt"])["2"]["class_type"] == "LunaDTMetadataWriter"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("kind", "end"), [("png", ".png"), ("webp", ".webp"), ("jpeg", ".jpg")])
+def test_the_writer_saves_a_batch_in_each_format_with_captions_beside(
+    comfyui: ComfyUI, base: Path, kind: str, end: str
+) -> None:
+    inputs = {
+        "source_image_id": 0,
+        "operation": "txt2img",
+        "prompt": "ünï",
+        "seed": 77,
+        "steps": 9,
+        "file_format": kind,
+    }
+    prompt: dict[str, Any] = {
+        "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 7}},
+        "2": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 8}},
+        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}},
+        "4": {
+            "class_type": "LunaDTMetadataWriter",
+            "inputs": {**inputs, "image": ["3", 0], "filename_prefix": f"kinds/{kind}", "caption": "1girl, ünï"},
+        },
+        "5": {"class_type": "LunaDTMetadataWriter", "inputs": {**inputs, "image": ["3", 0], "operation": "upscale"}},
+    }
+    outputs = comfyui.run(prompt)
+    assert [picture["type"] for picture in outputs["5"]["images"]] == ["temp", "temp"]
+    names = [base / "output" / picture["subfolder"] / picture["filename"] for picture in outputs["4"]["images"]]
+    assert [name.suffix for name in names] == [end, end]
+    for name in names:
+        with name.open("rb") as data:
+            told = read_picture(data)
+        assert (told.made.prompt, told.made.seed, told.made.steps) == ("ünï", 77, 9)
+        assert name.with_suffix(".txt").read_text(encoding="utf-8") == "1girl, ünï\n"
 
 
 def sampling(comfyui: ComfyUI, ids: str, seeds: str) -> dict[str, Any]:

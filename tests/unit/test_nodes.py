@@ -27,6 +27,7 @@ from luna_dt import Library
 from luna_dt.demo import database, served
 from luna_dt.provenance import graph as graphs
 from luna_dt.provenance import parameters
+from luna_dt.provenance.picture import read as read_picture
 from luna_dt.records import Batch
 from tests.conftest import Drawn, mirror
 from tests.pack import ROOT, load_pack, pack_module
@@ -562,6 +563,38 @@ def test_the_writer_says_what_it_cannot_do(down: Path) -> None:
     with pytest.raises(ERRORS.BadInput, match="only inside ComfyUI"):
         run("LunaDTMetadataWriter", image=image, filename_prefix="x")
     assert recorded() == []
+
+
+@pytest.mark.parametrize(("kind", "quality"), [("png", 95), ("webp", 100), ("webp", 80), ("jpeg", 95)])
+def test_a_saved_picture_tells_in_each_format_how_it_was_made(tmp_path: Path, kind: str, quality: int) -> None:
+    pictures = pack_module("nodes.pictures")
+    picture = Image.effect_noise((48, 32), 90).convert("RGB")
+    text = "a cat, ünï 🦊\nSteps: 9, CFG scale: 3.5, Seed: 77, Size: 48x32"
+    texts = {"prompt": json.dumps(GRAPH), "workflow": json.dumps({"nodes": ["ü"]})}
+    pictures.write(picture, tmp_path / "told", kind, quality, text, texts)
+    with (tmp_path / "told").open("rb") as data:
+        told = read_picture(data)
+    assert (told.width, told.height, told.made.prompt, told.made.seed) == (48, 32, "a cat, ünï 🦊", 77)
+    pictures.write(picture, tmp_path / "graph", kind, quality, None, texts)  # then ComfyUI's own is what counts
+    with (tmp_path / "graph").open("rb") as data:
+        assert read_picture(data).made.prompt == "a cat"
+    with Image.open(tmp_path / "told") as saved:
+        assert saved.format == kind.upper()
+        assert (saved.tobytes() == picture.tobytes()) == (kind == "png" or quality == 100)
+        if kind != "png":  # where ComfyUI's page looks in a WebP
+            assert saved.getexif()[0x0110] == f"prompt:{texts['prompt']}"
+            assert saved.getexif()[0x010F] == f"workflow:{texts['workflow']}"
+
+
+def test_a_jpeg_leaves_out_what_it_has_no_room_for(tmp_path: Path) -> None:
+    texts = {"prompt": json.dumps(GRAPH), "workflow": "w" * 70_000}
+    picture = Image.new("RGB", (8, 8))
+    for kind, kept in (("jpeg", False), ("webp", True)):
+        pack_module("nodes.pictures").write(picture, tmp_path / kind, kind, 90, "a cat\nSteps: 3, Seed: 5", texts)
+        with Image.open(tmp_path / kind) as saved:
+            assert (0x0110 in saved.getexif(), 0x010F in saved.getexif()) == (True, kept)
+        with (tmp_path / kind).open("rb") as data:
+            assert read_picture(data).made.seed == 5
 
 
 def test_a_batch_is_queued_only_inside_comfyui(down: Path) -> None:
