@@ -11,6 +11,7 @@
 | index      | LUNA_DT_INDEX     | index = "exact"           | auto (index/engines.py chooses)           |
 | models     | LUNA_DT_MODELS    | models = ["…"]            | folders; ``models`` in the home is last   |
 | maps_gb    | LUNA_DT_MAPS_GB   | maps_gb = 10              | 10: gigabytes of ControlNet maps to keep  |
+| sync_minutes | LUNA_DT_SYNC_MINUTES | sync_minutes = 30    | 0: ComfyUI syncs by the Sync node alone   |
 | path_map   | LUNA_DT_PATH_MAP  | [path_map] DT's = "ours"  | empty; in the environment ``A=B;C=D``     |
 """
 
@@ -46,6 +47,7 @@ class Settings:
     index: str = "auto"
     models: tuple[Path, ...] = ()
     maps_gb: float = 10.0
+    sync_minutes: float = 0.0
     path_map: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -160,7 +162,8 @@ def _path_map(value: Any) -> dict[str, str]:
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "home": _folder, "dt": _address, "allowed": _allowed, "token": lambda value: _text(value).strip(),
     "timeout": _timeout, "device": _text, "index": _text, "models": _folders,
-    "maps_gb": lambda value: _number(value, 0, 1e9), "path_map": _path_map,
+    "maps_gb": lambda value: _number(value, 0, 1e9), "sync_minutes": lambda value: _number(value, 0, 1e6),
+    "path_map": _path_map,
 }  # fmt: skip
 
 ENVIRONMENT = {
@@ -172,6 +175,7 @@ ENVIRONMENT = {
     "index": "LUNA_DT_INDEX",
     "models": "LUNA_DT_MODELS",
     "maps_gb": "LUNA_DT_MAPS_GB",
+    "sync_minutes": "LUNA_DT_SYNC_MINUTES",
     "path_map": "LUNA_DT_PATH_MAP",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import clusters, crossing, routes, shared
+from . import crossing, routes, shared, sync
 from .batch_queue import LunaDTBatchQueue
 from .caption_fetcher import LunaDTCaptionFetcher
 from .cluster_sampler import LunaDTClusterSampler
@@ -37,4 +37,4 @@ NODE_CLASS_MAPPINGS: dict[str, Any] = {
 NODE_DISPLAY_NAME_MAPPINGS = {name: node.TITLE for name, node in NODE_CLASS_MAPPINGS.items()}
 
 routes.add_routes()
-shared.go_on(then=clusters.look)
+shared.go_on(then=sync.go_on)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from ..luna_dt import Change, Library
+from ..luna_dt import Change, Library, threads
 from ..luna_dt.errors import LunaError, Unreachable
-from . import clusters, contact, host, inputs, shared
+from . import clusters, contact, host, inputs, shared, words
+
+log = logging.getLogger(__name__)
+
+_ending = threading.Event()
 
 
 class LunaDTSync:
@@ -74,6 +79,35 @@ class LunaDTSync:
         clusters.look()
         told = _told(changes)
         return {"ui": {"text": [told]}, "result": (told,)}
+
+
+def go_on() -> None:
+    """Once ComfyUI is there: lists the clusters, and syncs by itself, now and then, where the settings say so."""
+    clusters.look()
+    if minutes := shared.settings().sync_minutes:
+        threads.start("syncs", lambda: _by_itself(minutes * 60), _ending.set, network=True, background=True)
+
+
+def _by_itself(seconds: float) -> None:
+    """Syncs now and every so many seconds; a DT that is away is told once, and asked again the next time."""
+    told = ""
+    while not _ending.is_set():
+        try:
+            with Library(settings=shared.settings()) as patient:
+                changes = patient.sync(_heed_end)
+            clusters.look()
+            log.info("synced: %s", _told(changes))
+            told = ""
+        except (LunaError, OSError) as error:
+            if str(error) != told and not _ending.is_set():
+                log.warning("DT is not synced: %s", words.here(str(error)))
+            told = str(error)
+        _ending.wait(seconds)
+
+
+def _heed_end(_kind: str, _done: int, _total: int) -> None:
+    if _ending.is_set():
+        raise contact.Left("ComfyUI ends")
 
 
 def _told(changes: Sequence[Change]) -> str:

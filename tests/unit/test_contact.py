@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.pack import Interrupted, Interruption, as_in_comfyui, load_pack, pack_module
 from tests.unit.test_rest import Stranger
@@ -316,3 +317,35 @@ def test_a_node_may_be_called_in_the_order_of_its_inputs(home: None) -> None:
     assert "nothing is synced yet" in told
     sampler = NODES["LunaDTClusterSampler"]
     assert sampler.IS_CHANGED() == sampler.IS_CHANGED(cluster="1: x")
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_what_syncs_by_itself_goes_on_until_comfyui_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync, folder = pack_module("nodes.sync"), tmp_path / "pictures"
+    ending = threading.Event()
+    monkeypatch.setattr(sync, "_ending", ending)
+    monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DT_API_URL", str(folder))
+    sync.go_on()  # the setting is off
+    assert [thread.name for thread in threading.enumerate() if thread.name == "luna_dt syncs"] == []
+    monkeypatch.setenv("LUNA_DT_SYNC_MINUTES", "0.001")
+    sync.go_on()  # the folder is not there yet, which is no reason to end
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "luna_dt syncs")
+    try:
+        folder.mkdir()
+        for count in (1, 2):
+            Image.new("RGB", (8, 8), (count, 0, 0)).save(folder / f"{count}.png")
+            until(lambda: SHARED.library().mirrors("images"))
+            until(lambda count=count: len(SHARED.library().images("", limit=5)) == count)  # type: ignore[misc]
+    finally:
+        ending.set()
+        thread.join(30)
+        SHARED.close_libraries()
+    assert not thread.is_alive()
