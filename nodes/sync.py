@@ -14,7 +14,7 @@ from . import clusters, contact, host, inputs, shared, words
 
 log = logging.getLogger(__name__)
 
-_ending = threading.Event()
+ENDING = threading.Event()
 
 
 class LunaDTSync:
@@ -85,13 +85,13 @@ def go_on() -> None:
     """Once ComfyUI is there: lists the clusters, and syncs by itself, now and then, where the settings say so."""
     clusters.look()
     if minutes := shared.settings().sync_minutes:
-        threads.start("syncs", lambda: _by_itself(minutes * 60), _ending.set, network=True, background=True)
+        threads.start("syncs", lambda: _by_itself(minutes * 60), ENDING.set, network=True, background=True)
 
 
 def _by_itself(seconds: float) -> None:
     """Syncs now and every so many seconds; a DT that is away is told once, and asked again the next time."""
     told = ""
-    while not _ending.is_set():
+    while not ENDING.is_set():
         try:
             with Library(settings=shared.settings()) as patient:
                 changes = patient.sync(_heed_end)
@@ -99,14 +99,14 @@ def _by_itself(seconds: float) -> None:
             log.info("synced: %s", _told(changes))
             told = ""
         except (LunaError, OSError) as error:
-            if str(error) != told and not _ending.is_set():
+            if str(error) != told and not ENDING.is_set():
                 log.warning("DT is not synced: %s", words.here(str(error)))
             told = str(error)
-        _ending.wait(seconds)
+        ENDING.wait(seconds)
 
 
 def _heed_end(_kind: str, _done: int, _total: int) -> None:
-    if _ending.is_set():
+    if ENDING.is_set():
         raise contact.Left("ComfyUI ends")
 
 

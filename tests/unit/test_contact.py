@@ -330,7 +330,7 @@ def until(true: Callable[[], bool]) -> None:
 def test_what_syncs_by_itself_goes_on_until_comfyui_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sync, folder = pack_module("nodes.sync"), tmp_path / "pictures"
     ending = threading.Event()
-    monkeypatch.setattr(sync, "_ending", ending)
+    monkeypatch.setattr(sync, "ENDING", ending)
     monkeypatch.setenv("LUNA_DT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DT_API_URL", str(folder))
     sync.go_on()  # the setting is off

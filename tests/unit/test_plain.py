@@ -107,7 +107,7 @@ def test_no_command_passes_on_what_a_terminal_obeys(library: Library, command: l
         timeout=120,
         check=False,
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "DT_API_URL": "http://127.0.0.1:9"},
+        env={**os.environ, "DT_API_URL": "http://127.0.0.1:9", "COLUMNS": "300"},
     )
     assert b"gnp.x" in done.stdout, done.stderr.decode()
     assert not set((done.stdout + done.stderr).decode()) & OBEYED
