@@ -181,6 +181,9 @@ def _database(store: Store) -> Iterator[Finding]:
 
 
 def _mirrored(status: Status) -> Iterator[Finding]:
+    if status.shared:
+        yield Finding("library", "ok", status.shared)
+        return
     images, synced = status.counts["images"]
     if not images:
         yield Finding("library", "trouble", "nothing is synced yet", "mirror DT: luna-dt sync")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from .made.lineage import Node
 from .made.outbox import Entry
 from .maps.making import ControlMap, MadeMaps
 from .mirror import sync as syncing
+from .mirror.sharing import share
 from .paths import picture_file
 from .pixels import Picture, PictureLike, read_pictures
 from .preproc.map_types import HIGH, LOW, RESOLUTION, Resolution, map_type
@@ -104,7 +106,8 @@ class _Told(Rooms):
     def status(self) -> state.Status:
         """What is synced and how it is searched; reads no vector, waits until maps that were made are kept."""
         self._maps.finish()
-        return state.status_of(self._store, self.settings.shown_dt, self._search, self._map_cache)
+        found = state.status_of(self._store, self.settings.shown_dt, self._search, self._map_cache)
+        return replace(found, shared=self._shared.told()) if self._shared else found
 
     def doctor(self) -> list[Finding]:
         """What is well and what is not, each finding with one next step; changes, sends and downloads nothing."""
@@ -145,10 +148,14 @@ class Library(_Told):
         nothing is changed.  With ``accept`` that is taken for what there is: what is mirrored, and made here of
         pictures that are gone, is given up; what waits to be sent to another DT is kept here.
 
+        Where the settings name a Milvus server it is that which is brought there, and this home stays empty.
+
         ``progress`` hears (kind, done, total), kinds being images, captions, clusters,
         ``embeddings.LAYER`` and ``index.LAYER``.  May be stopped at any moment; the next one goes on.
         Raises CatalogError, StoreError.
         """
+        if self._shared:
+            return share(self._shared.server, self.catalog, progress, accept)
         changes = syncing.sync(self._store, self.catalog, progress, accept, self.outbox.keep)
         self.index(progress)
         return changes

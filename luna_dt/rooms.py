@@ -10,6 +10,9 @@ from typing import TypeVar
 from .dt import connect as connect_to
 from .dt.catalog import Catalog
 from .dt.connection import Connection
+from .dt.milvus.catalog import MilvusCatalog
+from .dt.milvus.server import Server
+from .errors import SettingsError
 from .made.batch import Batches
 from .made.outbox import Outbox
 from .maps.cache import MapCache
@@ -47,10 +50,12 @@ class Rooms:
             opened.callback(self._memory.release)
             self._dt = opened.enter_context(closing(Connection(self.settings, connect, self._store.dt)))
             self.encoders = Encoders(self.settings, self._memory)
-            self._lookups = Lookups(self._store, self._dt)
+            self._shared = self._opened_shared(opened)
+            asked: Callable[[], Catalog] = self._shared.itself if self._shared else self._dt
+            self._lookups = Lookups(self._store, asked)
             self._pictures = Pictures(self._store, self._lookups, self._dt, self._path_map)
             self._search = opened.enter_context(
-                closing(Search(self._store, self._lookups, self.encoders, self._dt, self.settings.index))
+                closing(Search(self._store, self._lookups, self.encoders, asked, self.settings.index))
             )
             self._searcher = self._search.searcher
             self._map_cache = opened.enter_context(closing(MapCache(self._store, self.settings.maps_bytes)))
@@ -62,6 +67,17 @@ class Rooms:
             self.outbox = opened.enter_context(closing(Outbox(self._store, self._dt)))
             self.batches = opened.enter_context(closing(Batches(self._store, self.outbox)))
             self._opened = opened.pop_all()
+
+    def _opened_shared(self, opened: ExitStack) -> MilvusCatalog | None:
+        """The library on a Milvus server, where the settings name one; nothing is contacted yet."""
+        if not self.settings.shared:
+            return None
+        if self._store.digests("images")[0].size:
+            raise SettingsError(
+                f"{self.settings.home} mirrors a DT; a library on a Milvus server takes a home of its own (LUNA_DT_HOME)"
+            )
+        server = Server(self.settings.shared, self.settings.timeout)
+        return opened.enter_context(closing(MilvusCatalog(server, self._dt)))
 
     def _path_map(self) -> Mapping[str, str]:
         return self.settings.path_map  # as it is now

@@ -8,7 +8,8 @@
 | token      | DT_API_TOKEN      | token = "…"               | none                                      |
 | timeout    | LUNA_DT_TIMEOUT   | timeout = 30              | 30 s for one answer of DT                 |
 | device     | LUNA_DT_DEVICE    | device = "cuda:0"         | auto (CUDA, then MPS, then CPU)           |
-| index      | LUNA_DT_INDEX     | index = "exact"           | auto (index/engines.py chooses)           |
+| index      | LUNA_DT_INDEX     | index = "exact"           | auto (index/engines.py chooses); or a     |
+|            |                   |                           | Milvus server, ``milvus+http://host``     |
 | models     | LUNA_DT_MODELS    | models = ["…"]            | folders; ``models`` in the home is last   |
 | maps_gb    | LUNA_DT_MAPS_GB   | maps_gb = 10              | 10: gigabytes of ControlNet maps to keep  |
 | sync_minutes | LUNA_DT_SYNC_MINUTES | sync_minutes = 30    | 0: ComfyUI syncs by the Sync node alone   |
@@ -32,6 +33,7 @@ from .errors import SettingsError
 from .plain import quoted, shown
 
 DEFAULT_DT = "http://localhost:5000"
+_SHARED = ("milvus+http://", "milvus+https://")  # how the address of a shared library begins
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Settings:
     token: str = field(default="", repr=False)
     timeout: float = 30.0
     device: str = "auto"
-    index: str = "auto"
+    index: str = field(default="auto", repr=False)  # may hold a password
     models: tuple[Path, ...] = ()
     maps_gb: float = 10.0
     sync_minutes: float = 0.0
@@ -54,6 +56,11 @@ class Settings:
     def shown_dt(self) -> str:
         """DT's address without its secrets, to be shown and stored."""
         return without_secrets(self.dt)
+
+    @property
+    def shared(self) -> str:
+        """The address of the Milvus server that holds the library; "" where it is mirrored on this machine."""
+        return self.index if self.index.startswith(_SHARED) else ""
 
     @property
     def maps_bytes(self) -> int:
@@ -90,7 +97,9 @@ class Settings:
             try:
                 values[name] = _READERS[name](value)
             except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: nobody's "~name"
-                given = "that" if name == "token" else quoted(value)
+                given = (
+                    "that" if name == "token" else quoted(without_secrets(value) if isinstance(value, str) else value)
+                )
                 told = f"the setting {name} cannot be {given}: {shown(error, 200)}; see luna_dt/settings.py"
                 raise SettingsError(told) from error
         return replace(self, **values)
@@ -117,6 +126,15 @@ def _address(value: Any) -> str:
     host = urlsplit(_text(value))
     if host.scheme in ("http", "https"):
         _ = host.port  # raises ValueError
+    return str(value)
+
+
+def _index(value: Any) -> str:
+    if _text(value).startswith("milvus"):
+        at = urlsplit(value)
+        _ = at.port  # raises ValueError
+        if not value.startswith(_SHARED) or not at.hostname:
+            raise ValueError("a Milvus server is milvus+http://[user:password@]host:19530[/database][?library=NAME]")
     return str(value)
 
 
@@ -161,7 +179,7 @@ def _path_map(value: Any) -> dict[str, str]:
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "home": _folder, "dt": _address, "allowed": _allowed, "token": lambda value: _text(value).strip(),
-    "timeout": _timeout, "device": _text, "index": _text, "models": _folders,
+    "timeout": _timeout, "device": _text, "index": _index, "models": _folders,
     "maps_gb": lambda value: _number(value, 0, 1e9), "sync_minutes": lambda value: _number(value, 0, 1e6),
     "path_map": _path_map,
 }  # fmt: skip

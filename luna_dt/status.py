@@ -46,7 +46,7 @@ class LayerStatus:
 class Status:
     """What is here: where, from which DT, counts and times of the last whole sync (ISO 8601, UTC), bytes on
     disk, and of these how many ControlNet ``maps`` with how many bytes.  ``set_aside`` are DT's rows that cannot be
-    kept here, ``left_out`` says in a sentence each what else of DT cannot be used."""
+    kept here, ``left_out`` says in a sentence each what else of DT cannot be used.  ``shared`` says what the Milvus server holds, where the settings name one."""
 
     home: Path
     dt: str
@@ -56,13 +56,14 @@ class Status:
     maps: tuple[int, int]
     set_aside: tuple[SetAside, ...] = ()
     left_out: tuple[str, ...] = ()
+    shared: str = ""
 
     def to_json(self) -> dict[str, Any]:
         kinds = {name: {"count": count, "synced": synced} for name, (count, synced) in self.counts.items()}
         layers = [layer.to_json() for layer in self.layers]
         return {"home": str(self.home), "dt": self.dt, "kinds": kinds, "layers": layers, "bytes": self.bytes,
                 "maps": {"count": self.maps[0], "bytes": self.maps[1]},
-                "set_aside": [rows.to_json() for rows in self.set_aside], "left_out": list(self.left_out)}  # fmt: skip
+                "set_aside": [rows.to_json() for rows in self.set_aside], "left_out": list(self.left_out), "shared": self.shared}  # fmt: skip
 
 
 def status_of(store: Store, dt: str, search: Search, maps: MapCache) -> Status:

@@ -53,6 +53,9 @@ def status(settings: Settings, as_json: bool) -> None:
         room = f"{found.maps[1] / 1e6:,.1f} MB of {settings.maps_bytes / 1e6:,.0f}"
         out.print(f"ControlNet maps: {found.maps[0]:,} ({room})")
     _print_aside(found)
+    if found.shared:
+        out.print(plain(found.shared))
+        return
     if not found.layers:
         out.print("no layer is synced yet; run: luna-dt sync")
         return

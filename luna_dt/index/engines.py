@@ -40,15 +40,24 @@ ENGINES: dict[str, tuple[Engine, ...]] = {"auto": (GRAPH, SCAN), GRAPH.name: (GR
 EXTRAS = {GRAPH.name: "hnswlib", SCAN.name: "scan"}  # what pip calls them
 
 
+def is_shared(index: str) -> bool:
+    """Whether that is the address of a Milvus server, rather than an engine of this machine."""
+    return index.startswith("milvus+")
+
+
 def checked(index: str) -> str:
     """A setting ``index`` as it is; raises SettingsError for one that is none."""
-    if index not in ENGINES:
-        raise SettingsError(f"the setting index is one of {', '.join(ENGINES)}, not '{index}'")
+    if index not in ENGINES and not is_shared(index):
+        raise SettingsError(
+            f"the setting index is one of {', '.join(ENGINES)}, or milvus+http://host of a Milvus server, not '{index}'"
+        )
     return index
 
 
 def choose(index: str) -> Choice:
     """The engines for a library with that setting: auto, exact or an engine's name; warns of what is missing."""
+    if is_shared(index):
+        return Choice((), "what is made here is compared, the rest is on a Milvus server")
     wanted = ENGINES[checked(index)]
     if not wanted:
         return Choice((), "every vector is compared, as the setting index says")

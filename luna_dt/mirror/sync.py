@@ -109,7 +109,7 @@ def _sync_kind(store: Store, catalog: Catalog, kind: Kind, progress: Progress, i
     known, known_digests = store.digests(kind.name)
     aside, aside_digests = store.aside(kind.name)
     gone = np.setdiff1d(known, ids, assume_unique=True)
-    same = _same(ids, digests, known, known_digests) | _same(ids, digests, aside, aside_digests)
+    same = same_rows(ids, digests, known, known_digests) | same_rows(ids, digests, aside, aside_digests)
     if kind.layer and len(differing := not_as_in_dt(layer, catalog, ids[same])):
         same &= ~np.isin(ids, differing)
     wanted, wanted_digests = ids[~same], digests[~same]
@@ -168,7 +168,7 @@ def _keep(store: Store, kind: str, batch: Batch, listed: dict[int, int]) -> None
         store.put_aside(kind, [(i, listed[i], reason) for i, reason in odd.items()])
 
 
-def _same(ids: Int64s, digests: Int64s, known: Int64s, known_digests: Int64s) -> npt.NDArray[np.bool_]:
+def same_rows(ids: Int64s, digests: Int64s, known: Int64s, known_digests: Int64s) -> npt.NDArray[np.bool_]:
     """Which of ``ids`` (ascending) are known with the same digest."""
     if not len(known):
         return np.zeros(len(ids), bool)

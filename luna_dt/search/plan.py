@@ -15,7 +15,7 @@ import numpy as np
 from ..dt.catalog import Catalog
 from ..errors import BadInput, NotOffered, NotSearchable, Unreachable
 from ..identity import Identity
-from ..index.engines import Choice, checked, choose
+from ..index.engines import Choice, checked, choose, is_shared
 from ..index.shelf import Shelf
 from ..mirror.lookups import Lookups
 from ..models import Encoders
@@ -67,7 +67,15 @@ class Search:
                 left_out.add(int(term.image_id))
             if not math.isfinite(term.weight) or not term.weight:
                 raise BadInput(f"a term's weight must be a number other than 0, not {term.weight}")
-        if len(terms) > 1 or terms[0].weight != 1:
+        several = len(terms) > 1 or terms[0].weight != 1
+        if is_shared(self._setting):
+            if several or wanted.only_here:
+                raise BadInput(
+                    "a library on a Milvus server is searched by one reference, without conditions, orders, collapsed or "
+                    "diverse results; leave them out, or use a home that mirrors DT"
+                )
+            engine = "dt"
+        if several:
             if engine == "dt":
                 raise BadInput("a query of several terms is searched here, and has everything in its terms")
             engine = "local"

@@ -1,0 +1,1 @@
+"""A library that several machines share, kept on a Milvus server: vectors, records and captions, searched there."""

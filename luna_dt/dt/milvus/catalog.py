@@ -1,0 +1,129 @@
+"""The reader's side of a shared library: asked as DT is, so that nothing need be mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...errors import NotOffered, NotSearchable, NoVector, UnknownImage, UnknownLayer
+from ...identity import Identity
+from ...records import EMBEDDINGS, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, checked_vectors
+from ..catalog import Catalog, Health, Sort
+from .server import Server, table_of
+
+
+class MilvusCatalog(Catalog):
+    """One library on a Milvus server; clusters are asked of ``dt``, which need not answer for anything else."""
+
+    def __init__(self, server: Server, dt: Callable[[], Catalog]) -> None:
+        self.server, self._dt = server, dt
+        self.address = server.address
+        self._chosen: tuple[str, dict[str, Any]] | None = None
+
+    def itself(self) -> Catalog:
+        """This catalog, for whoever asks for the one that answers."""
+        return self
+
+    def library(self) -> tuple[str, dict[str, Any]]:
+        """The library's name, and what is known of it; raises NotSearchable where it cannot be told which is meant."""
+        if self._chosen is None:
+            every = self.server.libraries()
+            wanted = self.server.library or (next(iter(every)) if len(every) == 1 else "")
+            if not every:
+                raise NotSearchable(
+                    f"{self.address} holds no library yet; on the machine that can reach DT: luna-dt sync"
+                )
+            if wanted not in every:
+                raise NotSearchable(
+                    f"{self.address} holds {len(every)} libraries; add ?library= and one of {', '.join(sorted(every))}"
+                )
+            self._chosen = wanted, every[wanted]
+        return self._chosen
+
+    def health(self) -> Health:
+        name, _ = self.library()
+        return Health("Milvus", self.server.version(), ("images", "similar", "captions"), library=name)
+
+    def told(self) -> str:
+        """What the server is and holds, in words."""
+        version = self.server.version()
+        try:
+            name, about = self.library()
+        except NotSearchable as none:
+            return f"Milvus {version}: {none}"
+        lines = [
+            f"Milvus {version} at {self.address}: library {name}, synced {about['synced']}; every vector is compared there"
+        ]
+        for layer, made_by in sorted(about["layers"].items()):
+            identity = Identity.from_json(made_by)
+            count = self.server.count(table_of(EMBEDDINGS + layer, identity), name)
+            lines.append(f"{layer}: {count:,} vectors, made by {identity}")
+        return "\n".join(lines)
+
+    def image(self, image_id: int) -> ImageRecord:
+        found = self.server.rows(table_of("images"), self.library()[0], [image_id], ["record"])
+        if image_id not in found:
+            raise UnknownImage(f"image {image_id} is not on {self.address}; if DT has it, sync again")
+        return ImageRecord.from_json(found[image_id]["record"])
+
+    def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
+        if query.strip():
+            raise NotOffered(
+                f"{self.address} finds no images by a query; leave it empty, or use a home that mirrors DT"
+            )
+        rows = self.server.page(table_of("images"), self.library()[0], after_id, limit)
+        return sorted((ImageRecord.from_json(row["record"]) for row in rows), key=lambda image: image.id)
+
+    def captions(self, image_id: int) -> Captions:
+        found = self.server.rows(table_of("captions"), self.library()[0], [image_id], ["record"])
+        if image_id in found:
+            return Captions.from_json(found[image_id]["record"], image_id)
+        self.image(image_id)
+        return Captions(image_id)
+
+    def similar(
+        self,
+        layer: str,
+        vector: Float32s | None,
+        image_id: int | None,
+        top_k: int,
+        min_similarity: float,
+        text: str | None = None,
+    ) -> list[Hit]:
+        if text is not None:
+            raise NotOffered(f"{self.address} encodes no texts")
+        made_by = self.identity(layer)
+        table, library = table_of(EMBEDDINGS + layer, made_by), self.library()[0]
+        if image_id is not None:
+            found = self.server.rows(table, library, [image_id], ["vector"])
+            if image_id not in found:
+                self.image(image_id)
+                raise NoVector(f"image {image_id} has no vector in layer '{layer}'; search by its picture instead")
+            vector = np.asarray(found[image_id]["vector"], np.float32)
+        nearest = self.server.nearest(table, library, checked_vectors(vector, made_by.dim), top_k)
+        return [
+            Hit(each, min(1.0, cosine), ImageRecord.from_json(record))
+            for each, cosine, record in nearest
+            if cosine >= min_similarity
+        ]
+
+    def identity(self, layer: str) -> Identity:
+        layers = self.library()[1]["layers"]
+        if layer not in layers:
+            raise UnknownLayer(
+                f"{self.address} has no layer '{layer}'; there is: {', '.join(sorted(layers)) or 'none yet'}"
+            )
+        return Identity.from_json(layers[layer])
+
+    def clusters(self) -> list[Cluster]:
+        return self._dt().clusters()
+
+    def cluster_images(
+        self, cluster_id: int, limit: int = 50, min_quality: float = 0, sort: Sort = "quality"
+    ) -> list[ClusterImage]:
+        return self._dt().cluster_images(cluster_id, limit, min_quality, sort)
+
+    def close(self) -> None:
+        self.server.close()

@@ -1,0 +1,244 @@
+"""A Milvus server: one table for each kind of records, and for each layer and what made it; libraries share them.
+
+A row is ``key`` (its library's and its id), ``library`` (the partition key), ``id``, ``digest`` (of all that is in it),
+``hidden`` (whether DT hides the image), ``record`` (JSON) and ``vector``; tables without vectors have a short one, since
+Milvus takes no table without.  Every vector is compared (FLAT): that is right on every shape of data and under every
+condition, needs no building, and takes time in proportion to the rows of a machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+
+from ...errors import BadAnswer, MissingExtra, NotSearchable, Refused, Unreachable
+from ...identity import Identity
+from ...plain import shown
+from ...records import Float32s, Int64s
+from ...settings import without_secrets
+
+LISTED, RECORDS = 50_000, 1000  # rows in one answer: of ids and digests, of records
+FARTHER = 64  # times as wide as the last is the next range of ids that is looked at
+END = 2**63 - 1  # above every id
+MOST_NEAREST = 16_384  # nearest rows that Milvus gives at most
+LIBRARIES = "luna_dt_libraries"
+PARTITIONS = 16  # over which libraries are spread
+NO_VECTOR = (1.0, 0.0)  # of a row in a table without vectors
+MAX_JSON = 65_000  # bytes of a record; Milvus takes 65,536
+
+
+class Server:
+    """One database of a Milvus server at ``milvus+http(s)://[user:password@]host:19530[/database][?library=NAME]``.
+
+    Connected to when it is first asked; safe to use from several threads.  Every method raises Unreachable, within
+    ``timeout`` seconds; Refused; MissingExtra.
+    """
+
+    def __init__(self, address: str, timeout: float) -> None:
+        at = urlsplit(address.removeprefix("milvus+"))
+        self.address = without_secrets(address)
+        self.library = parse_qs(at.query).get("library", [""])[0]
+        host = f"[{at.hostname}]" if ":" in (at.hostname or "") else at.hostname
+        self._where = {
+            "uri": f"{at.scheme}://{host}:{at.port or 19530}",
+            "user": unquote(at.username or ""),
+            "password": unquote(at.password or ""),
+            "db_name": at.path.strip("/"),
+        }
+        self._timeout = timeout
+        self._client: Any = None
+        self._loaded: set[str] = set()
+        self._lock = threading.Lock()
+
+    def version(self) -> str:
+        return str(self._ask("get_server_version"))
+
+    def tables(self) -> list[str]:
+        return [name for name in self._ask("list_collections") if name.startswith("luna_dt_")]
+
+    def prepare(self, table: str, dim: int = len(NO_VECTOR), about: str = "") -> None:
+        """Makes a table ready to be asked and written; one that is missing is made."""
+        if table in self._loaded:
+            return
+        if not self._ask("has_collection", table):
+            from pymilvus import DataType, MilvusClient
+
+            schema = MilvusClient.create_schema(description=about)
+            schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=64)
+            schema.add_field("library", DataType.VARCHAR, is_partition_key=True, max_length=1024)
+            schema.add_field("id", DataType.INT64)
+            schema.add_field("digest", DataType.INT64)
+            schema.add_field("hidden", DataType.BOOL)
+            schema.add_field("record", DataType.JSON)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+            index = MilvusClient.prepare_index_params()
+            index.add_index("vector", index_type="FLAT", metric_type="COSINE")
+            self._ask(
+                "create_collection",
+                table,
+                schema=schema,
+                index_params=index,
+                consistency_level="Bounded",
+                num_partitions=PARTITIONS,
+            )
+        self._ask("load_collection", table)
+        self._loaded.add(table)
+
+    def put(self, table: str, library: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes rows (``id``, ``digest``, ``hidden``, ``record`` and, where the table has vectors, ``vector``)."""
+        full = {"vector": NO_VECTOR, "library": library}
+        data = [{**full, **row, "key": key_of(library, row["id"])} for row in rows]
+        # not upsert, which a server of 2.3 puts into the partition of the key: no search of its library finds it there
+        self._ask("delete", table, ids=[row["key"] for row in data])
+        self._ask("insert", table, data=data)
+
+    def drop(self, table: str, library: str, ids: Int64s) -> None:
+        for at in range(0, len(ids), LISTED):
+            keys = [key_of(library, i) for i in ids[at : at + LISTED].tolist()]
+            self._ask("delete", table, ids=keys)
+
+    def digests(self, table: str, library: str) -> tuple[Int64s, Int64s]:
+        """Every id of a library, ascending, with its digest, as of now."""
+        found = list(self._in_order(table, library, ["digest"], 0, LISTED))
+        ids = np.fromiter((row["id"] for row in found), np.int64, len(found))
+        return ids, np.fromiter((row["digest"] for row in found), np.int64, len(found))
+
+    def count(self, table: str, library: str) -> int:
+        """How many rows a library has in a table, as of now."""
+        return self._count(table, f"library == {json.dumps(library)}")
+
+    def rows(self, table: str, library: str, ids: Sequence[int], fields: Sequence[str]) -> dict[int, dict[str, Any]]:
+        """Those of the ids that are there, with the named fields."""
+        keys = [key_of(library, i) for i in ids]
+        given = self._ask("query", self._ready(table), ids=keys, output_fields=["id", *fields]) if keys else []
+        return {row["id"]: row for row in given}
+
+    def page(self, table: str, library: str, after_id: int, limit: int) -> list[dict[str, Any]]:
+        """Rows that are not hidden, in the order of their ids, with their records."""
+        rows = self._in_order(table, library, ["record"], max(0, after_id + 1), RECORDS, " and hidden == false")
+        return list(islice(rows, limit))
+
+    def _in_order(
+        self, table: str, library: str, fields: list[str], first: int, most: int, also: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """A library's rows from an id on, ascending, as of now; no more than ``most`` are held at a time.
+
+        Milvus gives the rows of a query in no order, and its client's iterator leaves some out on a server of 2.3: so
+        ranges of ids are asked for, halved until they hold few enough.
+        """
+        width, ranges = most, [(first, min(first + most, END))]
+        while ranges:
+            low, high = ranges.pop()
+            condition = f"library == {json.dumps(library)} and id >= {low} and id < {high}{also}"
+            if high - low > most and (count := self._count(table, condition)) > most:
+                middle = (low + high) // 2
+                ranges += [(middle, high), (low, middle)]
+                continue
+            if high - low <= most or count:
+                rows = self._query(table, condition, ["id", *fields])
+                yield from sorted(rows, key=lambda row: int(row["id"]))
+            if not ranges and high < END:
+                width *= FARTHER
+                ranges = [(high, min(high + width, END))]
+
+    def _count(self, table: str, condition: str) -> int:
+        return int(self._query(table, condition, ["count(*)"])[0]["count(*)"])
+
+    def _query(self, table: str, condition: str, fields: list[str]) -> list[dict[str, Any]]:
+        asked = {"filter": condition, "output_fields": fields, "consistency_level": "Strong"}
+        return list(self._ask("query", self._ready(table), **asked))
+
+    def nearest(self, table: str, library: str, vector: Float32s, k: int) -> list[tuple[int, float, Any]]:
+        """The ``k`` nearest rows that are not hidden: id, cosine and record, best first."""
+        found = self._ask(
+            "search", self._ready(table), data=[vector], limit=min(k, MOST_NEAREST), output_fields=["id", "record"],
+            filter=f"library == {json.dumps(library)} and hidden == false", search_params={"metric_type": "COSINE"},
+            consistency_level="Bounded",
+        )[0]  # fmt: skip
+        return [(hit["entity"]["id"], float(hit["distance"]), hit["entity"]["record"]) for hit in found]
+
+    def libraries(self) -> dict[str, dict[str, Any]]:
+        """What is known of each library here: its ``layers`` with what made them, what was synced when."""
+        if LIBRARIES not in self.tables():
+            return {}
+        rows = self._query(LIBRARIES, "id == 0", ["library", "record"])
+        return {row["library"]: row["record"] for row in rows}
+
+    def note(self, library: str, about: Mapping[str, Any]) -> None:
+        self.prepare(LIBRARIES)
+        self.put(LIBRARIES, library, [{"id": 0, "digest": 0, "hidden": False, "record": dict(about)}])
+
+    def close(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+            self._client = None
+
+    def _ready(self, table: str) -> str:
+        if table not in self._loaded:
+            if table not in self.tables():
+                raise NotSearchable(f"{self.address} has no {table.removeprefix('luna_dt_')} yet; run: luna-dt sync")
+            self.prepare(table)
+        return table
+
+    def _ask(self, what: str, *args: Any, **named: Any) -> Any:
+        return self._bounded(lambda: getattr(self._connected(), what)(*args, timeout=self._timeout, **named))
+
+    def _bounded(self, ask: Callable[[], Any]) -> Any:
+        try:
+            import grpc
+            from pymilvus.exceptions import MilvusException
+        except ImportError as error:
+            raise MissingExtra("pymilvus", "milvus") from error
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)  # it prints what is raised as well
+        try:
+            return ask()
+        except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError, ConnectionError) as error:
+            told = shown(str(getattr(error, "message", "") or error or type(error).__name__), 300)
+            low = (
+                f"{told} {error.__cause__ or error.__context__ or ''}".lower()
+            )  # its client hides why it is not let in
+            if "auth" in low or "permission" in low:
+                raise Refused(f"Milvus at {self.address} lets nobody in with that name and password", 401) from error
+            if any(sign in low for sign in _AWAY):
+                raise Unreachable(
+                    f"Milvus at {self.address} does not answer ({told}); see that it runs, or wait until it has started"
+                ) from error
+            raise Refused(f"Milvus at {self.address} refuses: {told}") from error
+        except (KeyError, TypeError, IndexError) as error:
+            raise BadAnswer(f"Milvus at {self.address} gave an answer that cannot be read: {error!r}") from error
+
+    def _connected(self) -> Any:
+        from pymilvus import MilvusClient
+
+        with self._lock:
+            if self._client is None:
+                self._client = MilvusClient(**self._where, timeout=self._timeout)
+            return self._client
+
+
+_AWAY = (
+    "unavailable", "connect", "deadline", "timeout", "timed out", "not ready", "no available", "closed", "not loaded",
+    "not fully loaded", "recovering", "channel", "server is not", "node not", "initializing", "abnormal", "retry",
+)  # fmt: skip
+
+
+def key_of(library: str, image_id: int) -> str:
+    """A row's key: ids are counted from 1 in every DT."""
+    return f"{hashlib.sha256(library.encode()).hexdigest()[:24]}{image_id:020d}"
+
+
+def table_of(kind: str, identity: Identity | None = None) -> str:
+    """The table of a kind of records, or of a layer made in that way."""
+    made_by = (
+        hashlib.sha256(json.dumps(identity.to_json(), sort_keys=True).encode()).hexdigest()[:8] if identity else ""
+    )
+    return "_".join(filter(None, ["luna_dt", kind.replace(".", "_"), made_by]))
