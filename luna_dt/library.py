@@ -99,6 +99,15 @@ class _Told(Rooms):
         """
         return read_pictures(picture_file(made.output, self.settings.path_map), made.output)[0]
 
+    def mirrors(self, kind: str) -> bool:
+        """Whether that kind (``images``, ``clusters``, ``embeddings.visual`` …) was synced to its end, or is made here."""
+        return self._lookups.mirrors(kind)
+
+    def identity(self, layer: str) -> Identity:
+        """What made a layer's vectors; raises UnknownLayer, CatalogError."""
+        references = self._search.references
+        return references.made_by(layer) if self.mirrors(EMBEDDINGS + layer) else references.made_by_in_dt(layer)
+
     def health(self) -> Health:
         """What answers at DT's address; raises CatalogError."""
         return self.catalog.health()
@@ -208,11 +217,6 @@ class Library(_Told):
         """Gives up a layer that was made here, or begun; the next sync takes DT's, if it has one.  Raises BadInput."""
         embedding.forget(self._store, layer)
 
-    def identity(self, layer: str) -> Identity:
-        """What made a layer's vectors; raises UnknownLayer, CatalogError."""
-        references = self._search.references
-        return references.made_by(layer) if self.mirrors(EMBEDDINGS + layer) else references.made_by_in_dt(layer)
-
     def search(
         self,
         image: PictureLike | Sequence[Term] | None = None,
@@ -287,10 +291,6 @@ class Library(_Told):
         Raises UnknownLayer, NotSearchable.
         """
         return self._searcher(layer).vectors_of(image_ids)
-
-    def mirrors(self, kind: str) -> bool:
-        """Whether that kind (``images``, ``clusters``, ``embeddings.visual`` …) was synced to its end, or is made here."""
-        return self._lookups.mirrors(kind)
 
     def image(self, image_id: int) -> ImageRecord:
         """Raises UnknownImage."""

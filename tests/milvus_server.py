@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import socket
 import subprocess
@@ -33,7 +34,11 @@ class Server:
             made.config.set("proxy_port", self._port)
             made.config.set("common.security.authorizationEnabled", True)
             made.config.resolve()
-            milvus._initialize_data_files(str(self._folder))
+            programs = self._folder / "bin"
+            programs.mkdir(exist_ok=True)
+            for packed in (Path(milvus.__file__).parent / "data" / "bin").glob("*.lzma"):
+                programs.joinpath(packed.stem).write_bytes(lzma.decompress(packed.read_bytes()))
+                programs.joinpath(packed.stem).chmod(0o755)
         program = self._folder / "bin" / "milvus"
         env = {**os.environ, "DEPLOY_MODE": "STANDALONE", "METRICS_PORT": str(self._metrics)}
         env |= {"LD_LIBRARY_PATH": str(program.parent), "MILVUS_RUN_DIR": str(self._folder / "run")}

@@ -53,7 +53,7 @@ def signature(name: str, member: Any) -> str:
         if each.kind is each.KEYWORD_ONLY and not by_name:
             parts.append("*")
             by_name = True
-        stars = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        stars = "*" * (each.kind is each.VAR_POSITIONAL) + "**" * (each.kind is each.VAR_KEYWORD)
         hint = "" if each.annotation is each.empty else f": {each.annotation}"
         named = getattr(each.default, "__name__", repr(each.default)).replace("<lambda>", "…")
         parts.append(stars + each.name + hint + ("" if each.default is each.empty else f" = {named}"))
