@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import BadInput, LunaError, NotFound
 from ..library import Library
 from ..plain import shown
-from ..query import TOKENS
+from ..query import SPELLINGS, TOKENS
 from ..records import Term, checked_layer
 from ..settings import Settings
 from .sights import Sights
@@ -148,7 +148,11 @@ def suggest(gallery: Gallery, _: Mapping[str, Any]) -> Any:
         {"id": each.id, "name": each.name, "images": each.image_count}
         for each in (library.clusters() if library.mirrors("clusters") else [])
     ]
-    return {"tokens": list(TOKENS), "models": library.models()[:MOST_MODELS], "clusters": clusters}
+    return {
+        "tokens": [spelling for token in TOKENS for spelling in SPELLINGS[token]],
+        "models": library.models()[:MOST_MODELS],
+        "clusters": clusters,
+    }
 
 
 # -- searches ---------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ import re
 from ..errors import BadQuery
 from .columns import Columns, Names, Sql
 from .tokens import HIDING, MAX_TEXT, NAMES, condition
-from .words import MAX_LENGTH, MAX_TERMS, TOKENS, Part, parts
+from .words import MAX_LENGTH, MAX_TERMS, SPELLINGS, TOKENS, Part, parts
 
 __all__ = [
-    "HIDING", "MAX_LENGTH", "MAX_TERMS", "MAX_TEXT", "NAMES", "TOKENS", "Columns", "Names", "Part", "Sql", "hidden",
+    "HIDING", "MAX_LENGTH", "MAX_TERMS", "MAX_TEXT", "NAMES", "SPELLINGS", "TOKENS", "Columns", "Names", "Part", "Sql", "hidden",
     "matches", "parts", "where",
 ]  # fmt: skip
 

@@ -118,10 +118,27 @@ def test_a_query_finds_and_a_wrong_one_says_where(page: Any) -> None:
     assert re.fullmatch(r"\d+ pictures", shown(page))
     ask(page, "rating: many")
     page.get_by_role("alert").filter(has_text="rating: many").wait_for()
+    ask(page, "\U0001f600\U0001f600 fish, x  rating: many")
+    expect(page.locator(".luna-wrong mark")).to_have_text("rating: many")
     ask(page, "")
     wait_shown(page, f"{PICTURES + 1} pictures")
     assert not page.locator(".luna-wrong").is_visible()
     ask(page, "nothing is like this")
+    page.get_by_text("No picture fits the query.").wait_for()
+
+
+def test_a_filter_takes_the_place_of_its_token(page: Any) -> None:
+    query = page.get_by_label("Query in DT's language")
+    query.fill('fish, "rating: 1, not" not rating: none model hash: ab12 rating: 3')
+    page.get_by_label("Rating").select_option(">= 7")
+    expect(query).to_have_value('fish, "rating: 1, not" model hash: ab12 rating: >= 7')
+    page.get_by_label("Maps").select_option("map")
+    page.get_by_label("Rating").select_option("")
+    expect(query).to_have_value('fish, "rating: 1, not" model hash: ab12 has: map')
+    page.get_by_label("Maps").select_option("")
+    expect(query).to_have_value('fish, "rating: 1, not" model hash: ab12')
+    query.fill("")
+    page.get_by_label("Maps").select_option("map")
     page.get_by_text("No picture fits the query.").wait_for()
 
 

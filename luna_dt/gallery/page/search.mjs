@@ -7,10 +7,15 @@ const FLAGS = { favorite: ["true", "false"], nsfw: ["true", "false"], nometa: ["
 const RATINGS = [["", "any rating"], [">= 9", "★ 9 and more"], [">= 7", "★ 7 and more"], [">= 5", "★ 5 and more"], ["none", "not rated"]];
 const SAVED = "luna_dt.searches";
 
-/** The query without a token, and with a value for it where there is one. */
-export function withToken(query, token, value) {
-  const without = query.replace(new RegExp(`(^|[\\s,])${token}:\\s*[^:]*?(?=\\s+[a-z_]+:|$)`, "i"), "$1").trim();
-  return value ? `${without} ${token}: ${value}`.trim() : without;
+/** The query without a token, and with a value for it where there is one; tokens: all there are. What is in quotes is text. */
+export function withToken(query, token, value, tokens) {
+  const unquoted = query.replace(/"[^"]*"/g, (quoted) => " ".repeat(quoted.length));
+  const names = [...tokens].sort((a, b) => b.length - a.length).join("|");
+  const marks = [...unquoted.matchAll(new RegExp(`(?<![\\w:])(?:not\\s+)?(${names}):`, "gi"))];
+  const parts = marks.filter((mark) => mark[1].toLowerCase() !== token)
+    .map((mark) => query.slice(mark.index, marks[marks.indexOf(mark) + 1]?.index).trim());
+  const texts = query.slice(0, marks[0]?.index).trim();
+  return [texts, ...parts, value ? `${token}: ${value}` : ""].filter(Boolean).join(" ");
 }
 
 export class SearchBar {
@@ -39,6 +44,8 @@ export class SearchBar {
     this.collapse = h("input", { type: "checkbox", onchange: () => host.ask() });
     this.rating = select("Rating", RATINGS, "", (value) => this.put("rating", value));
     this.model = select("Model", [["", "any model"]], "", (value) => this.put("model", value));
+    this.cluster = select("Cluster", [["", "any cluster"]], "", (value) => this.put("cluster", value));
+    this.map = select("Maps", [["", "with or without a map"], ["map", "has a map"]], "", (value) => this.put("has", value));
     this.saved = select("Saved searches", [["", "saved …"]], "", (value) => this.recall(value));
     this.element = h("div", { className: "luna-search", role: "search" },
       h("div", { className: "luna-row luna-box" }, this.query, this.list,
@@ -46,7 +53,7 @@ export class SearchBar {
       this.wrong,
       h("div", { className: "luna-row" }, this.text),
       this.chips,
-      h("div", { className: "luna-row luna-filters" }, this.order, this.least, this.rating, this.model, this.saved,
+      h("div", { className: "luna-row luna-filters" }, this.order, this.least, this.rating, this.model, this.cluster, this.map, this.saved,
         h("label", {}, this.collapse, "near copies once")));
     this.listSaved();
     this.draw();
@@ -56,6 +63,8 @@ export class SearchBar {
     this.known = await suggest();
     const models = this.known.models.map(([name, images]) => [name, `${name.slice(0, 40)} (${images})`]);
     this.model.replaceChildren(...[["", "any model"], ...models].map(([value, told]) => h("option", { value }, told)));
+    const clusters = this.known.clusters.map((each) => [each.id, `${(each.name || each.id).toString().slice(0, 40)} (${each.images})`]);
+    this.cluster.replaceChildren(...[["", "any cluster"], ...clusters].map(([value, told]) => h("option", { value }, told)));
     if (document.activeElement === this.query && this.query.value) this.suggested();
   }
 
@@ -73,8 +82,9 @@ export class SearchBar {
     this.host.ask();
   }
 
-  put(token, value) {
-    this.query.value = withToken(this.query.value, token, value);
+  async put(token, value) {
+    if (!this.known.tokens.length) await this.learn();
+    this.query.value = withToken(this.query.value, token, value, this.known.tokens);
     this.host.ask();
   }
 
@@ -85,7 +95,7 @@ export class SearchBar {
     if (!problem) return this.wrong.replaceChildren();
     const parts = [said(problem.message)];
     if (Number.isInteger(problem.at)) {
-      const text = this.query.value, at = Math.min(problem.at, text.length);
+      const text = this.query.value, at = [...text].slice(0, problem.at).join("").length;  // it counts characters, not their halves
       const mark = h("mark", {}, text.slice(at, at + 12) || "⟨end⟩");
       parts.push(h("code", { dir: "auto" }, text.slice(Math.max(0, at - 30), at), mark, text.slice(at + 12, at + 30)));
       if (document.activeElement === this.query) this.query.setSelectionRange(at, at);
