@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import logging
 import os
 import subprocess
 import tempfile
@@ -73,6 +74,16 @@ def _no_process_unmarked(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
         start(self, args, *rest, **named)
 
     monkeypatch.setattr(subprocess.Popen, "__init__", marked)
+
+
+@pytest.fixture(autouse=True)
+def _the_log_as_it_was() -> Iterator[None]:
+    """The command, called in this process, takes our log to the terminal."""
+    ours = logging.getLogger("luna_dt")
+    handlers, passed_on, level = ours.handlers, ours.propagate, ours.level
+    yield
+    ours.handlers, ours.propagate = handlers, passed_on
+    ours.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

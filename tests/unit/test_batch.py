@@ -492,7 +492,7 @@ def test_a_watcher_hardly_asks_for_the_whole_queue(
         time.sleep(0.01)
     assert ended.wait(30)
     assert told[-1].counts == {"done": 100}
-    assert len(told) > 5
+    assert len(told) > 1
     assert comfy.queue_asked <= 2  # when it began, and perhaps for the last
 
 
