@@ -6,7 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..luna_dt.server.origin import foreign_page
+from ..luna_dt.origin import foreign_page
 from . import host, shared, words
 from .clusters import cluster_labels
 

@@ -21,8 +21,8 @@ from .terminal import err, plain
 @click.pass_obj
 def serve(settings: Settings, db: str | None, host: str, port: int, token: str | None) -> None:
     """Serve a DT database as the REST contract, for ComfyUI and for other machines."""
+    from ..origin import is_loopback
     from ..server.app import create_app
-    from ..server.origin import is_loopback
     from ..server.run import prepared
 
     settings = settings.replace(dt=db, token=token)

@@ -17,8 +17,8 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from ..origin import foreign_page, is_loopback
 from .answers import problem
-from .origin import foreign_page, is_loopback
 
 MAX_BODY = 4 << 20  # bytes; the largest honest request asks for some 100,000 ids
 MAX_MAP = 128 << 20  # bytes of a map's request: 4096x4096 pixels in three channels, hardly compressed
