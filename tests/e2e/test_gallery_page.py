@@ -89,6 +89,7 @@ def page(browser: Any, drawn_home: Path) -> Iterator[Any]:
         opened.on("pageerror", lambda error: told.append(str(error)))
         opened.goto(address)
         opened.locator(".luna-tile img[src]").nth(10).wait_for()
+        opened.get_by_label("Model").locator("option").nth(1).wait_for(state="attached")  # the last that it learns
         yield opened
         context.close()
         server.should_exit = True
