@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import socket
 import tempfile
-import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -24,10 +21,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from luna_dt import Library
 from luna_dt.demo import database
 from luna_dt.gallery.answers import Gallery
-from luna_dt.gallery.server import create_app
 from luna_dt.records import Batch, ImageRecord
-from luna_dt.server.run import prepared
 from luna_dt.store import Store
+from tests.browser import CHROMIUM, served
 
 FILES = 200  # pictures there are; the entries share them
 FILL_AT_ONCE, FRAMES = 20_000, 300
@@ -93,15 +89,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="luna-dt-bench-") as folder, sync_playwright() as driver:
         home = Path(folder) / "home"
         fill(home, args.entries)
-        with Library(home, dt="http://127.0.0.1:9") as library:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            server = prepared(create_app(Gallery(lambda: library)), "127.0.0.1", port)
-            threading.Thread(target=server.run, daemon=True).start()
-            while not server.started:
-                time.sleep(0.01)
-            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        with Library(home, dt="http://127.0.0.1:9") as library, served(Gallery(lambda: library)) as port:
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1280, "height": 800})
             asked: list[str] = []
             page.on("request", lambda request: asked.append(request.url) if "thumbnail" in request.url else None)
@@ -123,7 +112,6 @@ def main() -> None:
                 page.wait_for_timeout(200)
             print(f"JavaScript's memory: {before:.1f} MB, after {args.seconds:.0f} s of scrolling {heap(page):.1f} MB")
             browser.close()
-            server.should_exit = True
 
 
 if __name__ == "__main__":

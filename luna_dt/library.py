@@ -297,7 +297,7 @@ class Library(_Told):
         return self._lookups.image(image_id)
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
-        """Images in id order, by DT's query language (query.py); raises BadQuery."""
+        """Images in id order, by DT's query language (docs/query.md); raises BadQuery."""
         return self._lookups.images(query, after_id, limit)
 
     def captions(self, image_id: int) -> Captions:

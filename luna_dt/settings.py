@@ -33,7 +33,6 @@ from .errors import SettingsError
 from .plain import quoted, shown
 
 DEFAULT_DT = "http://localhost:5000"
-_SHARED = ("milvus+http://", "milvus+https://")  # how the address of a shared library begins
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Settings:
     @property
     def shared(self) -> str:
         """The address of the Milvus server that holds the library; "" where it is mirrored on this machine."""
-        return self.index if self.index.startswith(_SHARED) else ""
+        return self.index if is_shared(self.index) else ""
 
     @property
     def maps_bytes(self) -> int:
@@ -122,6 +121,11 @@ def _text(value: Any) -> str:
     return value
 
 
+def is_shared(index: str) -> bool:
+    """Whether a setting ``index`` is the address of a Milvus server, rather than an engine of this machine."""
+    return index.startswith(("milvus+http://", "milvus+https://"))
+
+
 def _address(value: Any) -> str:
     host = urlsplit(_text(value))
     if host.scheme in ("http", "https"):
@@ -133,7 +137,7 @@ def _index(value: Any) -> str:
     if _text(value).startswith("milvus"):
         at = urlsplit(value)
         _ = at.port  # raises ValueError
-        if not value.startswith(_SHARED) or not at.hostname:
+        if not is_shared(value) or not at.hostname:
             raise ValueError("a Milvus server is milvus+http://[user:password@]host:19530[/database][?library=NAME]")
     return str(value)
 

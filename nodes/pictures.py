@@ -68,10 +68,8 @@ def save(
     graphs = {"prompt": graph, **(extra_pnginfo or {})}
     texts = {str(name): json.dumps(value) for name, value in graphs.items() if value is not None}
     part = path.with_suffix(".part")
-    if host.keeps_metadata():
-        write(picture, part, kind, quality, parameters, texts)
-    else:
-        write(picture, part, kind, quality, None, {})
+    kept = host.keeps_metadata()
+    write(picture, part, kind, quality, parameters if kept else None, texts if kept else {})
     part.replace(path)
     return Saved(path, {"filename": path.name, "subfolder": subfolder, "type": "output"})
 

@@ -8,12 +8,8 @@ Needs Chromium and Playwright (the extra ``test``).
 from __future__ import annotations
 
 import io
-import shutil
-import socket
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +21,7 @@ from playwright.sync_api import sync_playwright
 from luna_dt import Library
 from luna_dt.demo import database
 from luna_dt.gallery.answers import Gallery
-from luna_dt.gallery.server import create_app
-from luna_dt.server.run import prepared
+from tests.browser import CHROMIUM, served
 
 SIZE = {"width": 1280, "height": 800}
 
@@ -37,25 +32,18 @@ def main() -> None:
         with Library(Path(folder) / "home", dt=str(Path(folder) / "pictures")) as library:
             library.sync()
             library.embed("visual", model=database.TINY_JOINT.model)
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            server = prepared(create_app(Gallery(lambda: library)), "127.0.0.1", port)
-            threading.Thread(target=server.run, daemon=True).start()
-            while not server.started:
-                time.sleep(0.01)
-            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            page = browser.new_page(viewport=SIZE, color_scheme="dark")
-            page.goto(f"http://127.0.0.1:{port}/")
-            page.get_by_label("Text that pictures are to be like").fill("a blue fish")
-            page.keyboard.press("Enter")
-            page.locator(".luna-note", has_text=".").first.wait_for()
-            page.locator(".luna-tile img[src]").nth(20).wait_for()
-            page.wait_for_timeout(1500)
-            shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-            shot.save(ROOT / "docs" / "gallery.jpg", quality=85, optimize=True)
-            browser.close()
-            server.should_exit = True
+            with served(Gallery(lambda: library)) as port:
+                browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+                page = browser.new_page(viewport=SIZE, color_scheme="dark")
+                page.goto(f"http://127.0.0.1:{port}/")
+                page.get_by_label("Text that pictures are to be like").fill("a blue fish")
+                page.keyboard.press("Enter")
+                page.locator(".luna-note", has_text=".").first.wait_for()
+                page.locator(".luna-tile img[src]").nth(20).wait_for()
+                page.wait_for_timeout(1500)
+                shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+                shot.save(ROOT / "docs" / "gallery.jpg", quality=85, optimize=True)
+                browser.close()
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ def pointed(query: str, at: int) -> str:
     """The place in a query, shown by what stands around it."""
     from rich.cells import cell_len
 
-    before, after = plain(query[max(0, at - 40) : at]), plain(query[at : at + 40])
-    return f"  {before}{after}\n  {' ' * cell_len(shown(query[max(0, at - 40) : at]))}^"
+    before, after = query[max(0, at - 40) : at], query[at : at + 40]
+    return f"  {plain(before)}{plain(after)}\n  {' ' * cell_len(shown(before))}^"
 
 
 class PlainLines(logging.Formatter):

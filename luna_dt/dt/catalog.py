@@ -80,7 +80,7 @@ class Catalog:
         raise self._not_offered("look-up of images")
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
-        """A page in id order, in DT's query language (see query.py); raises BadQuery."""
+        """A page in id order, in DT's query language (docs/query.md); raises BadQuery."""
         raise self._not_offered("look-up of images")
 
     def similar(

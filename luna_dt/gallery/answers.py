@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput, LunaError, NotFound
+from ..errors import BadInput, BadQuery, LunaError, NotFound
 from ..library import Library
 from ..plain import shown
 from ..query import SPELLINGS, TOKENS
@@ -81,7 +81,7 @@ class Gallery:
                 asked = {**asked, "body": body}
             found = call(self, asked)
         except LunaError as error:
-            at = getattr(error, "at", None)
+            at = error.at if isinstance(error, BadQuery) else None
             return problem(error.http_status, error.code, self.said(str(error)), {} if at is None else {"at": at})
         except Exception:
             log.exception("the gallery could not answer %s", name)

@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass
 
 from ..errors import SettingsError
+from ..settings import is_shared
 from .base import Engine
 from .hnsw import HnswEngine
 from .scan import ScanEngine
@@ -38,11 +39,6 @@ class Choice:
 GRAPH, SCAN = HnswEngine(), ScanEngine()
 ENGINES: dict[str, tuple[Engine, ...]] = {"auto": (GRAPH, SCAN), GRAPH.name: (GRAPH,), SCAN.name: (SCAN,), "exact": ()}
 EXTRAS = {GRAPH.name: "hnswlib", SCAN.name: "scan"}  # what pip calls them
-
-
-def is_shared(index: str) -> bool:
-    """Whether that is the address of a Milvus server, rather than an engine of this machine."""
-    return index.startswith("milvus+")
 
 
 def checked(index: str) -> str:

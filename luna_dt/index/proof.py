@@ -27,8 +27,9 @@ TIE = 2e-5  # of cosine: float32 sums of a thousand products differ by less in a
 
 @dataclass(frozen=True)
 class Proof:
-    """The recall of an index, 0..1: the share of true nearest, and of the true ten nearest, that it found, equally
-    near ones counting as found, of the kind of queries that it finds least of; of so many ``queries``; ``wide`` says whether it had to be searched wider for that."""
+    """The recall of an index, 0..1: the share of true nearest, and of the true ten nearest, that it found, equally near
+    ones counting as found, of the kind of queries that it finds least of; of so many ``queries``; ``wide`` says whether
+    it had to be searched wider for that."""
 
     recall_1: float
     recall_10: float

@@ -1,8 +1,8 @@
 """Making a layer's vectors here, from the library's own pictures or prompts.
 
-Newest first: what was made last is looked for first.  Threads read, decode and shrink pictures while the encoder works on those before; what comes out is
-stored every few seconds, so that a run that was stopped goes on where it was.  A picture is known by a
-digest of its content, and is read again only when its file's size or time has changed.
+Newest first: what was made last is looked for first.  Threads read, decode and shrink pictures while the encoder works
+on those before; what comes out is stored every few seconds, so that a run that was stopped goes on where it was.  A
+picture is known by a digest of its content, and is read again only when its file's size or time has changed.
 """
 
 from __future__ import annotations

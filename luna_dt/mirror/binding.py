@@ -56,6 +56,11 @@ def must_be_ours(
         store.bind(library)
 
 
+def too_many(gone: int, known: int) -> bool:
+    """Whether so many images going at once, of so many, is to be asked about first."""
+    return gone > 0 and (gone == known or (gone > known / 2 and known >= FEW_IMAGES))
+
+
 def _ask(catalog: Catalog, another: str, gone: int, known: int, listed: int) -> None:
     """Raises AnotherDT where what would be given up is too much to be meant, saying what it is."""
     step = "if that is meant, have it so: luna-dt sync --accept, or Library.sync(accept=True)"
@@ -64,7 +69,7 @@ def _ask(catalog: Catalog, another: str, gone: int, known: int, listed: int) -> 
             f"the DT at {catalog.address} is another than the one that this home mirrors ({another}); nothing was "
             f"changed. Use another home for it (LUNA_DT_HOME); {step}"
         )
-    if gone == known or (gone > known / 2 and known >= FEW_IMAGES):
+    if too_many(gone, known):
         raise AnotherDT(
             f"the DT at {catalog.address} has no more than {known - gone:,} of the {known:,} images that are mirrored here "
             f"(it lists {listed:,}); nothing was changed. If it is being restored, or the address or schema is wrong, "

@@ -20,6 +20,7 @@ from ..errors import AnotherDT
 from ..progress import Progress, silent
 from ..records import Captions, ImageRecord, Int64s, Kind, now
 from ..storable import sifted
+from .binding import too_many
 from .sync import Change, same_rows
 
 log = logging.getLogger(__name__)
@@ -63,12 +64,7 @@ class _Sharing:
         ids, digests = self._listed()
         known, known_digests = self._server.digests(self._table, self._library)
         gone = np.setdiff1d(known, ids)
-        if (
-            name == "images"
-            and not accept
-            and len(known)
-            and (2 * len(gone) > len(known) >= 20 or len(gone) == len(known))
-        ):
+        if name == "images" and not accept and too_many(len(gone), len(known)):
             raise AnotherDT(
                 f"the DT at {self._catalog.address} has no more than {len(known) - len(gone):,} of the {len(known):,} images "
                 f"on {self._server.address}; nothing was changed. If that is meant, have it so: luna-dt sync --accept"

@@ -16,11 +16,11 @@ import re
 
 from ..errors import BadQuery
 from .columns import Columns, Names, Sql
-from .tokens import HIDING, MAX_TEXT, NAMES, condition
+from .tokens import HIDING, MAX_TEXT, condition
 from .words import MAX_LENGTH, MAX_TERMS, SPELLINGS, TOKENS, Part, parts
 
 __all__ = [
-    "HIDING", "MAX_LENGTH", "MAX_TERMS", "MAX_TEXT", "NAMES", "SPELLINGS", "TOKENS", "Columns", "Names", "Part", "Sql", "hidden",
+    "HIDING", "MAX_LENGTH", "MAX_TERMS", "MAX_TEXT", "SPELLINGS", "TOKENS", "Columns", "Names", "Part", "Sql", "hidden",
     "matches", "parts", "where",
 ]  # fmt: skip
 

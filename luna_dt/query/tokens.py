@@ -16,7 +16,6 @@ MAX_TEXT = 1_000  # characters of one that texts are searched for
 MAX_PIECES = 20  # of a text with asterisks
 HIDING = ("delete", "unavailable")  # the flags that hide an image, unless a query asks for one
 #: Tokens of names that lie in other tables.
-NAMES = ("cluster", "tag")
 ALWAYS, NEVER = "1 = 1", "1 = 0"
 #: What `has:` may name besides a layer's vectors.
 _HAS = ("caption", "tag", "cluster", "map")
@@ -133,7 +132,8 @@ def _name(columns: Columns, token: str, value: str) -> Sql:
 
 def _in_album(columns: Columns, token: str, value: str) -> Sql:
     names = columns.names.get("cluster")
-    return (names.any if names else NEVER) if _truth(token, value) else f"NOT ({names.any if names else NEVER})", []
+    some = names.any if names else NEVER
+    return some if _truth(token, value) else f"NOT ({some})", []
 
 
 def _has(columns: Columns, token: str, value: str) -> Sql:

@@ -44,7 +44,7 @@ MAX_TERMS = 200  # of a query, with alternatives
 _OWN = {spelling: token for token, spellings in SPELLINGS.items() for spelling in spellings} | dict.fromkeys(
     REFUSED, ""
 )
-_ANY = "|".join(re.escape(spelling).replace(r"\ ", " ") for spelling in sorted(_OWN, key=len, reverse=True))
+_ANY = "|".join(sorted(_OWN, key=len, reverse=True))
 _TOKEN = re.compile(rf"(?<![\w:])((?ai:{_ANY})):")  # not the letters that IGNORECASE takes for s and i
 _QUOTED = re.compile(r'"[^"]*"')
 _NOT = re.compile(r"(?<!\w)(?ai:not)\s+")

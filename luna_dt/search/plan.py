@@ -15,12 +15,13 @@ import numpy as np
 from ..dt.catalog import Catalog
 from ..errors import BadInput, NotOffered, NotSearchable, Unreachable
 from ..identity import Identity
-from ..index.engines import Choice, checked, choose, is_shared
+from ..index.engines import Choice, checked, choose
 from ..index.shelf import Shelf
 from ..mirror.lookups import Lookups
 from ..models import Encoders
 from ..progress import Progress
 from ..records import EMBEDDINGS, Duplicates, Float32s, Hit, Int64s, Term, checked_layer, checked_vectors, one_of
+from ..settings import is_shared
 from ..store import Store
 from .duplicates import duplicates
 from .reference import References

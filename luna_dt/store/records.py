@@ -73,7 +73,7 @@ class Records(Database):
         return found[image_id]
 
     def find(self, text: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
-        """Images in id order that fit a query in DT's language (see query.py)."""
+        """Images in id order that fit a query in DT's language (docs/query.md)."""
         return self._find(query.where(text, _COLUMNS), after_id, limit)
 
     def ids_of(self, text: str, order: ImageOrder = "id") -> Int64s:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,10 +19,8 @@ from playwright.sync_api import expect, sync_playwright
 from luna_dt import Library
 from luna_dt.demo import database, drawing
 from luna_dt.gallery.answers import Gallery
-from luna_dt.gallery.server import create_app
-from luna_dt.server.run import prepared
+from tests.browser import CHROMIUM, served
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.processes,
@@ -63,22 +57,13 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-def served(library: Library) -> tuple[Any, str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = prepared(create_app(Gallery(lambda: library)), "127.0.0.1", port)
-    threading.Thread(target=server.run, daemon=True).start()
-    while not server.started:
-        time.sleep(0.01)
-    return server, f"http://127.0.0.1:{port}/"
-
-
 @pytest.fixture
 def page(browser: Any, drawn_home: Path) -> Iterator[Any]:
     """The page over the drawn library; whatever the console says ends the test."""
-    with Library(drawn_home / "home", dt=str(drawn_home / "pictures")) as library:
-        server, address = served(library)
+    with (
+        Library(drawn_home / "home", dt=str(drawn_home / "pictures")) as library,
+        served(Gallery(lambda: library)) as port,
+    ):
         context = browser.new_context(viewport={"width": 1280, "height": 800})
         opened = context.new_page()
         opened.set_default_timeout(20_000)
@@ -87,12 +72,11 @@ def page(browser: Any, drawn_home: Path) -> Iterator[Any]:
             "console", lambda message: told.append(message.text) if message.type in ("error", "warning") else None
         )
         opened.on("pageerror", lambda error: told.append(str(error)))
-        opened.goto(address)
+        opened.goto(f"http://127.0.0.1:{port}/")
         opened.locator(".luna-tile img[src]").nth(10).wait_for()
         opened.get_by_label("Model").locator("option").nth(1).wait_for(state="attached")  # the last that it learns
         yield opened
         context.close()
-        server.should_exit = True
     # a query that cannot be read is refused, and the browser notes every refusal
     assert [line for line in told if "422" not in line] == []
 
@@ -138,6 +122,10 @@ def test_a_filter_takes_the_place_of_its_token(page: Any) -> None:
     expect(query).to_have_value('fish, "rating: 1, not" model hash: ab12 has: map')
     page.get_by_label("Maps").select_option("")
     expect(query).to_have_value('fish, "rating: 1, not" model hash: ab12')
+    ask(page, "")
+    wait_shown(page, f"{PICTURES + 1} pictures")
+    page.get_by_label("Maps").select_option("map")
+    wait_shown(page, "1 picture")
 
 
 def test_tokens_and_models_are_suggested(page: Any) -> None:
@@ -233,16 +221,14 @@ def test_a_sync_is_started_and_its_end_seen(page: Any) -> None:
 
 
 def test_an_empty_library_says_what_to_do(browser: Any, tmp_path: Path) -> None:
-    with Library(tmp_path / "home", dt="http://127.0.0.1:9") as library:
-        server, address = served(library)
+    with Library(tmp_path / "home", dt="http://127.0.0.1:9") as library, served(Gallery(lambda: library)) as port:
         opened = browser.new_page()
-        opened.goto(address)
+        opened.goto(f"http://127.0.0.1:{port}/")
         opened.get_by_text("Nothing is here yet").wait_for()
         opened.get_by_role("button", name="Library").click()
         opened.get_by_role("button", name="sync").click()
         opened.get_by_text("The last sync failed").wait_for()
         opened.close()
-        server.should_exit = True
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,20 +157,10 @@ def test_the_page_is_a_handful_of_files() -> None:
 @pytest.fixture
 def address(gallery: Gallery) -> Iterator[int]:
     pytest.importorskip("fastapi")
-    from luna_dt.gallery.server import create_app
-    from luna_dt.server.run import prepared
+    from tests.browser import served
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    server = prepared(create_app(gallery), "127.0.0.1", port)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0.01)
-    yield port
-    server.should_exit = True
-    thread.join(30)
+    with served(gallery) as port:
+        yield port
 
 
 def answered(port: int, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Any:
