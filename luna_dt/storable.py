@@ -6,9 +6,10 @@ A reason speaks of no value, so that rows with the same fault are counted as one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -34,7 +35,7 @@ def checked(record: Record) -> Record:
 
 def sifted(batch: Batch) -> Batch:
     """A batch without the records, and members of clusters, that cannot be kept; vectors pass as they are."""
-    if isinstance(batch.rows, np.ndarray):
+    if isinstance(batch.rows, np.ndarray) or _all_sound(batch.rows):
         return batch
     kept: list[Any] = []
     at: list[int] = []
@@ -63,6 +64,36 @@ def each(read: Callable[[Any], Record], values: Iterable[Any]) -> list[Record]:
         except BadAnswer:
             continue
     return found
+
+
+def _all_sound(records: Sequence[Any]) -> bool:
+    """Whether records can be kept just as they are: asked a field at a time, which is ten times as quick."""
+    kinds = set(map(type, records))
+    if len(kinds) != 1 or not kinds <= {ImageRecord, Captions}:
+        return False
+    return all(_SOUND[read](list(map(attrgetter(name), records))) for name, read in _FIELDS[kinds.pop()].items())
+
+
+def _whole_numbers(values: list[Any], least: int = -LARGEST - 1) -> bool:
+    return set(map(type, values)) <= {int} and (not values or (least <= min(values) and max(values) <= LARGEST))
+
+
+def _reals(values: list[Any]) -> bool:
+    return set(map(type, values)) <= {float} and all(map(math.isfinite, values))
+
+
+def _texts(values: list[Any]) -> bool:
+    if not set(map(type, values)) <= {str}:
+        return False
+    try:
+        "".join(values).encode()
+    except UnicodeError:
+        return False
+    return True
+
+
+def _known(values: list[Any]) -> list[Any]:
+    return [value for value in values if value is not None]
 
 
 def _with_sound_members(cluster: Cluster) -> tuple[Cluster, str]:
@@ -133,11 +164,24 @@ def _or_none(read: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     return lambda name, value: None if value is None else read(name, value)
 
 
+_whole_or_none, _real_or_none = _or_none(_whole), _or_none(_real)
+#: Whether all values of a field are just as it is read.
+_SOUND: dict[Callable[[str, Any], Any], Callable[[list[Any]], bool]] = {
+    _id: lambda values: _whole_numbers(values, 0),
+    _whole: _whole_numbers,
+    _real: _reals,
+    _text: _texts,
+    _flag: lambda values: set(map(type, values)) <= {bool},
+    _tags: lambda values: set(map(type, values)) <= {tuple} and _texts([tag for tags in values for tag in tags]),
+    _whole_or_none: lambda values: _whole_numbers(_known(values)),
+    _real_or_none: lambda values: _reals(_known(values)),
+}
+
 _FIELDS: dict[type, dict[str, Callable[[str, Any], Any]]] = {
     ImageRecord: {
         "id": _id, "path": _text, "prompt": _text, "negative_prompt": _text, "width": _whole, "height": _whole,
         "model": _text, "model_hash": _text, "sampler": _text, "scheduler": _text, "steps": _whole, "cfg": _real,
-        "seed": _whole, "rating": _or_none(_whole), "aesthetic_score": _or_none(_real), "favorite": _flag,
+        "seed": _whole, "rating": _whole_or_none, "aesthetic_score": _real_or_none, "favorite": _flag,
         "nsfw": _flag, "for_deletion": _flag, "unavailable": _flag, "no_metadata": _flag, "created": _text,
         "custom_tags": _text, "loras": _text, "tags": _tags,
     },

@@ -42,6 +42,12 @@ class Health:
     library: str = ""
 
 
+def page_size(kind: str) -> int:
+    """How many rows of a kind are asked for at once: 20 MB of 1280-d vectors, and of captions more, for a database that has
+    no index from images to their tags reads all of those for each page."""
+    return 16_384 if kind == "captions" else 4096
+
+
 def unknown_kind(kind: str, known: Iterable[str]) -> UnknownLayer:
     """The error for a kind that cannot be mirrored."""
     return UnknownLayer(f"there is nothing called '{kind}' to mirror; there is: {', '.join(known)}")
@@ -148,6 +154,11 @@ class Catalog:
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
         """Every id of a kind, ascending, with a 64-bit value that changes when its row does."""
         raise self._not_offered("mirroring")
+
+    def stamp(self) -> str:
+        """Differs from an earlier one whenever anything that could be mirrored has changed since; "" where that cannot be
+        told without looking at all of it, as most cannot."""
+        return ""
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
         """The rows of those ids that still exist, in batches of bounded size."""

@@ -7,10 +7,13 @@ a version lacks nothing is known.  Albums are its clusters.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import sqlite3
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,19 +32,21 @@ from .catalog import Catalog, Health, Sort, unknown_kind
 NAME = "diffusion-toolkit.db"
 ROWS_READ = 2000
 BUSY_WAIT = 5.0  # seconds that a write of DT is waited for
+YOUNG = 5_000_000_000  # ns; file systems keep times in steps of 2 s and less
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # some of which 1.10 calls images
 _DATE = (  # .NET's ticks of local time: 100 ns since year 1
     "CASE typeof({0}) WHEN 'integer' THEN COALESCE(strftime('%Y-%m-%dT%H:%M:%S', {0} / 10000000 - 62135596800, "
     "'unixepoch'), '') ELSE COALESCE({0}, '') END"
 )
 _TEXT, _COUNT, _FLAG = ("COALESCE({0}, '')", "''"), ("COALESCE({0}, 0)", "0"), ("COALESCE({0}, 0) <> 0", "0")
+_REAL = "COALESCE({0}, 0.0)", "0.0"
 _KNOWN = "{0}", "NULL"
 #: ImageRecord's fields (but tags) in their order: column, SQL with {0} for it, SQL where there is none.
 IMAGE_FIELDS = {
     "id": ("Id", "{0}", ""), "path": ("Path", *_KNOWN), "prompt": ("Prompt", *_TEXT),
     "negative_prompt": ("NegativePrompt", *_TEXT), "width": ("Width", *_COUNT), "height": ("Height", *_COUNT),
     "model": ("Model", *_TEXT), "model_hash": ("ModelHash", *_TEXT), "sampler": ("Sampler", *_TEXT),
-    "scheduler": ("Scheduler", *_TEXT), "steps": ("Steps", *_COUNT), "cfg": ("CFGScale", *_COUNT),
+    "scheduler": ("Scheduler", *_TEXT), "steps": ("Steps", *_COUNT), "cfg": ("CFGScale", *_REAL),
     "seed": ("Seed", *_COUNT), "rating": ("Rating", *_KNOWN), "aesthetic_score": ("AestheticScore", *_KNOWN),
     "favorite": ("Favorite", *_FLAG), "nsfw": ("NSFW", *_FLAG), "for_deletion": ("ForDeletion", *_FLAG),
     "unavailable": ("Unavailable", *_FLAG), "no_metadata": ("NoMetadata", *_FLAG), "created": ("CreatedDate", _DATE, "''"),
@@ -94,7 +99,7 @@ class SqliteCatalog(Catalog):
         found = self._records([image_id])
         if not found:
             raise UnknownImage(f"DT has no image {image_id}")
-        return self._with_tags([checked(ImageRecord(*_flagged(found[0][1:])))])[0]
+        return self._with_tags([checked(ImageRecord(*_flagged(found[0])))])[0]
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         columns = self._columns()
@@ -147,14 +152,34 @@ class SqliteCatalog(Catalog):
             kinds.append(Kind("clusters", self._rows("SELECT COUNT(*) FROM Album")[0][0]))
         return kinds
 
+    def stamp(self) -> str:
+        """A digest of what SQLite itself goes by: the count of changes in the file's header; in WAL mode, where it does not
+        count them there, the heads of the log and its index, and the files' times, unless they are so young that a write
+        in the same moment could have left them as they are."""
+        log, index = (self._file.with_name(self._file.name + end) for end in ("-wal", "-shm"))
+        try:
+            head, heads = (
+                _first(self._file, 100),
+                (_first(log, 32), _first(index, 96)),
+            )  # the index's head is there twice
+            files = map(os.stat, filter(Path.exists, (self._file, log)))
+            times = [(each.st_size, each.st_mtime_ns) for each in files if each.st_size]
+        except OSError:
+            return ""
+        in_wal_mode = head[18:19] != b"\1"
+        if not head or (in_wal_mode and time.time_ns() - max(changed for _, changed in times) < YOUNG):
+            return ""
+        said = (self.address, _selected(self._columns()), head, heads if heads[0] else (), times)
+        return f"{_digest(repr(said)):x}"
+
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
         if kind == "images":
             columns, pairs, last = self._columns(), list[tuple[int, int]](), -(2**63)
             while rows := self._rows(
-                f"SELECT Id, {_said(columns)} FROM Image WHERE Id > ? AND {_pictures(columns)} ORDER BY Id LIMIT ?",
+                f"SELECT {_selected(columns)} FROM Image WHERE Id > ? AND {_pictures(columns)} ORDER BY Id LIMIT ?",
                 [last, ROWS_READ],
             ):
-                pairs += [(i, _digest(said)) for i, said in rows]
+                pairs += [(row[0], _digest(repr(row))) for row in rows]
                 last = rows[-1][0]
         elif kind == "captions":
             pairs = [(i, _digest("\0".join(tags))) for i, tags in self._tags(None).items()]
@@ -171,8 +196,8 @@ class SqliteCatalog(Catalog):
             rows: Sequence[Any]
             if kind == "images":
                 found = self._records(wanted)
-                digests, rows = [_digest(row[0]) for row in found], [ImageRecord(*_flagged(row[1:])) for row in found]
-                keys = [row[1] for row in found]
+                digests, rows = [_digest(repr(row)) for row in found], [ImageRecord(*_flagged(row)) for row in found]
+                keys = [row[0] for row in found]
             elif kind == "captions":
                 tags = self._tags(wanted)
                 keys = sorted(tags)
@@ -192,16 +217,13 @@ class SqliteCatalog(Catalog):
     # -- the database -------------------------------------------------------------------------------
 
     def _records(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
-        """What is said of each image, then its fields."""
-        columns, found = self._columns(), list[tuple[Any, ...]]()
-        for at in range(0, len(ids), 500):
-            part = ids[at : at + 500]
-            found += self._rows(
-                f"SELECT {_said(columns)}, {_selected(columns)} FROM Image WHERE Id IN ({', '.join('?' * len(part))}) "
-                f"AND {_pictures(columns)} ORDER BY Id",
-                part,
-            )
-        return found
+        """The fields of each image."""
+        columns = self._columns()
+        return self._rows(
+            f"SELECT {_selected(columns)} FROM Image WHERE Id IN (SELECT value FROM json_each(?)) AND {_pictures(columns)} "
+            "ORDER BY Id",
+            [json.dumps(list(ids))],
+        )
 
     def _tags(self, ids: Sequence[int] | None) -> dict[int, list[str]]:
         """For each image (of ``ids``; None for every one) its tags: names may be there twice, links lead nowhere."""
@@ -293,7 +315,16 @@ class SqliteCatalog(Catalog):
             try:
                 if self._connection is None:
                     self._connection = self._connect()
-                return self._connection.execute(statement, values).fetchall()
+                try:
+                    return self._connection.execute(statement, values).fetchall()
+                except sqlite3.OperationalError as error:
+                    if "decode to UTF-8" not in str(error):
+                        raise
+                    self._connection.text_factory = _any_text
+                    try:
+                        return self._connection.execute(statement, values).fetchall()
+                    finally:
+                        self._connection.text_factory = str
             except sqlite3.OperationalError as error:
                 if self._connection:  # it may be another file by now
                     self._connection.close()
@@ -316,7 +347,6 @@ class SqliteCatalog(Catalog):
         connection = sqlite3.connect(
             address, timeout=BUSY_WAIT, isolation_level=None, check_same_thread=False, uri=True
         )
-        connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")  # what is no text is set aside
         connection.create_function("REGEXP", 2, matches, deterministic=True)
         return connection
 
@@ -325,17 +355,25 @@ def _selected(columns: dict[str, str]) -> str:
     return ", ".join(columns[field] for field in IMAGE_FIELDS)
 
 
-def _said(columns: dict[str, str]) -> str:
-    """All that is kept of an image, as one text."""
-    return " || char(0) || ".join(f"quote({columns[field]})" for field in IMAGE_FIELDS)
-
-
 def _pictures(columns: dict[str, str]) -> str:
     """The condition of what is no video."""
-    path = columns["path"]
+    ends = {length: [f"'{end}'" for end in VIDEOS if len(end) == length] for length in map(len, VIDEOS)}
     return f"COALESCE({columns['type']}, 0) <> 1 AND " + " AND ".join(
-        f"COALESCE({path}, '') NOT LIKE '%{end}'" for end in VIDEOS
+        f"lower(substr(COALESCE({columns['path']}, ''), -{length})) NOT IN ({', '.join(those)})"
+        for length, those in ends.items()
     )
+
+
+def _first(file: Path, size: int) -> bytes:
+    """A file's first bytes, unbuffered, since those behind them may be locked; none where it is not there."""
+    with contextlib.suppress(FileNotFoundError), file.open("rb", buffering=0) as opened:
+        return opened.read(size)
+    return b""
+
+
+def _any_text(data: bytes) -> str:
+    """What is no text is set aside later; to read all texts in this way takes many times as long."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _flagged(row: Sequence[Any]) -> list[Any]:

@@ -2,7 +2,8 @@
 
 DT lists (id, digest); what is not here or has another digest is fetched in pages, what DT no longer
 lists is dropped.  Each page is one transaction that stores the digests it came with, so a sync that was
-killed goes on where it was, and one with nothing to do transfers no row but the samples of trust.py.
+killed goes on where it was, and one with nothing to do transfers no row but the samples of trust.py.  A DT that can tell
+that nothing has changed (Catalog.stamp) is not even asked for its list.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..dt.catalog import Catalog, Health
+from ..dt.catalog import Catalog, Health, page_size
 from ..errors import LunaError, Unreachable
 from ..progress import Progress, silent
 from ..records import LAYERS, RECORD_KINDS, Batch, Int64s, Kind
@@ -26,8 +27,6 @@ from .binding import must_be_ours
 from .trust import drop_damaged, not_as_in_dt
 
 log = logging.getLogger(__name__)
-
-PAGE = 4096  # rows asked for at once: 20 MB of 1280-d vectors
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,10 @@ def sync(
     ``leave``: what another DT is met with (binding.py).
     """
     with store.sole_writer():
+        stamp = catalog.stamp()
+        if stamp and stamp == store.stamp() and not accept:
+            counts = store.counts()
+            return [_unchanged(store, kind, counts[kind][0]) for kind in RECORD_KINDS if store.synced(kind)]
         kinds = {kind.name: kind for kind in catalog.kinds()}
         health = _health(catalog)
         nothing = np.empty(0, np.int64)
@@ -72,7 +75,20 @@ def sync(
                 store.remove_layer(state.name)
         if health:
             _note_left_out(store, health.left_out)
-        return [_sync_kind(store, catalog, kinds[name], progress, images) for name in order]
+        changes = list[Change]()
+        here = nothing
+        for i, name in enumerate(order):
+            if i == ("images" in kinds):  # those are brought up first, and no other kind changes them
+                here = store.digests("images")[0]
+            changes.append(_sync_kind(store, catalog, kinds[name], progress, images, here))
+        if stamp != store.stamp():
+            store.put_stamp(stamp)
+        return changes
+
+
+def _unchanged(store: Store, kind: str, count: int) -> Change:
+    set_aside = len(store.aside(kind)[0])
+    return Change(kind, 0, 0, 0, count + set_aside, 0.0, set_aside)
 
 
 def _health(catalog: Catalog) -> Health | None:
@@ -95,7 +111,10 @@ def _note_left_out(store: Store, left_out: tuple[str, ...]) -> None:
         store.put_left_out(left_out)
 
 
-def _sync_kind(store: Store, catalog: Catalog, kind: Kind, progress: Progress, images: tuple[Int64s, Int64s]) -> Change:
+def _sync_kind(
+    store: Store, catalog: Catalog, kind: Kind, progress: Progress, images: tuple[Int64s, Int64s], here: Int64s
+) -> Change:
+    """Brings one kind up: of ``images`` as DT lists them, of others what belongs to those that are ``here``."""
     start = time.monotonic()
     if kind.layer:
         assert kind.identity is not None
@@ -104,8 +123,8 @@ def _sync_kind(store: Store, catalog: Catalog, kind: Kind, progress: Progress, i
         drop_damaged(store, layer)
     ids, digests = images if kind.name == "images" else catalog.digests(kind.name)
     if kind.name not in ("images", "clusters"):
-        here = np.isin(ids, store.digests("images")[0])
-        ids, digests = ids[here], digests[here]
+        ours = np.isin(ids, here)
+        ids, digests = ids[ours], digests[ours]
     known, known_digests = store.digests(kind.name)
     aside, aside_digests = store.aside(kind.name)
     gone = np.setdiff1d(known, ids, assume_unique=True)
@@ -118,9 +137,10 @@ def _sync_kind(store: Store, catalog: Catalog, kind: Kind, progress: Progress, i
         store.take_back(kind.name, never)
     progress(kind.name, 0, len(wanted))
     done = 0
-    for at in range(0, len(wanted), PAGE):
-        page = wanted[at : at + PAGE]
-        listed = dict(zip(page.tolist(), wanted_digests[at : at + PAGE].tolist(), strict=True))
+    size = page_size(kind.name)
+    for at in range(0, len(wanted), size):
+        page = wanted[at : at + size]
+        listed = dict(zip(page.tolist(), wanted_digests[at : at + size].tolist(), strict=True))
         if negative := {i: "its id is negative" for i in listed if i < 0}:
             _keep(store, kind.name, Batch(page[:0], page[:0], [], negative), listed)
         for batch in catalog.fetch(kind.name, page[page >= 0]):

@@ -10,7 +10,7 @@ import logging
 
 import numpy as np
 
-from ..dt.catalog import Catalog
+from ..dt.catalog import Catalog, page_size
 from ..records import EMBEDDINGS, Float32s, Int64s
 from ..store import Layer, Store
 
@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 BYTES_CHECKED = 256 << 20  # bytes of a layer that each sync reads, from a place of its own
 VECTORS_COMPARED = 256  # vectors that each sync compares with DT's
-FETCHED_PAGE = 4096
 
 
 def drop_damaged(store: Store, layer: Layer) -> None:
@@ -42,10 +41,10 @@ def not_as_in_dt(layer: Layer, catalog: Catalog, ids: Int64s) -> Int64s:
 
 
 def _differing(layer: Layer, catalog: Catalog, ids: Int64s) -> Int64s:
-    found = [ids[:0]]
-    order = np.argsort(layer.ids)
-    for at in range(0, len(ids), FETCHED_PAGE):
-        for batch in catalog.fetch(EMBEDDINGS + layer.name, ids[at : at + FETCHED_PAGE]):
+    found, kind = [ids[:0]], EMBEDDINGS + layer.name
+    order, size = np.argsort(layer.ids), page_size(kind)
+    for at in range(0, len(ids), size):
+        for batch in catalog.fetch(kind, ids[at : at + size]):
             rows = order[np.searchsorted(layer.ids, batch.ids, sorter=order)]
             found.append(batch.ids[_unlike(layer.vectors[rows], np.asarray(batch.rows, np.float32))])
     return np.concatenate(found)

@@ -62,10 +62,12 @@ def _matched(columns: Columns, column: str, text: str, start: str = "", end: str
     # third of SQLite's time, and PostgreSQL keeps but 32 regular expressions ready
     piece = max(map(fold, pieces), key=len)
     sqlite, sign = columns.matches == "REGEXP", columns.parameter
-    plainly = f"{'instr' if sqlite else 'strpos'}(lower({column}), {sign}) > 0"
     beyond = f"length({column}) <> length(CAST({column} AS BLOB))" if sqlite else rf"{column} ~ E'[^\\x01-\\x7f]'"
     if not piece.isascii():
         return f"({beyond} AND {found[0]})", ways
+    plainly = rf"{column} LIKE {sign} ESCAPE '\'" if sqlite else f"strpos(lower({column}), {sign}) > 0"
+    if sqlite:  # whose LIKE knows no other letters than A to Z
+        piece = "%" + re.sub(r"[\\%_]", r"\\\g<0>", piece) + "%"
     if start or end:  # a quick look whether it may be
         return f"(CASE WHEN {beyond} THEN true ELSE {plainly} END AND {found[0]})", [piece, *ways]
     return f"CASE WHEN {beyond} THEN {found[0]} ELSE {plainly} END", [*ways, piece]

@@ -38,6 +38,16 @@ class Store(Records, Vectors, Contents, Aside):
             db.execute("DELETE FROM home")
             db.execute("INSERT INTO home (dt) VALUES (?)", [dt])
 
+    def stamp(self) -> str:
+        """What DT said of itself before it was last mirrored to its end (Catalog.stamp); "" where it said nothing."""
+        rows = self.rows("SELECT stamp FROM mirrored")
+        return str(rows[0][0]) if rows else ""
+
+    def put_stamp(self, stamp: str) -> None:
+        with self.writing() as db:
+            db.execute("DELETE FROM mirrored")
+            db.execute("INSERT INTO mirrored (stamp) VALUES (?)", [stamp])
+
     def put(self, kind: str, batch: Batch) -> None:
         """Adds or replaces a batch of one kind, in one transaction."""
         layer = layer_of(kind)

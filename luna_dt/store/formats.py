@@ -120,6 +120,7 @@ MIGRATIONS = (
             "ALTER TABLE layers ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0",
         ),
     ),
+    Migration(6, "what DT was like when all of it was mirrored", ("CREATE TABLE mirrored (stamp TEXT NOT NULL)",)),
 )
 
 

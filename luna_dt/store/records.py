@@ -7,6 +7,7 @@ import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any, Literal, cast
 
 from .. import query
@@ -175,7 +176,9 @@ class Records(Database):
         with self.writing(kind) as db:
             if kind == "images":
                 images = cast("list[ImageRecord]", batch.rows)
-                _insert(db, kind, (*_IMAGE_COLUMNS, "digest"), map(_image_row, images, digests))
+                values = attrgetter(*_IMAGE_COLUMNS)
+                rows = ((*values(image), digest) for image, digest in zip(images, digests, strict=True))
+                _insert(db, kind, (*_IMAGE_COLUMNS, "digest"), rows)
             elif kind == "captions":
                 rows = (
                     (c.image_id, c.wd14_tags, c.joytag_tags, c.joycaption, c.combined, "\n".join(c.tags), d)
@@ -203,10 +206,6 @@ def _image(row: Sequence[Any]) -> ImageRecord:
         values[i] = bool(values[i])
     values[-1] = _split(values[-1])
     return ImageRecord(*values)
-
-
-def _image_row(record: ImageRecord, digest: int) -> list[object]:
-    return [*(getattr(record, name) for name in _IMAGE_COLUMNS), digest]
 
 
 def _split(tags: str | None) -> tuple[str, ...]:

@@ -269,11 +269,12 @@ class Vectors(Database):
         """Moves the live rows to a new file when too many are dead, or one was damaged; readers of the old one go on
         undisturbed."""
         file, rows, dim = self._layer_file(layer)
-        live = self.rows("SELECT row, image_id FROM vectors WHERE layer = ? AND row IS NOT NULL ORDER BY row", [layer])
+        ((count,),) = self.rows("SELECT COUNT(row) FROM vectors WHERE layer = ?", [layer])
         damaged = self.rows("SELECT 1 FROM layers WHERE name = ? AND damaged", [layer])
-        if not damaged and rows - len(live) < max(COMPACT_ROWS, COMPACT_SHARE * rows):
+        if not damaged and rows - count < max(COMPACT_ROWS, COMPACT_SHARE * rows):
             self._sweep()
             return
+        live = self.rows("SELECT row, image_id FROM vectors WHERE layer = ? AND row IS NOT NULL ORDER BY row", [layer])
         old = _mapped(file, rows, dim)
         at = np.array([row for row, _ in live], np.int64)
         with self.writing(EMBEDDINGS + layer) as db:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pytest
 
 from luna_dt import ImageRecord, Library, Settings
 from luna_dt.dt import connect
+from luna_dt.dt import sqlite as sqlite_catalog
 from luna_dt.dt.catalog import Catalog
 from luna_dt.dt.sqlite import SqliteCatalog
 from luna_dt.errors import (
@@ -25,7 +28,7 @@ from luna_dt.errors import (
     UnknownImage,
     Unreachable,
 )
-from luna_dt.records import Captions
+from luna_dt.records import Captions, Int64s
 from tests import stock
 
 DATE = stock.ticks("2026-01-31T23:59:58")
@@ -284,3 +287,72 @@ def test_columns_of_forks_are_used_or_passed_over(tmp_path: Path) -> None:
         assert catalog.image(1) == replace(READ, scheduler="karras")
         stock.run(made, "ALTER TABLE Image RENAME COLUMN Scheduler TO Other")  # an upgrade while we run
         assert catalog.image(1) == READ
+
+
+# -- whether anything has changed, without reading it -------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "TRUNCATE", "PERSIST", "WAL"])
+def test_no_change_is_missed_and_what_did_not_change_is_not_read(
+    newest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Whatever DT does between two syncs: writes, keeps the file open, closes it, tidies up, is put back to a copy."""
+    monkeypatch.setattr(sqlite_catalog, "YOUNG", 0)  # every step below gives the files a time of its own
+    stock.run(newest, f"PRAGMA journal_mode = {mode}")
+    rng, when, read = random.Random(5), 1_700_000_000, list[str]()
+    digests = SqliteCatalog.digests
+
+    def noted(self: SqliteCatalog, kind: str) -> tuple[Int64s, Int64s]:
+        read.append(kind)
+        return digests(self, kind)
+
+    monkeypatch.setattr(SqliteCatalog, "digests", noted)
+    program = sqlite3.connect(newest, isolation_level=None)
+    copies = list[bytes]()
+    with Library(tmp_path / "home", dt=str(newest)) as library:
+        for step in range(40):
+            what = rng.choice(["write", "write", "tag", "tidy", "close", "copy", "back", "nothing"])
+            if what == "write":
+                program.execute("UPDATE Image SET Prompt = ? WHERE Id = ?", [f"step {step}", rng.choice((1, 2, 9))])
+            elif what == "tag":
+                program.execute("INSERT INTO Album (Name) VALUES (?)", [f"album {step}"])
+            elif what == "tidy":
+                program.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                program.execute("VACUUM")
+            elif what in ("close", "copy", "back"):
+                program.close()
+                library.catalog.close()  # as a later run would
+                if what == "copy":
+                    copies.append(newest.read_bytes())
+                elif what == "back" and copies:
+                    newest.write_bytes(rng.choice(copies))
+                    for end in ("-wal", "-shm"):
+                        newest.with_name(newest.name + end).unlink(missing_ok=True)
+                program = sqlite3.connect(newest, isolation_level=None)
+                program.execute("SELECT COUNT(*) FROM Image").fetchall()
+            when += 60
+            for end in ("", "-wal"):
+                if (file := newest.with_name(newest.name + end)).exists():
+                    os.utime(file, (when, when))
+            library.sync()
+            with closing(SqliteCatalog(newest)) as there:
+                assert library.images() == there.images()
+                assert library.clusters() == there.clusters()
+            read.clear()
+            assert [(c.added, c.changed, c.removed) for c in library.sync()] == [(0, 0, 0)] * 3
+            assert not read or what in ("close", "copy", "back", "tidy")  # SQLite may tidy up when a program leaves
+    program.close()
+
+
+def test_a_file_that_was_just_written_is_read_again(newest: Path, tmp_path: Path) -> None:
+    """In WAL mode a write in the same moment may leave the times as they are."""
+    with closing(SqliteCatalog(newest)) as catalog:
+        assert catalog.stamp() == ""
+        os.utime(newest, (1_700_000_000, 1_700_000_000))
+        first = catalog.stamp()
+        assert first
+        assert catalog.stamp() == first
+        stock.run(newest, "UPDATE Image SET Rating = 1")
+        assert catalog.stamp() != first
+    with closing(SqliteCatalog(tmp_path / "nowhere.db")) as missing:
+        assert missing.stamp() == ""

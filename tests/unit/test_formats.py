@@ -24,12 +24,12 @@ from luna_dt.store.records import HIDDEN
 from tests.conftest import beside
 
 KEPT = Path(__file__).parents[1] / "formats"
-FORMATS = [1, 2, 3, 4, 5]
+FORMATS = [1, 2, 3, 4, 5, 6]
 NEWEST = FORMATS[-1]
 
 SYNCED = {
     1: "2026-11-25T22:26:39+00:00", 2: "2026-11-25T22:26:40+00:00", 3: "2026-11-25T22:26:42+00:00",
-    4: "2026-11-25T23:45:28+00:00", 5: "2026-11-26T05:51:46+00:00",
+    4: "2026-11-25T23:45:28+00:00", 5: "2026-11-26T05:51:46+00:00", 6: "2026-11-26T19:55:57+00:00",
 }  # fmt: skip
 IDENTITY = Identity("test", "ünï", "image", "pooled", "squash", 4)
 LUNA = 2**40
@@ -57,6 +57,9 @@ BATCHES = {
     5: ("8631940f3def", "2026-11-26T05:51:47.186722+00:00", [
         "992aeec1-0a7a-4827-b870-4bcd12be8a14", "113c8c03-6044-440e-884a-89837bb292cf",
         "2f8b6054-da36-4e3d-a0c5-36db18dc49c5"]),
+    6: ("d414bf0d4035", "2026-11-26T19:55:57.890021+00:00", [
+        "20a31791-15ae-4cd2-85b4-4eb7c14b9247", "844ec417-bdf2-4569-a624-d1d430e5a247",
+        "f5c263af-8f50-4bd5-aa0d-16197097eccc"]),
 }  # fmt: skip
 WORKFLOW = ('{"prompt": {"1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 1}}, '
             '"2": {"class_type": "KSampler", "inputs": {"seed": 1}}}, "extra": {}}')  # fmt: skip
@@ -293,7 +296,9 @@ def test_a_newer_format_is_refused_and_left_as_it_is(kept: Callable[[int], Path]
         return {str(f): f.read_bytes() for f in home.rglob("*") if f.is_file() and f.name != "open.lock"}
 
     before = content()
-    with pytest.raises(StoreError, match=r"written by a newer version .*format 6, this one reads 5.*update luna_dt"):
+    with pytest.raises(
+        StoreError, match=rf"written by a newer version .*format {NEWEST + 1}, this one reads {NEWEST}.*update luna_dt"
+    ):
         Store(home)
     assert content() == before
 

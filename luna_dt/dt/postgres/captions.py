@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 
 from ...records import Captions
 from .columns import CAPTIONERS, LATEST, TableColumns
-from .connection import Database
+from .connection import Database, among
 
 
 def read_tags(database: Database, columns: TableColumns, ids: list[int]) -> dict[int, list[tuple[str, str]]]:
@@ -15,8 +16,8 @@ def read_tags(database: Database, columns: TableColumns, ids: list[int]) -> dict
     if columns.of("image_tags"):
         for image_id, tag, source in database.rows(
             "SELECT image_id::bigint, tag::text, COALESCE(source::text, '') FROM image_tags "
-            'WHERE image_id = ANY(%s) AND tag IS NOT NULL ORDER BY image_id, confidence DESC NULLS LAST, tag::text COLLATE "C"',
-            [ids],
+            f"WHERE image_id {among(ids)} AND tag IS NOT NULL "
+            'ORDER BY image_id, confidence DESC NULLS LAST, tag::text COLLATE "C"'
         ):
             found[image_id].append((tag, source))
     return found
@@ -27,7 +28,7 @@ def read_captions(database: Database, columns: TableColumns, ids: list[int]) -> 
     tags = read_tags(database, columns, ids)
     latest: dict[int, dict[str, str]] = defaultdict(dict)
     if columns.of("image_captions"):
-        for image_id, source, caption in database.rows(LATEST.format("WHERE image_id = ANY(%s) "), [ids]):
+        for image_id, source, caption in database.rows(LATEST.format(f"WHERE image_id {among(ids)} ")):
             latest[image_id][source] = caption
     made = []
     for image_id in ids:
@@ -47,6 +48,7 @@ def read_captions(database: Database, columns: TableColumns, ids: list[int]) -> 
     return made
 
 
+@functools.lru_cache(1000)
 def _by(source: str, maker: str) -> bool:
     """Whether a tag's source, such as ``joytag+wdv3large``, names that maker."""
     return any(part.startswith(maker) for part in source.lower().split("+"))

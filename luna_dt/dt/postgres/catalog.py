@@ -27,7 +27,7 @@ from ...records import (
 )
 from ...storable import checked, each
 from ...version import __version__
-from ..catalog import Catalog, Health, Sort
+from ..catalog import Catalog, Health, Sort, page_size
 from .captions import read_captions, read_tags
 from .columns import LayerColumns, TableColumns
 from .connection import Database, trusted
@@ -35,7 +35,6 @@ from .generations import Generations
 from .mirroring import Mirroring
 
 Question = TypeVar("Question", bound=Callable[..., Any])
-FETCHED_AT_ONCE = 4096  # rows
 PROBES = 10  # of an ivfflat index's lists; the server's default, 1, misses most neighbours
 
 
@@ -234,8 +233,9 @@ class PostgresCatalog(Catalog):
         return self._mirroring.digests(kind)
 
     def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
-        for at in range(0, max(1, len(ids)), FETCHED_AT_ONCE):
-            yield from self._fetched(kind, ids[at : at + FETCHED_AT_ONCE])
+        size = page_size(kind)
+        for at in range(0, max(1, len(ids)), size):
+            yield from self._fetched(kind, ids[at : at + size])
 
     @_of_the_tables
     def _fetched(self, kind: str, ids: Int64s) -> list[Batch]:

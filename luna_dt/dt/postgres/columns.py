@@ -240,12 +240,20 @@ class TableColumns:
             self._learnt = _Learnt()
         learnt = self._learnt
         if learnt.layers is None:
-            every = {layer: self._layer_columns(layer, names) for layer, names in LAYER_COLUMNS.items()}
+            filled = self._filled()
+            every = {layer: self._layer_columns(layer, names, filled) for layer, names in LAYER_COLUMNS.items()}
             learnt.layers = {layer: found for layer, found in every.items() if found}
         return learnt.layers
 
-    def _layer_columns(self, layer: str, names: tuple[str, ...]) -> LayerColumns | None:
-        there = [column for name in names if (column := self._vector_column(layer, name))]
+    def _filled(self) -> set[str]:
+        """The columns of vectors that hold any, found in one pass over the table."""
+        there = [name for names in LAYER_COLUMNS.values() for name in names if name in self.of("image")]
+        counts = ", ".join(f"COUNT({name})" for name in ("id", *there))
+        ((_, *filled),) = self._database.rows(f"SELECT {counts} FROM image")
+        return {name for name, count in zip(there, filled, strict=True) if count}
+
+    def _layer_columns(self, layer: str, names: tuple[str, ...], filled: set[str]) -> LayerColumns | None:
+        there = [column for name in names if (column := self._vector_column(layer, name, name in filled))]
         first = next((column for column in there if column.filled), None)
         if first is None:
             return None
@@ -268,7 +276,7 @@ class TableColumns:
                 found.append(column)
         return LayerColumns(tuple(found))
 
-    def _vector_column(self, layer: str, name: str) -> VectorColumn | None:
+    def _vector_column(self, layer: str, name: str, filled: bool) -> VectorColumn | None:
         kind, comment = self.of("image").get(name, ("", ""))
         if not kind:
             return None
@@ -276,12 +284,13 @@ class TableColumns:
         if form is None:
             self._leave_out(f"column image.{name} is of type {kind}, which cannot be read as vectors")
             return None
-        stored, holds = f"image.{name}", f"FROM image WHERE {name} IS NOT NULL"
+        stored = f"image.{name}"
         if form[2]:
             dim = int(form[2])
-            filled = bool(self._database.rows(f"SELECT 1 {holds} LIMIT 1"))
         else:  # each of its vectors may have a dimension of its own: that of most counts
-            dims = self._database.rows(f"SELECT vector_dims({name}), COUNT(*) {holds} GROUP BY 1 ORDER BY 2 DESC, 1")
+            dims = self._database.rows(
+                f"SELECT vector_dims({name}), COUNT(*) FROM image WHERE {name} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+            )
             if not dims:
                 return None
             dim, filled = int(dims[0][0]), True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -96,6 +96,12 @@ class Database:
 
     def close(self) -> None:
         self._pool.close()
+
+
+def among(ids: Iterable[int]) -> str:
+    """SQL for being one of those ids: written out, since only in such a list PostgreSQL looks them up, rather than trying
+    one after the other, where it has no index."""
+    return f"= ANY('{{{','.join(map(str, ids))}}}')"
 
 
 def _encoding(name: str) -> str:

@@ -15,7 +15,7 @@ from ...records import EMBEDDINGS, Batch, Captions, Cluster, ImageRecord, Int64s
 from ..catalog import unknown_kind
 from .captions import read_captions
 from .columns import LayerColumns, TableColumns, VectorColumn
-from .connection import Database, trusted
+from .connection import Database, among, trusted
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,16 @@ class Mirroring:
             statement = self._cluster_digests("true")
         else:
             raise unknown_kind(kind, (known.name for known in self.kinds()))
-        both = self._copy(f"{statement} ORDER BY 1", np.dtype([("id", ">i8"), ("digest", ">i8")]))
-        return both["id"].astype(np.int64), both["digest"].astype(np.int64)
+        # all in one value: to send and read a row of each would take longer than to find them
+        ((count, data),) = self._database.rows(
+            "SELECT COUNT(*), COALESCE(string_agg(int8send(id) || int8send(digest), ''), '') "
+            f"FROM ({statement}) r (id, digest)"
+        )
+        both = np.frombuffer(data, ">i8").astype(np.int64).reshape(-1, 2)
+        if len(both) != count:
+            raise BadAnswer(f"{self._database.address} has rows of {kind} without an id or a digest")
+        both = both[np.argsort(both[:, 0])]
+        return both[:, 0].copy(), both[:, 1].copy()
 
     def page(self, kind: str, ids: Int64s) -> list[Batch]:
         """The rows of a page; halved again and again around a row that the database, or psycopg, cannot put into words."""
@@ -79,11 +87,11 @@ class Mirroring:
         if kind == "images":
             select = ", ".join(self._columns.select().values())
             rows = self._database.rows(
-                f"SELECT {self._image_digest()}, {select} FROM image WHERE id = ANY(%s) ORDER BY id", [wanted]
+                f"SELECT {self._image_digest()}, {select} FROM image WHERE id {among(wanted)} ORDER BY id"
             )
             digests, found = [row[0] for row in rows], [ImageRecord(*row[1:]) for row in rows]
         elif kind == "captions":
-            pairs = self._database.rows(self._caption_digests("image_id = ANY(%s)") + " ORDER BY 1", [wanted])
+            pairs = self._database.rows(self._caption_digests(f"image_id {among(wanted)}") + " ORDER BY 1")
             digests = [digest for _, digest in pairs]
             found = read_captions(self._database, self._columns, [i for i, _ in pairs])
         elif kind == "clusters":
@@ -95,16 +103,15 @@ class Mirroring:
             yield Batch(np.array(keys, np.int64), np.array(digests, np.int64), list(found))
 
     def _fetch_clusters(self, ids: list[int]) -> tuple[list[int], list[Cluster]]:
-        digests = dict(self._database.rows(self._cluster_digests("g.id = ANY(%s)"), [ids]))
+        digests = dict(self._database.rows(self._cluster_digests(f"g.id {among(ids)}")))
         members: dict[int, list[Member]] = defaultdict(list)
         for cluster_id, image_id, confidence in self._database.rows(
             "SELECT m.face_group_id, d.image_id, MAX(m.similarity_score)::float8 FROM face_group_member m "
-            "JOIN face_detection d ON d.id = m.face_detection_id WHERE m.face_group_id = ANY(%s) GROUP BY 1, 2",
-            [ids],
+            f"JOIN face_detection d ON d.id = m.face_detection_id WHERE m.face_group_id {among(ids)} GROUP BY 1, 2"
         ):
             members[cluster_id].append(Member(image_id, 0.0 if confidence is None else confidence))
         names = self._database.rows(
-            "SELECT id::bigint, COALESCE(name, '') FROM face_group WHERE id = ANY(%s) ORDER BY 1", [ids]
+            f"SELECT id::bigint, COALESCE(name, '') FROM face_group WHERE id {among(ids)} ORDER BY 1"
         )
         found = [Cluster(i, name, len(members[i]), tuple(members[i])) for i, name in names if i in digests]
         return [digests[cluster.id] for cluster in found], found
@@ -115,7 +122,7 @@ class Mirroring:
         vector = np.dtype([("dim", ">i2"), ("unused", ">i2"), ("values", ">f4", (dim,))])
         rows = self._copy(
             f"SELECT id::bigint, {columns.first(self._vector_digest)}, {columns.vector} FROM image "
-            f"WHERE {columns.there} AND id = ANY('{{{','.join(map(str, ids.tolist()))}}}') ORDER BY id",
+            f"WHERE {columns.there} AND id {among(ids.tolist())} ORDER BY id",
             np.dtype([("id", ">i8"), ("digest", ">i8"), ("vector", vector)]),
         )
         if len(rows):
