@@ -54,7 +54,7 @@ class _Told(Rooms):
     """What a library tells of itself, and of its images one by one."""
 
     def find(self, query: str = "", order: ImageOrder = "id") -> Int64s:
-        """The ids, int64[n], of all mirrored images that fit a query in DT's language and that DT does not hide.
+        """The ids, int64[n], of all mirrored images that fit a query in DT's language and are not hidden.
 
         ``order``: id, ascending; date, newest first; rating, best first.  DT is not asked.  Raises BadInput, BadQuery.
         """
@@ -237,7 +237,7 @@ class Library(_Told):
         collapse: Collapse = 0.0,
         diverse: float = 0.0,
     ) -> list[Hit]:
-        """The images most similar to one reference, best first; images that DT hides are left out.
+        """The images most similar to one reference, best first; images that are hidden are left out.
 
         Give one of: ``image`` (path, PIL image, bytes, array or ComfyUI tensor [B,H,W,C]; of several
         pictures the mean direction counts), ``image_id`` (its stored vector; the image itself is left

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from typing import TypeVar
 
 from .dt import connect as connect_to
+from .dt import hidden_at
 from .dt.catalog import Catalog
 from .dt.connection import Connection
 from .dt.milvus.catalog import MilvusCatalog
@@ -45,7 +46,7 @@ class Rooms:
         self.settings = (settings or Settings.load(home)).replace(home=home, dt=dt)
         folders = self.settings.models_folders
         with ExitStack() as opened:  # closed, the last first, unless all goes well
-            self._store = opened.enter_context(closing(Store(self.settings.home)))
+            self._store = opened.enter_context(closing(Store(self.settings.home, hidden_at(self.settings))))
             self._memory = Memory(residency)
             opened.callback(self._memory.release)
             self._dt = opened.enter_context(closing(Connection(self.settings, connect, self._store.dt)))

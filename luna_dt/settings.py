@@ -13,6 +13,8 @@
 | models     | LUNA_DT_MODELS    | models = ["…"]            | folders; ``models`` in the home is last   |
 | maps_gb    | LUNA_DT_MAPS_GB   | maps_gb = 10              | 10: gigabytes of ControlNet maps to keep  |
 | sync_minutes | LUNA_DT_SYNC_MINUTES | sync_minutes = 30    | 0: ComfyUI syncs by the Sync node alone   |
+| hide       | LUNA_DT_HIDE      | hide = ["delete"]         | delete and unavailable, and nsfw where    |
+|            |                   |                           | stock DT's config.json hides it; "none"   |
 | path_map   | LUNA_DT_PATH_MAP  | [path_map] DT's = "ours"  | empty; in the environment ``A=B;C=D``     |
 """
 
@@ -31,6 +33,7 @@ import platformdirs
 
 from .errors import SettingsError
 from .plain import quoted, shown
+from .query import HIDEABLE
 
 DEFAULT_DT = "http://localhost:5000"
 
@@ -49,6 +52,7 @@ class Settings:
     models: tuple[Path, ...] = ()
     maps_gb: float = 10.0
     sync_minutes: float = 0.0
+    hide: tuple[str, ...] | None = None
     path_map: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -174,6 +178,14 @@ def _allowed(value: Any) -> tuple[str, ...]:
     return tuple(_address(each).strip().rstrip("/") for each in (value.split(";") if isinstance(value, str) else value))
 
 
+def _hide(value: Any) -> tuple[str, ...]:
+    words = re.split(r"[\s,;]+", value.strip().lower()) if isinstance(value, str) else list(value)
+    wanted = set(words) - {"none"}
+    if wanted - set(HIDEABLE) or (wanted and "none" in words):
+        raise ValueError(f"it must be some of {', '.join(HIDEABLE)}, or none")
+    return tuple(flag for flag in HIDEABLE if flag in wanted)
+
+
 def _path_map(value: Any) -> dict[str, str]:
     given = dict(value)
     for path in (*given, *given.values()):
@@ -185,7 +197,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "home": _folder, "dt": _address, "allowed": _allowed, "token": lambda value: _text(value).strip(),
     "timeout": _timeout, "device": _text, "index": _index, "models": _folders,
     "maps_gb": lambda value: _number(value, 0, 1e9), "sync_minutes": lambda value: _number(value, 0, 1e6),
-    "path_map": _path_map,
+    "hide": _hide, "path_map": _path_map,
 }  # fmt: skip
 
 ENVIRONMENT = {
@@ -198,6 +210,7 @@ ENVIRONMENT = {
     "models": "LUNA_DT_MODELS",
     "maps_gb": "LUNA_DT_MAPS_GB",
     "sync_minutes": "LUNA_DT_SYNC_MINUTES",
+    "hide": "LUNA_DT_HIDE",
     "path_map": "LUNA_DT_PATH_MAP",
 }
 

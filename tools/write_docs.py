@@ -25,7 +25,7 @@ Written by `python -m tools.write_docs` from the docstrings; what is to be chang
 `from luna_dt import Library, …` has all that is named here. A `Library` may be used from several threads; several processes
 may open one home, one at a time may sync it. `PictureLike`, an image, may be a path, a PIL image, bytes, an array or a ComfyUI
 tensor [B,H,W,C]; of several pictures the mean direction is searched. 16-bit values are scaled, palettes and EXIF rotation
-resolved, alpha dropped. Images that DT hides (marked for deletion, or unavailable) are not found. `Progress` is a function
+resolved, alpha dropped. Images that are hidden (setting `hide`: marked for deletion, unavailable) are not found. `Progress` is a function
 that hears a kind, what is done and how much there is. Every error is a `LunaError` of `luna_dt.errors`; its `code` is stable
 ([codes](troubleshooting.md)).
 """

@@ -24,7 +24,7 @@ from .terminal import dt_option, err, json_option, out, plain, print_json
 def images(
     settings: Settings, query: str, limit: int, after: int, ids_only: bool, dt: str | None, as_json: bool
 ) -> None:
-    """List the images that fit QUERY, in DT's language, by their ids; without it all that DT does not hide."""
+    """List the images that fit QUERY, in DT's language, by their ids; without it all that are not hidden."""
     with Library(settings=settings, dt=dt) as library:
         every = fitting(library.images, query, after)
         found = list(itertools.islice(every, limit or None))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ..errors import SettingsError
+from ..query import HIDEABLE, HIDING
 from ..settings import DEFAULT_DT, Settings
 from .catalog import Catalog
 
@@ -84,6 +85,23 @@ def connect(settings: Settings) -> Catalog:
     Where no address was set and no server is there, it is the database of an installed DiffusionToolkit, if there is one.
     Raises SettingsError for an address of another form.
     """
+    catalog = _opened(settings)
+    catalog.hide = hidden_at(settings)
+    return catalog
+
+
+def hidden_at(settings: Settings) -> tuple[str, ...]:
+    """The flags of images that are hidden: those set, else the usual ones, and NSFW where the stock DT at the address,
+    or an installed one where none is set, hides it itself."""
+    from .sqlite import database_in, hides_nsfw, installed_database
+
+    if settings.hide is not None:
+        return settings.hide
+    file = installed_database() if settings.dt == DEFAULT_DT else database_in(settings.dt)
+    return HIDEABLE if file and hides_nsfw(file) else HIDING
+
+
+def _opened(settings: Settings) -> Catalog:
     if settings.dt == DEFAULT_DT and not _answers(DEFAULT_DT):
         from .sqlite import SqliteCatalog, installed_database
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ..errors import MapMissing, NotOffered, UnknownLayer
 from ..generation import Generation
 from ..identity import Identity
+from ..query import HIDING
 from ..records import Batch, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, Int64s, Kind, StoredMap
 from ..version import __version__
 
@@ -61,6 +62,8 @@ class Catalog:
     """
 
     address: str
+    #: The flags of images that are left out unless a query asks for them; a server hides by its own setting.
+    hide: tuple[str, ...] = HIDING
     #: Whether an id, once given, never becomes another picture's: in a library of the same name all is then as it was.
     lasting_ids = False
 

@@ -86,7 +86,7 @@ class FolderCatalog(Catalog):
         return found[0]
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
-        condition, values = where(query, _COLUMNS)
+        condition, values = where(query, replace(_COLUMNS, hide=self.hide))
         return self._found(f"id > ? AND {condition} ORDER BY id LIMIT ?", [after_id, *values, limit])
 
     def clusters(self) -> list[Cluster]:

@@ -73,6 +73,15 @@ def installed_database() -> Path | None:
     return file if file and file.is_file() else None
 
 
+def hides_nsfw(database: Path) -> bool:
+    """Whether the ``config.json`` beside a database has DT hide what is not safe for work; False where it cannot be read."""
+    try:
+        said = json.loads(database.with_name("config.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get("HideNSFW") is True
+
+
 class SqliteCatalog(Catalog):
     """A catalog over one file; see dt/catalog.py.  Raises Unreachable, Refused."""
 
@@ -103,7 +112,7 @@ class SqliteCatalog(Catalog):
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         columns = self._columns()
-        condition, values = where(query, Columns(columns, names=self._names()))
+        condition, values = where(query, Columns(columns, names=self._names(), hide=self.hide))
         found: list[ImageRecord] = []
         while (wanted := limit - len(found)) > 0:
             rows = self._rows(
@@ -128,7 +137,7 @@ class SqliteCatalog(Catalog):
         columns = self._columns()
         rating = columns["rating"]
         order = "random()" if sort == "random" else f"COALESCE({rating}, 0) DESC, Id"
-        condition, values = where("", Columns(columns))
+        condition, values = where("", Columns(columns, hide=self.hide))
         rows = self._rows(
             f"SELECT {_selected(columns)} FROM Image WHERE Id IN (SELECT ImageId FROM AlbumImage WHERE AlbumId = ?) "
             f"AND {_pictures(columns)} AND COALESCE({rating}, 0) / 2.0 >= ? AND {condition} ORDER BY {order} LIMIT ?",

@@ -18,7 +18,8 @@ from ..dt.catalog import Catalog
 from ..dt.milvus.server import MAX_JSON, Server, table_of
 from ..errors import AnotherDT
 from ..progress import Progress, silent
-from ..records import Captions, ImageRecord, Int64s, Kind, now
+from ..query import HIDING
+from ..records import Captions, ImageRecord, Int64s, Kind, content_digest, now
 from ..storable import sifted
 from .binding import too_many
 from .sync import Change, same_rows
@@ -56,12 +57,15 @@ class _Sharing:
         self._server, self._catalog, self._library, self._kind = server, catalog, library, kind
         self._table = table_of(kind.name, kind.identity)
         self._images = images
+        hide = catalog.hide  # rows that were shared while other flags hid images are written anew
+        self._hiding = 0 if hide == HIDING else content_digest(" ".join(hide).encode())
 
     def run(self, progress: Progress, accept: bool) -> Change:
         start, name = time.monotonic(), self._kind.name
         dim = {"dim": self._kind.identity.dim} if self._kind.identity else {}
         self._server.prepare(self._table, **dim, about=str(self._kind.identity or name))
         ids, digests = self._listed()
+        digests = digests ^ np.int64(self._hiding)
         known, known_digests = self._server.digests(self._table, self._library)
         gone = np.setdiff1d(known, ids)
         if name == "images" and not accept and too_many(len(gone), len(known)):
@@ -120,7 +124,9 @@ class _Sharing:
                 else:
                     record = row
                 if isinstance(record, ImageRecord):
-                    made["hidden"] = record.for_deletion or record.unavailable
+                    flags = {"delete": record.for_deletion, "unavailable": record.unavailable, "nsfw": record.nsfw}
+                    made["hidden"] = any(flags[flag] for flag in self._catalog.hide)
+                made["digest"] ^= self._hiding
                 made["record"] = record.to_json()
                 if len(json.dumps(made["record"], ensure_ascii=False).encode()) <= MAX_JSON:
                     yield made

@@ -5,7 +5,7 @@ all of which must hold, ``|`` between alternatives, ``not`` before what must not
 
     a girl, not hat, "blue eyes, smile" model: pony|illustrious rating: > 5 not tag: "red hair" date: since 2026-01-01
 
-Images marked for deletion or unavailable are left out unless ``delete:`` or ``unavailable:`` asks for them.  What a
+Images that are hidden (``Columns.hide``) are left out unless their flag is asked for, as by ``delete:``.  What a
 query costs is bounded before anything is made of it (``MAX_LENGTH``, ``MAX_TERMS``, ``MAX_TEXT``).  Texts are compared by
 one rule in every database, whatever its locale: that of letters.py.
 """
@@ -16,11 +16,11 @@ import re
 
 from ..errors import BadQuery
 from .columns import Columns, Names, Sql
-from .tokens import HIDING, MAX_TEXT, condition
-from .words import MAX_LENGTH, MAX_TERMS, SPELLINGS, TOKENS, Part, parts
+from .tokens import ALWAYS, MAX_TEXT, NEVER, condition
+from .words import HIDEABLE, HIDING, MAX_LENGTH, MAX_TERMS, SPELLINGS, TOKENS, Part, parts
 
 __all__ = [
-    "HIDING", "MAX_LENGTH", "MAX_TERMS", "MAX_TEXT", "SPELLINGS", "TOKENS", "Columns", "Names", "Part", "Sql", "hidden",
+    "HIDEABLE", "HIDING", "MAX_LENGTH", "MAX_TERMS", "MAX_TEXT", "SPELLINGS", "TOKENS", "Columns", "Names", "Part", "Sql", "hidden",
     "matches", "parts", "where",
 ]  # fmt: skip
 
@@ -37,8 +37,8 @@ def where(text: str, columns: Columns) -> Sql:
         except BadQuery as error:
             raise BadQuery(str(error), part.at, text) from None
         asked.add(part.token)
-    found += [(f"NOT {columns[flag]}", []) for flag in HIDING if flag not in asked]
-    return " AND ".join(sql for sql, _ in found), [value for _, values in found for value in values]
+    found += [(f"NOT {columns[flag]}", []) for flag in columns.hide if flag not in asked]
+    return " AND ".join(sql for sql, _ in found) or ALWAYS, [value for _, values in found for value in values]
 
 
 def matches(pattern: str, text: object) -> bool | None:
@@ -47,5 +47,5 @@ def matches(pattern: str, text: object) -> bool | None:
 
 
 def hidden(columns: Columns) -> str:
-    """The SQL condition of the images that DT hides."""
-    return " OR ".join(columns[flag] for flag in HIDING)
+    """The SQL condition of the images that are hidden."""
+    return " OR ".join(columns[flag] for flag in columns.hide) or NEVER

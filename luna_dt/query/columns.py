@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import BadQuery
+from .words import HIDING
 
 Sql = tuple[str, list[object]]
 
@@ -35,7 +36,8 @@ class Names:
 class Columns:
     """How one database names an image's fields (SQL expressions, by ImageRecord's names), its parameter sign, its operator
     for regular expressions, and its encoding, by Python's name for it; and what it knows besides: ``names``, of tags and
-    clusters, and ``has``, the conditions of what an image may have.  What is not there is had by no image."""
+    clusters, and ``has``, the conditions of what an image may have.  What is not there is had by no image.  ``hide`` are
+    the flags that hide one."""
 
     fields: Mapping[str, str]
     parameter: str = "?"
@@ -43,6 +45,7 @@ class Columns:
     encoding: str = "utf-8"
     names: Mapping[str, Names] = field(default_factory=dict)
     has: Mapping[str, str] = field(default_factory=dict)
+    hide: tuple[str, ...] = HIDING
 
     def __getitem__(self, token: str) -> str:
         try:

@@ -10,12 +10,10 @@ from ..errors import BadQuery
 from ..letters import fold, spellings
 from ..records import LAYERS
 from .columns import Columns, Sql
-from .words import Part
+from .words import HIDEABLE, Part
 
 MAX_TEXT = 1_000  # characters of one that texts are searched for
 MAX_PIECES = 20  # of a text with asterisks
-HIDING = ("delete", "unavailable")  # the flags that hide an image, unless a query asks for one
-#: Tokens of names that lie in other tables.
 ALWAYS, NEVER = "1 = 1", "1 = 0"
 #: What `has:` may name besides a layer's vectors.
 _HAS = ("caption", "tag", "cluster", "map")
@@ -214,7 +212,7 @@ def _truth(token: str, value: str) -> bool:
 
 
 def _flag(columns: Columns, token: str, value: str) -> Sql:
-    if token in HIDING and value.lower() == "any":
+    if token in HIDEABLE and value.lower() == "any":
         return ALWAYS, []
     return (columns[token] if _truth(token, value) else f"NOT {columns[token]}"), []
 

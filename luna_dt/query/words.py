@@ -39,6 +39,9 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
 REFUSED = ("hypernet", "hypernet strength", "faces", "face_count", "has_faces", "character", "char")
 TOKENS = tuple(SPELLINGS)
 FLAGS = ("favorite", "nsfw", "nometa", "delete", "unavailable", "in_album")  # which mean true if nothing follows
+#: The flags that may hide an image unless a query asks for them, and those that do where no setting says otherwise.
+HIDEABLE = ("delete", "unavailable", "nsfw")
+HIDING = HIDEABLE[:2]
 MAX_LENGTH = 5_000  # characters of a query
 MAX_TERMS = 200  # of a query, with alternatives
 _OWN = {spelling: token for token, spellings in SPELLINGS.items() for spelling in spellings} | dict.fromkeys(

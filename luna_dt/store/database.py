@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ..errors import BadInput, StoreError
-from ..query import matches
+from ..query import HIDING, matches
 from ..records import now, unseen_digest
 from . import formats
 from .pages import Log
@@ -30,13 +30,14 @@ LOCKED_AT, LOCKED_BYTES = 0x40000002, 510
 
 
 class Database:
-    """A library's database under ``home``, one connection that reads and one that writes, in WAL mode.
+    """A library's database under ``home``, one connection that reads and one that writes, in WAL mode; ``hide`` are the
+    flags of images that are not found.
 
     Raises StoreError when it is damaged, belongs to a newer version, or cannot be made.
     """
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, hide: tuple[str, ...] = HIDING) -> None:
+        self.home, self.hide = home, hide
         self.path = home / "library.db"
         #: Whether the home lies where nothing can be written: what is there can be read and searched all the same.
         self.read_only = self.path.is_file() and not all(os.access(each, os.W_OK) for each in (home, self.path))

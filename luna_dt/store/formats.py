@@ -47,7 +47,7 @@ MIGRATIONS = (
                 nsfw INTEGER NOT NULL, for_deletion INTEGER NOT NULL, unavailable INTEGER NOT NULL,
                 no_metadata INTEGER NOT NULL, created TEXT NOT NULL, custom_tags TEXT NOT NULL, loras TEXT NOT NULL,
                 digest INTEGER NOT NULL)""",
-            # SQLite uses it where the condition stands word for word: records.HIDDEN
+            # SQLite uses it where the condition stands word for word, as of what is mostly hidden: records.hidden
             "CREATE INDEX hidden_images ON images (id) WHERE for_deletion OR unavailable",
             """CREATE TABLE captions (
                 image_id INTEGER PRIMARY KEY, wd14_tags TEXT NOT NULL, joytag_tags TEXT NOT NULL,

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any, Literal, cast
 
@@ -46,11 +46,15 @@ _COLUMNS = query.Columns(
         },
     },
 )  # fmt: skip
-HIDDEN = query.hidden(_COLUMNS)
 _SELECT_IMAGE = (
     ", ".join(f"images.{name}" for name in _IMAGE_COLUMNS)
     + ", (SELECT tags FROM captions WHERE captions.image_id = images.id)"
 )
+
+
+def hidden(flags: tuple[str, ...]) -> str:
+    """The SQL condition of the images that those flags hide."""
+    return query.hidden(replace(_COLUMNS, hide=flags))
 
 
 class Records(Database):
@@ -75,11 +79,11 @@ class Records(Database):
 
     def find(self, text: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         """Images in id order that fit a query in DT's language (docs/query.md)."""
-        return self._find(query.where(text, _COLUMNS), after_id, limit)
+        return self._find(self._where(text), after_id, limit)
 
     def ids_of(self, text: str, order: ImageOrder = "id") -> Int64s:
         """The ids of all images that fit a query: ascending, or the newest or the best rated first; raises BadQuery."""
-        condition, values = query.where(text, _COLUMNS)
+        condition, values = self._where(text)
         sql = f"SELECT id FROM images WHERE {condition} ORDER BY {_ORDERS[order]}"
         return self._array([("id", "i8")], sql, values)["id"].copy()
 
@@ -103,6 +107,9 @@ class Records(Database):
         found = self._array([("place", "i8"), ("count", "i8")], sql, [json.dumps(ids.tolist())])
         return found["place"].copy(), found["count"].copy()
 
+    def _where(self, text: str) -> query.Sql:
+        return query.where(text, replace(_COLUMNS, hide=self.hide))
+
     def _find(self, where: query.Sql, after_id: int, limit: int) -> list[ImageRecord]:
         condition, values = where
         rows = self.rows(
@@ -112,10 +119,10 @@ class Records(Database):
         return [_image(row) for row in rows]
 
     def visible(self, text: str = "") -> Iterator[ImageRecord]:
-        """Every image that fits a query and that DT does not hide, in id order, a page at a time."""
-        condition, values = query.where(text, _COLUMNS)
+        """Every image that fits a query and is not hidden, whatever it asks for, in id order, a page at a time."""
+        condition, values = self._where(text)
         last = 0
-        while page := self._find((f"{condition} AND NOT ({HIDDEN})", values), last, VISIBLE_PAGE):
+        while page := self._find((f"{condition} AND NOT ({hidden(self.hide)})", values), last, VISIBLE_PAGE):
             yield from page
             last = page[-1].id
 
@@ -152,7 +159,7 @@ class Records(Database):
             raise UnknownCluster(f"cluster {cluster_id} is not in this library; if DT has it, sync again")
         rows = self.rows(
             f"SELECT {_SELECT_IMAGE}, confidence FROM cluster_members JOIN images ON id = image_id "
-            f"WHERE cluster_id = ? AND NOT ({HIDDEN}) ORDER BY COALESCE(rating, 0) DESC, confidence DESC, id",
+            f"WHERE cluster_id = ? AND NOT ({hidden(self.hide)}) ORDER BY COALESCE(rating, 0) DESC, confidence DESC, id",
             [cluster_id],
         )
         members = (ClusterImage(_image(row[:-1]), row[-1]) for row in rows)

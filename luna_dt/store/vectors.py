@@ -23,7 +23,7 @@ from ..errors import NotSearchable, StoreError
 from ..identity import Identity, Verdict
 from ..records import EMBEDDINGS, LAYERS, Batch, Float32s, Int64s, checked_layer
 from .database import Database
-from .records import HIDDEN
+from .records import hidden
 
 log = logging.getLogger(__name__)
 
@@ -177,14 +177,14 @@ class Vectors(Database):
                 "SELECT row, image_id, norm, COALESCE(checksum, -1) FROM vectors WHERE layer = ? AND row IS NOT NULL",
                 [name],
             )
-            hidden = self._array([("id", "i8")], f"SELECT id FROM images WHERE {HIDDEN}")
+            unseen = self._array([("id", "i8")], f"SELECT id FROM images WHERE {hidden(self.hide)}")
             made_by = Identity.from_json(json.loads(identity))
             path = self.home / "vectors" / file
             vectors = _mapped(path, rows, made_by.dim)
         ids, norms, checksums = np.full(rows, -1, np.int64), np.ones(rows, np.float32), np.full(rows, -1, np.int64)
         at = named["row"]
         ids[at], norms[at], checksums[at] = named["id"], named["norm"], named["checksum"]
-        visible = (ids >= 0) & ~np.isin(ids, hidden["id"])
+        visible = (ids >= 0) & ~np.isin(ids, unseen["id"])
         return Layer(name, made_by, path, vectors, ids, visible, norms, checksums, generation)
 
     def _put_vectors(self, layer: str, batch: Batch) -> None:

@@ -11,9 +11,10 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from luna_dt import ImageRecord, Library, Settings
+from luna_dt import Identity, ImageRecord, Library, Settings
 from luna_dt.dt import connect
 from luna_dt.dt import sqlite as sqlite_catalog
 from luna_dt.dt.catalog import Catalog
@@ -28,8 +29,9 @@ from luna_dt.errors import (
     UnknownImage,
     Unreachable,
 )
-from luna_dt.records import Captions, Int64s
+from luna_dt.records import Batch, Captions, Int64s
 from tests import stock
+from tests.conftest import beside
 
 DATE = stock.ticks("2026-01-31T23:59:58")
 CAT = {
@@ -172,6 +174,54 @@ def test_albums_are_clusters_and_tags_are_tags(newest: Path, tmp_path: Path) -> 
         assert library.image(2).prompt == "a fox"
         with pytest.raises(NotOffered):
             dt.generations()
+
+
+@pytest.mark.parametrize(
+    ("config", "hide", "found"),
+    [
+        (None, None, [2, 9]),  # what is mostly hidden
+        ('\ufeff{"HideNSFW": true, "HideDeleted": false}', None, [2]),
+        ('{"HideNSFW": true}', ("unavailable",), [2, 3, 9]),  # a setting of ours decides
+        ('{"HideNSFW": "true"', None, [2, 9]),  # no JSON
+        ("[]", (), [2, 3, 5, 9]),
+        (None, ("delete", "unavailable", "nsfw"), [2]),
+    ],
+)
+def test_what_is_hidden_is_one_setting(
+    tmp_path: Path, config: str | None, hide: tuple[str, ...] | None, found: list[int]
+) -> None:
+    made = tmp_path / "diffusion-toolkit.db"
+    stock.create(made, "1.10")
+    stock.insert(made, "Image", BARE, GONE, {"Id": 5, "Path": "away.png", "Unavailable": 1}, {**DOG, "NSFW": 1})
+    stock.insert(made, "Album", {"Id": 3, "Name": "all"})
+    stock.insert(made, "AlbumImage", *({"AlbumId": 3, "ImageId": i} for i in (2, 3, 5, 9)))
+    if config is not None:
+        made.with_name("config.json").write_text(config, encoding="utf-8")
+    settings = Settings(home=tmp_path / "home", dt=str(made), hide=hide)
+    with Library(settings=settings) as library:
+        dt = library.catalog
+        library.sync()
+        for query in (
+            "",
+            "nsfw:",
+            "nsfw: any",
+            "not nsfw:",
+            "delete: any",
+            "unavailable: any delete: any nsfw: any",
+            "nsfw: false",
+        ):
+            assert library.images(query) == dt.images(query), query
+        assert [image.id for image in dt.images()] == found
+        assert [image.id for image in dt.images("unavailable: any delete: any nsfw: any")] == [2, 3, 5, 9]
+        assert sorted(library.find().tolist()) == found
+        assert sorted(m.image.id for m in dt.cluster_images(3)) == found
+        assert sorted(m.image.id for m in library.cluster_images(3)) == found
+        assert library.image(3).for_deletion  # by its id it is there
+        ids, vectors = np.array([2, 3, 5, 9]), np.eye(4, dtype=np.float32)
+        with beside(library) as store:
+            store.prepare_layer("visual", Identity("test", "", "image", "pooled", "squash", 4))
+            store.put("embeddings.visual", Batch(ids, ids, vectors))
+        assert sorted(library.nearest(vectors.sum(0))[0].tolist()) == found
 
 
 def test_odd_rows_are_set_aside(newest: Path, tmp_path: Path) -> None:

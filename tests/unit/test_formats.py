@@ -19,8 +19,9 @@ import pytest
 
 from luna_dt import Captions, Cluster, Identity, ImageRecord, Library, Verdict
 from luna_dt.errors import StoreError
+from luna_dt.query import HIDING
 from luna_dt.store import Store, formats
-from luna_dt.store.records import HIDDEN
+from luna_dt.store.records import hidden
 from tests.conftest import beside
 
 KEPT = Path(__file__).parents[1] / "formats"
@@ -306,7 +307,7 @@ def test_a_newer_format_is_refused_and_left_as_it_is(kept: Callable[[int], Path]
 def test_hidden_images_are_found_by_their_index(kept: Callable[[int], Path]) -> None:
     """The rule as the query language has it, and as the first migration made an index of it, are one."""
     with closing(Store(kept(1))) as store:
-        plan = store.rows(f"EXPLAIN QUERY PLAN SELECT id FROM images WHERE {HIDDEN}")
+        plan = store.rows(f"EXPLAIN QUERY PLAN SELECT id FROM images WHERE {hidden(HIDING)}")
         assert "hidden_images" in plan[0][-1]
-        assert store.rows(f"SELECT id FROM images WHERE {HIDDEN}") == [(2,), (3,)]
+        assert store.rows(f"SELECT id FROM images WHERE {hidden(HIDING)}") == [(2,), (3,)]
         assert [record.id for record in store.visible("delete: true | false")] == [1, LUNA]

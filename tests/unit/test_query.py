@@ -195,7 +195,7 @@ def test_queries(library: Library, query: str, expected: list[int]) -> None:
         ("date: 03-04-2026", "2026-03-04 or 2026-04-03"),
         ("date: 31-31-2026", "2026-01-31"),
         ("type: song", "neither image nor video"),
-        ("nsfw: any", "neither true nor false"),
+        ("favorite: any", "neither true nor false"),
         ("not negative: a, b", "one term"),
     ],
 )

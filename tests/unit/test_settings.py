@@ -58,6 +58,10 @@ def test_path_map_in_the_environment(tmp_path: Path) -> None:
         ("device = 1", "device cannot be 1"),
         ("index = true", "index cannot be True"),
         ("models = 5", "models cannot be 5"),
+        ("hide = 5", "hide cannot be 5"),
+        ("hide = [5]", "some of delete, unavailable, nsfw, or none"),
+        ("hide = 'deleted'", "some of delete, unavailable, nsfw, or none"),
+        ("hide = ['none', 'nsfw']", "or none"),
         ("models = [5]", "models cannot be"),
         ('models = ["a\\u0000b"]', "NUL"),
         ("models = ['~nobody-of-this-name/x']", "models cannot be"),
@@ -86,6 +90,7 @@ def test_a_bad_file_is_told(tmp_path: Path, text: str, told: str) -> None:
         ("LUNA_DT_HOME", "~nobody-of-this-name/x", "home cannot be"),
         ("LUNA_DT_TIMEOUT", "1e400", "from 0 to 86400"),
         ("LUNA_DT_MAPS_GB", "viele", "could not convert"),
+        ("LUNA_DT_HIDE", "nsfw, rated", "hide cannot be"),
         ("DT_API_URL", "http://[::1", "Invalid IPv6 URL"),
         ("DT_API_URL", "http://\udcff", "half of one"),
         ("DT_API_TOKEN", "half \ud83d", "half of one"),
@@ -115,3 +120,21 @@ def test_secrets_are_not_shown(tmp_path: Path, address: str, shown: str) -> None
 
 def test_the_token_is_not_shown(tmp_path: Path) -> None:
     assert "secret" not in repr(Settings(home=tmp_path, token="secret"))
+
+
+@pytest.mark.parametrize(
+    ("text", "variable", "hide"),
+    [
+        ("", "", None),
+        ("hide = ['nsfw', 'delete']", "", ("delete", "nsfw")),
+        ("hide = []", "", ()),
+        ("hide = 'none'", "", ()),
+        ("hide = []", "NSFW; unavailable", ("unavailable", "nsfw")),
+        ("hide = ['nsfw']", "none", ()),
+    ],
+)
+def test_what_is_hidden_is_named_as_in_queries(
+    tmp_path: Path, text: str, variable: str, hide: tuple[str, ...] | None
+) -> None:
+    (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
+    assert Settings.load(tmp_path, environ={"LUNA_DT_HIDE": variable}).hide == hide

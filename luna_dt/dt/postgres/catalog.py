@@ -95,7 +95,7 @@ class PostgresCatalog(Catalog):
 
     @_of_the_tables
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
-        condition, values = self._columns.where(query)
+        condition, values = self._columns.where(query, self.hide)
         fields, records = ", ".join(self._columns.select().values()), list[ImageRecord]()
         statement = f"SELECT {fields} FROM image WHERE id > %s AND {condition} ORDER BY id LIMIT %s"
         while (wanted := limit - len(records)) > 0:
@@ -129,7 +129,7 @@ class PostgresCatalog(Catalog):
         else:
             wanted = json.dumps(checked_vectors(vector, columns.identity.dim).tolist())
         fields = ", ".join(self._columns.select().values())
-        visible, _ = self._columns.where("")
+        visible, _ = self._columns.where("", self.hide)
         with self._database.connection() as connection:
             connection.execute("SELECT set_config('ivfflat.probes', %s, true)", [str(PROBES)])
             connection.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(min(1000, max(100, 2 * top_k)))])
@@ -173,7 +173,7 @@ class PostgresCatalog(Catalog):
             "quality": f"COALESCE({select['rating']}, 0) DESC, best.confidence DESC, image.id",
             "random": "random()",
         }[sort]
-        visible, _ = self._columns.where("")
+        visible, _ = self._columns.where("", self.hide)
         rows = self._database.rows(
             f"SELECT {', '.join(select.values())}, best.confidence FROM image JOIN ("
             "  SELECT d.image_id, MAX(m.similarity_score)::float8 AS confidence FROM face_group_member m"

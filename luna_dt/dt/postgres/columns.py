@@ -208,13 +208,14 @@ class TableColumns:
             for name, (column, present, absent, _) in IMAGE_FIELDS.items()
         }
 
-    def where(self, text: str) -> Sql:
-        """A query in DT's language as a condition on ``image`` and its values; raises BadQuery."""
+    def where(self, text: str, hide: tuple[str, ...]) -> Sql:
+        """A query in DT's language as a condition on ``image`` and its values, without what those flags hide; raises BadQuery."""
         there = self.of("image")
         names = {name: expression for name, expression in self.select().items() if IMAGE_FIELDS[name][0] in there}
         missing = {name: "false" for name in ("for_deletion", "unavailable") if name not in names}
         names = {**missing, **names}
-        return where(text, Columns(names, "%s", "~", self._database.encoding, *self._beside()))
+        hide = tuple(flag for flag in hide if flag != "nsfw" or flag in names)
+        return where(text, Columns(names, "%s", "~", self._database.encoding, *self._beside(), hide=hide))
 
     def _beside(self) -> tuple[dict[str, Names], dict[str, str]]:
         """The names that images have through other tables, and what they may have."""
