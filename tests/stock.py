@@ -53,6 +53,10 @@ def create(file: Path, version: str, upgraded_from: str = "", extra: tuple[str, 
             'CREATE TABLE Album (Id integer primary key autoincrement, Name varchar, "Order" integer, LastUpdated bigint)'
         )
         db.execute("CREATE TABLE AlbumImage (AlbumId integer, ImageId integer)")
+        if at >= VERSIONS.index("1.9"):
+            db.execute(
+                "CREATE TABLE Query (Id integer primary key autoincrement, Name varchar unique, QueryJson varchar)"
+            )
         db.execute("CREATE TABLE Folder (Id integer primary key autoincrement, ParentId integer, Path varchar)")
         if version == "1.10":
             db.execute("CREATE TABLE Tag (Id integer primary key autoincrement, Name varchar)")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ..errors import MapMissing, NotOffered, UnknownLayer
 from ..generation import Generation
 from ..identity import Identity
-from ..query import HIDING
+from ..query import HIDING, Part
 from ..records import Batch, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, Int64s, Kind, StoredMap
 from ..version import __version__
 
@@ -91,6 +91,10 @@ class Catalog:
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         """A page in id order, in DT's query language (docs/query.md); raises BadQuery."""
         raise self._not_offered("look-up of images")
+
+    def saved(self, name: str) -> list[Part]:
+        """What a search that DT has saved under that name asks for; raises BadQuery."""
+        raise self._not_offered(f"saved searches ({name})")
 
     def similar(
         self,

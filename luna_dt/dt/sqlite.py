@@ -23,11 +23,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..errors import Refused, UnknownCluster, UnknownImage, Unreachable
-from ..query import Columns, Names, matches, where
+from ..errors import BadQuery, Refused, UnknownCluster, UnknownImage, Unreachable
+from ..letters import fold
+from ..plain import shown
+from ..query import Columns, Names, Part, matches, where
 from ..records import FLAGS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s, Kind, Member, content_digest
 from ..storable import checked, each
 from .catalog import Catalog, Health, Sort, unknown_kind
+from .saved import conditions
 
 NAME = "diffusion-toolkit.db"
 ROWS_READ = 2000
@@ -112,7 +115,7 @@ class SqliteCatalog(Catalog):
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         columns = self._columns()
-        condition, values = where(query, Columns(columns, names=self._names(), hide=self.hide))
+        condition, values = where(query, Columns(columns, names=self._names(), hide=self.hide, saved=self.saved))
         found: list[ImageRecord] = []
         while (wanted := limit - len(found)) > 0:
             rows = self._rows(
@@ -125,6 +128,21 @@ class SqliteCatalog(Catalog):
                 break
             after_id = rows[-1][0]
         return self._with_tags(found)
+
+    def saved(self, name: str) -> list[Part]:
+        there: dict[str, str] = {}
+        if self._has("Query"):
+            there = {
+                str(each): str(said) for each, said in self._rows("SELECT Name, QueryJson FROM Query ORDER BY Name")
+            }
+        found = [each for each in (name, *there) if each in there and fold(each) == fold(name)]
+        if not found:
+            known = ", ".join(f"'{shown(each, 60)}'" for each in [*there][:20]) or "none at all"
+            raise BadQuery(f"DT has no saved search '{shown(name, 60)}'; it has: {known}")
+        try:
+            return conditions(there[found[0]])
+        except BadQuery as error:
+            raise BadQuery(f"DT's saved search '{shown(found[0], 60)}' cannot be asked here: {error}") from error
 
     def clusters(self) -> list[Cluster]:
         return [cluster for _, cluster in self._albums()]

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ..dt.catalog import Catalog
-from ..errors import BadInput, LunaError, NotFound, UnknownCluster, UnknownImage, Unreachable
+from ..errors import BadInput, BadQuery, CatalogError, LunaError, NotFound, UnknownCluster, UnknownImage, Unreachable
 from ..ids import MAX_IDS, parse_ids
+from ..query import Part
 from ..records import Captions, Cluster, ClusterImage, ImageRecord, layer_of
 from ..store import Store
 
@@ -47,6 +48,13 @@ class Lookups:
         return self._mirrored_or_dt(
             "images", lambda: self._store.find(query, after_id, limit), lambda dt: dt.images(query, after_id, limit)
         )
+
+    def saved(self, name: str) -> list[Part]:
+        """What a search that DT has saved under that name asks for; it is asked of DT each time.  Raises BadQuery."""
+        try:
+            return self._catalog().saved(name)
+        except CatalogError as error:
+            raise BadQuery(f"'saved:' names a search saved in DT, and that cannot be asked: {error}") from error
 
     def captions(self, image_id: int) -> Captions:
         try:

@@ -16,12 +16,12 @@ import re
 
 from ..errors import BadQuery
 from .columns import Columns, Names, Sql
-from .tokens import ALWAYS, MAX_TEXT, NEVER, condition
-from .words import HIDEABLE, HIDING, MAX_LENGTH, MAX_TERMS, SPELLINGS, TOKENS, Part, parts
+from .tokens import MAX_TEXT, NEVER, all_of, any_of, condition
+from .words import HIDEABLE, HIDING, MAX_LENGTH, MAX_TERMS, SAVED, SPELLINGS, TOKENS, Part, parts, terms
 
 __all__ = [
     "HIDEABLE", "HIDING", "MAX_LENGTH", "MAX_TERMS", "MAX_TEXT", "SPELLINGS", "TOKENS", "Columns", "Names", "Part", "Sql", "hidden",
-    "matches", "parts", "where",
+    "matches", "parts", "terms", "where",
 ]  # fmt: skip
 
 
@@ -30,15 +30,32 @@ def where(text: str, columns: Columns) -> Sql:
 
     Raises BadQuery, naming the part that cannot be read and where it stands, or the limit that is passed.
     """
-    found, asked = list[Sql](), set[str]()
+    found, asked, terms = list[Sql](), set[str](), 0
     for part in parts(text):
         try:
-            found.append(condition(columns, part))
+            searches = [_saved(columns, name) for name in part.values] if part.token == SAVED else [[part]]
+            terms += sum(len(each.values) for search in searches for each in search)
+            if terms > MAX_TERMS:
+                raise BadQuery(f"with its saved searches this query has more than {MAX_TERMS} terms and alternatives")
+            if part.token == SAVED:
+                every = [all_of([condition(columns, each) for each in search]) for search in searches]
+                found.append(any_of(every, part.negated))
+            else:
+                found.append(condition(columns, part))
         except BadQuery as error:
             raise BadQuery(str(error), part.at, text) from None
-        asked.add(part.token)
-    found += [(f"NOT {columns[flag]}", []) for flag in columns.hide if flag not in asked]
-    return " AND ".join(sql for sql, _ in found) or ALWAYS, [value for _, values in found for value in values]
+        asked |= {each.token for search in searches for each in search}
+    return all_of(found + [(f"NOT {columns[flag]}", []) for flag in columns.hide if flag not in asked])
+
+
+def _saved(columns: Columns, name: str) -> list[Part]:
+    """What a saved search asks for; one that names another is refused, so that none can lead to itself."""
+    if columns.saved is None:
+        raise BadQuery("'saved:' names a search saved in stock DT, and there is none here; leave it out of the query")
+    found = columns.saved(name.strip('"'))
+    if any(part.token == SAVED for part in found):
+        raise BadQuery(f"the saved search '{name[:60]}' names another one; a query names each itself")
+    return found
 
 
 def matches(pattern: str, text: object) -> bool | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import BadQuery
-from .words import HIDING
+from .words import HIDING, Part
 
 Sql = tuple[str, list[object]]
 
@@ -37,7 +37,7 @@ class Columns:
     """How one database names an image's fields (SQL expressions, by ImageRecord's names), its parameter sign, its operator
     for regular expressions, and its encoding, by Python's name for it; and what it knows besides: ``names``, of tags and
     clusters, and ``has``, the conditions of what an image may have.  What is not there is had by no image.  ``hide`` are
-    the flags that hide one."""
+    the flags that hide one; ``saved`` gives what a saved search of that name asks for, and raises BadQuery."""
 
     fields: Mapping[str, str]
     parameter: str = "?"
@@ -46,6 +46,7 @@ class Columns:
     names: Mapping[str, Names] = field(default_factory=dict)
     has: Mapping[str, str] = field(default_factory=dict)
     hide: tuple[str, ...] = HIDING
+    saved: Callable[[str], list[Part]] | None = None
 
     def __getitem__(self, token: str) -> str:
         try:

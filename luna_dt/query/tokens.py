@@ -28,13 +28,21 @@ _NAMED = 60  # characters of a query that an error repeats
 def condition(columns: Columns, part: Part) -> Sql:
     """A part of a query as an SQL condition and its parameters; raises BadQuery."""
     read = _READERS[part.token]
-    found = [read(columns, part.token, value) for value in part.values]
+    return any_of([read(columns, part.token, value) for value in part.values], part.negated)
+
+
+def any_of(found: list[Sql], negated: bool = False) -> Sql:
+    """That one of some conditions holds, or that none does."""
     sql, values = " OR ".join(f"({sql})" for sql, _ in found), [value for _, values in found for value in values]
     if len(found) == 1:
         sql = found[0][0]
-    elif not part.negated:
+    elif not negated:
         sql = f"({sql})"
-    return (f"({sql}) IS NOT TRUE" if part.negated else sql), values  # what is not known is not so
+    return (f"({sql}) IS NOT TRUE" if negated else sql), values  # what is not known is not so
+
+
+def all_of(found: list[Sql]) -> Sql:
+    return " AND ".join(sql for sql, _ in found) or ALWAYS, [value for _, values in found for value in values]
 
 
 def _short(text: str) -> str:

@@ -34,6 +34,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "folder": ("folder",),
     "path": ("path",),
     "date": ("date",),
+    "saved": ("saved",),
 }
 #: Those that DT knows and no library here can answer.
 REFUSED = ("hypernet", "hypernet strength", "faces", "face_count", "has_faces", "character", "char")
@@ -42,6 +43,7 @@ FLAGS = ("favorite", "nsfw", "nometa", "delete", "unavailable", "in_album")  # w
 #: The flags that may hide an image unless a query asks for them, and those that do where no setting says otherwise.
 HIDEABLE = ("delete", "unavailable", "nsfw")
 HIDING = HIDEABLE[:2]
+SAVED = "saved"  # the token of what DT has saved
 MAX_LENGTH = 5_000  # characters of a query
 MAX_TERMS = 200  # of a query, with alternatives
 _OWN = {spelling: token for token, spellings in SPELLINGS.items() for spelling in spellings} | dict.fromkeys(
@@ -73,7 +75,7 @@ def parts(text: str) -> list[Part]:
         raise BadQuery(
             "a query holds neither NUL nor half a surrogate pair; leave these characters out", odd.start(), text
         )
-    unquoted = _QUOTED.sub(lambda m: " " * len(m[0]), text)  # what is quoted is text, whatever it says
+    unquoted = _blanked(text)  # what is quoted is text, whatever it says
     marks = list(_TOKEN.finditer(unquoted))
     begins, ends, negations = [0], [], [False]
     for mark in marks:
@@ -103,6 +105,15 @@ def parts(text: str) -> list[Part]:
             f"a query has at most {MAX_TERMS} terms and alternatives, this one has {count:,}; leave some out"
         )
     return found
+
+
+def terms(token: str, text: str) -> tuple[Part, ...]:
+    """A text's terms, between its commas, whatever else they look like."""
+    return tuple(_terms(token, text, _blanked(text), 0, len(text)))
+
+
+def _blanked(text: str) -> str:
+    return _QUOTED.sub(lambda m: " " * len(m[0]), text)
 
 
 def _none_of(values: tuple[Part, ...], at: int, text: str) -> Part:

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ..errors import BadInput, StoreError
-from ..query import HIDING, matches
+from ..query import HIDING, Part, matches
 from ..records import now, unseen_digest
 from . import formats
 from .pages import Log
@@ -31,13 +31,15 @@ LOCKED_AT, LOCKED_BYTES = 0x40000002, 510
 
 class Database:
     """A library's database under ``home``, one connection that reads and one that writes, in WAL mode; ``hide`` are the
-    flags of images that are not found.
+    flags of images that are not found, ``saved`` gives what a saved search of DT's asks for (query.Columns).
 
     Raises StoreError when it is damaged, belongs to a newer version, or cannot be made.
     """
 
-    def __init__(self, home: Path, hide: tuple[str, ...] = HIDING) -> None:
-        self.home, self.hide = home, hide
+    def __init__(
+        self, home: Path, hide: tuple[str, ...] = HIDING, saved: Callable[[str], list[Part]] | None = None
+    ) -> None:
+        self.home, self.hide, self.saved = home, hide, saved
         self.path = home / "library.db"
         #: Whether the home lies where nothing can be written: what is there can be read and searched all the same.
         self.read_only = self.path.is_file() and not all(os.access(each, os.W_OK) for each in (home, self.path))

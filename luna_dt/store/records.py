@@ -108,7 +108,7 @@ class Records(Database):
         return found["place"].copy(), found["count"].copy()
 
     def _where(self, text: str) -> query.Sql:
-        return query.where(text, replace(_COLUMNS, hide=self.hide))
+        return query.where(text, replace(_COLUMNS, hide=self.hide, saved=self.saved))
 
     def _find(self, where: query.Sql, after_id: int, limit: int) -> list[ImageRecord]:
         condition, values = where
