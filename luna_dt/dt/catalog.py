@@ -128,6 +128,10 @@ class Catalog:
         """The picture's own bytes; raises UnknownImage, PictureMissing, NotOffered."""
         raise self._not_offered(f"files of pictures (image {image_id})")
 
+    def as_read(self, image_id: int, data: bytes) -> bool | None:
+        """Whether these bytes are those of the file that DT read as that image; None where it did not note any hash."""
+        return None
+
     def control_map(self, image_id: int, kind: str) -> StoredMap:
         """A ControlNet map that DT has; raises MapMissing, UnknownImage."""
         raise MapMissing(f"DT at {self.address} offers no ControlNet maps ({kind} of image {image_id})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -53,7 +54,7 @@ class Pictures:
         tried = []
         try:
             data = picture_file(record.path, self._path_map())
-            if not (otherwise := _is_another(data, record)):
+            if not (otherwise := _seems_another(data, record)) or self._is_what_dt_read(image_id, data):
                 return data
             tried.append(f"{record.path} is another picture here: {otherwise}")
         except (PictureMissing, OSError) as error:
@@ -63,6 +64,12 @@ class Pictures:
         except (CatalogError, NotFound) as error:
             tried.append(str(error))
         raise PictureMissing(f"image {image_id} could not be opened: {'; '.join(tried)}")
+
+    def _is_what_dt_read(self, image_id: int, data: bytes) -> bool:
+        """Whether DT noted the hash of these bytes: then they are its picture, however their text was understood."""
+        with contextlib.suppress(LunaError):  # DT may be away
+            return bool(self._catalog().as_read(image_id, data))
+        return False
 
     def picture(self, image_id: int) -> Picture:
         return read_pictures(self.file(image_id), f"image {image_id}")[0]
@@ -106,7 +113,7 @@ class Pictures:
         return Source(digest, opened, name, image_id, lambda: self.stamp(record) == stamp)
 
 
-def _is_another(data: bytes, record: ImageRecord) -> str:
+def _seems_another(data: bytes, record: ImageRecord) -> str:
     """By what a file under an image's path is another picture than DT's; "" where nothing says so.
 
     Every ComfyUI has made a ComfyUI_00001_.png.  What the file says of its making decides; where it says nothing its size

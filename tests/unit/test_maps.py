@@ -320,7 +320,7 @@ def test_a_library_of_the_second_format_goes_on(tmp_path: Path, picture: Path) -
     opened(tmp_path).close()
     with sqlite3.connect(tmp_path / "library.db") as connection:
         connection.executescript(
-            "DROP TABLE set_aside; DROP TABLE left_out; DROP TABLE home; ALTER TABLE vectors DROP COLUMN checksum;"
+            "DROP TABLE mirrored; DROP TABLE set_aside; DROP TABLE left_out; DROP TABLE home; ALTER TABLE vectors DROP COLUMN checksum;"
             "ALTER TABLE layers DROP COLUMN damaged; DROP TABLE maps; DROP TABLE weights; PRAGMA user_version = 2;"
         )
     connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from luna_dt import ImageRecord, Library
 from luna_dt.errors import PictureMissing
 from luna_dt.records import Batch
+from tests import stock
 from tests.conftest import mirror
 
 PROMPT = 'eine Katze, "größer" 猫, looking at the moon'
@@ -74,3 +76,34 @@ def test_a_file_that_is_another_picture_is_not_taken(
         library.file(1)
     with pytest.raises(PictureMissing, match="another picture"):
         library.map("canny", image_id=1)
+
+
+KNOWN = {"Prompt": PROMPT, "Seed": -5, "Width": 96, "Height": 64}
+
+
+@pytest.mark.parametrize(("noted", "ours"), [
+    ({}, True),  # those bytes are the picture, however its text was read
+    ({"FileSize": None}, True),
+    ({"FileSize": 0}, True),
+    ({"FileSize": 7}, False),
+    ({"Hash": "0" * 64}, False),
+    ({"Hash": "no hash"}, False),
+    ({"Hash": None}, False),
+])  # fmt: skip
+@pytest.mark.parametrize(("text", "size"), [(OTHER, (96, 64)), ("", (64, 512))])
+def test_a_file_whose_hash_stock_dt_noted_is_its_picture(
+    tmp_path: Path, text: str, size: tuple[int, int], noted: dict[str, Any], ours: bool
+) -> None:
+    file, database = tmp_path / "ComfyUI_00001_.png", tmp_path / "diffusion-toolkit.db"
+    png(file, size, parameters=text)
+    data = file.read_bytes()
+    stock.create(database, "1.10")
+    said = {"FileSize": len(data), "Hash": hashlib.sha256(data).hexdigest().upper(), **noted}
+    stock.insert(database, "Image", {"Id": 1, "Path": str(file), **KNOWN, **said})
+    with Library(tmp_path / "home", dt=str(database)) as library:
+        library.sync()
+        if ours:
+            assert library.file(1) == data
+            stock.run(database, "ALTER TABLE Image DROP COLUMN Hash")  # as before 1.9
+        with pytest.raises(PictureMissing, match="is another picture here"):
+            library.file(1)
