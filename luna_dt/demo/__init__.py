@@ -13,16 +13,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import LunaError, MissingExtra, Unreachable
 from ..library import Library
 from ..settings import Settings
 
+if TYPE_CHECKING:
+    from ..pixels import Picture
+    from .database import Drawing
+
 
 def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
-    """Draws a library, serves and syncs it, searches it, closes everything and searches again.
+    """Draws a library, serves and syncs it, searches it, closes everything and searches again; then the same pictures as
+    stock DT has them.
 
-    Leaves ``folder`` with the pictures, the mirrored library and contact-sheet.png.  Raises LunaError.
+    Leaves ``folder`` with the pictures, the mirrored libraries and contact-sheet.png.  Raises LunaError.
     """
     try:
         import open_clip  # noqa: F401
@@ -35,8 +41,9 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
     from . import database, drawing
 
     folder = folder.absolute()
-    if (folder / "library" / "library.db").exists():  # the last demo's
-        shutil.rmtree(folder / "library")
+    for home in (folder / "library", folder / "stock" / "library"):
+        if (home / "library.db").exists():  # the last demo's
+            shutil.rmtree(home)
     settings = Settings(home=folder / "library")
     clock = _Clock(tell)
     encoders = Encoders(settings)
@@ -96,6 +103,26 @@ def run(folder: Path, pictures: int, tell: Callable[[str], None]) -> None:
     contact_sheet(reference, "reference.png", found).save(sheet)
     same = sum(drawings[hit.id - 1].scene.subject == "cat" for hit in offline)
     clock(f"drew {sheet}: {same} of {len(offline)} hits show a cat, as the reference does")
+    _stock_way(folder / "stock", drawings, reference, clock)
+
+
+def _stock_way(folder: Path, drawings: list[Drawing], reference: Picture, clock: _Clock) -> None:
+    """The same pictures as stock DT has them, in one SQLite file and without vectors: synced, embedded here, searched."""
+    from . import database, stock
+
+    file = folder / "diffusion-toolkit.db"
+    stock.create(file, drawings)
+    clock(f"wrote the same pictures as stock DiffusionToolkit has them, {file}")
+    with Library(folder / "library", dt=str(file)) as library:
+        new = {change.kind: change.added for change in library.sync()}
+        best = library.images(f'saved: "{stock.SAVED_SEARCH}"')
+        clock(
+            f"synced it: {', '.join(f'{count} {kind}' for kind, count in new.items())}; its saved search finds {len(best)}"
+        )
+        made = library.embed("visual", model=database.TINY_JOINT.model)
+        hits = library.search(reference, top_k=9)
+        same = sum(drawings[hit.id - 1].scene.subject == "cat" for hit in hits)
+        clock(f"made layer visual of {made.encoded} pictures and searched: {same} of {len(hits)} hits show a cat")
 
 
 class _Clock:

@@ -366,6 +366,8 @@ def test_the_demo(tmp_path: Path) -> None:
     assert "searched again with everything closed" in done.stdout
     assert "0 rows had changed" in done.stdout
     assert (tmp_path / "out" / "contact-sheet.png").is_file()
+    assert "synced it: 100 images, 100 captions, 25 clusters; its saved search finds 1" in " ".join(done.stdout.split())
+    assert "made layer visual of 100 pictures and searched: 4 of 9 hits show a cat" in " ".join(done.stdout.split())
     with Image.open(tmp_path / "out" / "pictures" / "00001-arrow.png") as picture:
         assert "Negative prompt:" in picture.info["parameters"]
 
