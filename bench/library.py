@@ -39,8 +39,9 @@ WORDS = [start + end for start in STARTS for end in ENDS]
 #: What an idle sync needs, told by the database itself: %s stands for what is kept of an image.
 DIGESTS = {
     "images": "SELECT COUNT(*), bit_xor(hashtextextended(ROW(%s)::text, 0)) FROM bench.image",
-    "captions": "SELECT COUNT(*), bit_xor(hashtextextended(h::text, 0)) FROM (SELECT SUM(hashtextextended(ROW(tag, source, "
-    "confidence)::text, 0)) h FROM bench.image_tags GROUP BY image_id) sums",
+    "captions": "SELECT COUNT(*), bit_xor(hashtextextended(h::text, 0)) FROM (SELECT SUM(h) h FROM (SELECT image_id, "
+    "hashtextextended(ROW(tag, source, confidence)::text, 0) h FROM bench.image_tags UNION ALL SELECT image_id, "
+    "hashtextextended(ROW(caption, source, updated_at)::text, 0) FROM bench.image_captions) said GROUP BY image_id) sums",
     "vectors": "SELECT COUNT(*), bit_xor(hashint8extended(pg_column_toast_chunk_id(image_embedding)::bigint, 1)) FROM bench.image",
 }
 CONTENT = {

@@ -24,7 +24,7 @@ from ..records import LAYERS, RECORD_KINDS, Batch, Int64s, Kind
 from ..storable import sifted
 from ..store import Store
 from .binding import must_be_ours
-from .trust import drop_damaged, not_as_in_dt
+from .trust import drop_damaged, drop_damaged_records, not_as_in_dt
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ def sync(
     ``leave``: what another DT is met with (binding.py).
     """
     with store.sole_writer():
+        drop_damaged_records(store)
         stamp = catalog.stamp()
         if stamp and stamp == store.stamp() and not accept:
             counts = store.counts()

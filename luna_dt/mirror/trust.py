@@ -11,13 +11,21 @@ import logging
 import numpy as np
 
 from ..dt.catalog import Catalog, page_size
-from ..records import EMBEDDINGS, Float32s, Int64s
+from ..records import EMBEDDINGS, RECORD_KINDS, Float32s, Int64s
 from ..store import Layer, Store
 
 log = logging.getLogger(__name__)
 
+ROWS_CHECKED = 20_000  # of each kind of record that each sync reads, from a place of its own
 BYTES_CHECKED = 256 << 20  # bytes of a layer that each sync reads, from a place of its own
 VECTORS_COMPARED = 256  # vectors that each sync compares with DT's
+
+
+def drop_damaged_records(store: Store) -> None:
+    """Forgets records that are not what was stored; of many a part is looked at, another each time."""
+    for kind in RECORD_KINDS:
+        if bad := store.damaged(kind, ROWS_CHECKED):
+            store.forget(kind, bad)
 
 
 def drop_damaged(store: Store, layer: Layer) -> None:

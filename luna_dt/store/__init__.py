@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..records import EMBEDDINGS, Batch, Int64s, layer_of
 from .aside import Aside, SetAside
 from .contents import Contents
@@ -25,6 +27,8 @@ class Store(Records, Vectors, Contents, Aside):
             both = self._array(fields, "SELECT image_id, digest FROM vectors WHERE layer = ? ORDER BY 1", [layer])
         else:
             both = self._array(fields, f"SELECT {IDS[kind]}, digest FROM {kind} ORDER BY 1")
+        if (np.diff(both["id"]) <= 0).any():  # the key's own order
+            raise self.damaged_file()
         return both["id"].copy(), both["digest"].copy()
 
     def dt(self) -> str:

@@ -19,7 +19,7 @@ from ..errors import BadInput, StoreError
 from ..query import HIDING, Part, matches
 from ..records import now, unseen_digest
 from . import formats
-from .pages import Log
+from .pages import Log, is_cut
 
 #: The databases that this process has open: file locks do not hold off the process that has them.
 OPEN: list[Path] = []
@@ -110,15 +110,27 @@ class Database:
                 raise StoreError(
                     f"{self.path} is missing or empty, and what belongs to it is there: {rescuing(self.home)}"
                 )
-        elif size and self.path.resolve() not in OPEN:
+        elif self.path.resolve() not in OPEN:
             with self.path.open("rb+") as file:
                 try:
                     lock(file)
                 except OSError:  # another program has it open, so it is read already
                     return
                 # a transaction that was under way when the power failed may be there in part; not two of them
-                if Log(log.read_bytes()).left_out > 1:
+                read = Log(log.read_bytes() if size else b"")
+                if read.left_out > 1:
                     raise StoreError(f"{log} is damaged before its end: {rescuing(self.home)}")
+                if is_cut(file, read):
+                    raise StoreError(f"{self.path} was cut off: {rescuing(self.home)}")
+
+    def must_be_sound(self) -> None:
+        """Raises StoreError where the pages of the database do not fit together; reads all of them."""
+        if self.rows("PRAGMA quick_check(1)") != [("ok",)]:
+            raise self.damaged_file()
+
+    def damaged_file(self) -> StoreError:
+        """The error for a database whose pages do not fit together."""
+        return StoreError(f"{self.path} is damaged: {rescuing(self.home)}")
 
     def _must_be_writable(self) -> None:
         if self.read_only:
@@ -174,6 +186,8 @@ class Database:
                 cursor = self._reader.execute(sql, values)
                 while rows := cursor.fetchmany(50_000):
                     parts.append(np.array(rows, fields))
+        except (TypeError, ValueError) as error:  # what is no number stands where numbers must be
+            raise self.damaged_file() from error
         except OverflowError as error:
             raise BadInput("a number is too large for a library's ids and seeds") from error
         except sqlite3.Error as error:

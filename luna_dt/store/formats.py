@@ -120,7 +120,14 @@ MIGRATIONS = (
             "ALTER TABLE layers ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0",
         ),
     ),
-    Migration(6, "what DT was like when all of it was mirrored", ("CREATE TABLE mirrored (stamp TEXT NOT NULL)",)),
+    Migration(
+        6,
+        "what DT was like when all of it was mirrored, checksums of records",
+        (
+            "CREATE TABLE mirrored (stamp TEXT NOT NULL)",
+            *(f"ALTER TABLE {table} ADD COLUMN checksum INTEGER" for table in ("images", "captions", "clusters")),
+        ),
+    ),
 )
 
 

@@ -82,7 +82,9 @@ class Log:
         page_of = heads[:, 0].tolist()
         follows = [ours[i] and starts[i] == (ends[i - 1] if i else (first, second)) for i in range(count)]
         stop = next((i for i in range(count) if not (whole and follows[i])), count)
-        self.left_out = sum(1 for i in sound if i >= stop and commits[i])
+        self.left_out = sum(1 for i in range(stop, count) if ours[i] and commits[i])
+        if not whole and any(content[:32]):  # without its head SQLite reads nothing of it, however much there is
+            self.left_out = max(2, self.left_out)
         self.is_sound = not bad and (whole or not written) and written == sorted(written)
         self.version = {page_of[i]: i for i in written}
         self.pages = {number: frames[i, 24:].tobytes() for number, i in self.version.items()}
@@ -113,6 +115,17 @@ def _in_order(
         order.append(at)
         at = after.get(ends[at])
     return order
+
+
+def is_cut(file: BinaryIO, log: Log) -> bool:
+    """Whether a database's file ends before the pages do that its header counts; raises OSError."""
+    file.seek(0)
+    head = (log.pages.get(1) or file.read(100))[:100]
+    if head[:16] != MAGIC or head[24:28] != head[92:96]:  # then what it counts may be of an earlier time
+        return False
+    size = int.from_bytes(head[16:18], "big")
+    there, count = file.seek(0, 2) // (65536 if size == 1 else max(size, 512)), int.from_bytes(head[28:32], "big")
+    return count - there > len(log.pages) or any(number not in log.pages for number in range(there + 1, count + 1))
 
 
 class Pages:

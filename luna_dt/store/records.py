@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import random
 import sqlite3
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any, Literal, cast
 
 from .. import query
-from ..errors import UnknownCluster, UnknownImage
+from ..errors import StoreError, UnknownCluster, UnknownImage
 from ..records import FLAGS, LAYERS, RECORD_KINDS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s
 from .database import Database
+
+log = logging.getLogger(__name__)
 
 ImageOrder = Literal["id", "date", "rating"]
 _ORDERS: dict[ImageOrder, str] = {
@@ -24,6 +30,7 @@ VISIBLE_PAGE = 1000  # records taken in one go
 _IMAGE_COLUMNS = [f.name for f in fields(ImageRecord) if f.name != "tags"]  # tags are synced with the captions
 #: Where the flags are among them.
 _FLAGS = [_IMAGE_COLUMNS.index(flag) for flag in FLAGS]
+_WHOLE = len(_IMAGE_COLUMNS) + 2  # values of an image's row, with its digest and checksum
 #: Tags lie in one text, a line each; maps are known by the picture's content, or by its path where it was not read.
 _COLUMNS = query.Columns(
     {name: name for name in _IMAGE_COLUMNS},
@@ -46,10 +53,14 @@ _COLUMNS = query.Columns(
         },
     },
 )  # fmt: skip
-_SELECT_IMAGE = (
-    ", ".join(f"images.{name}" for name in _IMAGE_COLUMNS)
-    + ", (SELECT tags FROM captions WHERE captions.image_id = images.id)"
-)
+_CAPTION_COLUMNS = [f.name for f in fields(Captions)]
+#: What a row's checksum is of, and the checksum, which rows of earlier versions have not.
+_STORED = {
+    "images": ", ".join(f"images.{name}" for name in (*_IMAGE_COLUMNS, "digest", "checksum")),
+    "captions": ", ".join([*_CAPTION_COLUMNS, "digest", "checksum"]),
+    "clusters": "id, name, image_count, digest, checksum",
+}
+_SELECT_IMAGE = f"{_STORED['images']}, (SELECT tags FROM captions WHERE captions.image_id = images.id)"
 
 
 def hidden(flags: tuple[str, ...]) -> str:
@@ -67,9 +78,54 @@ class Records(Database):
         for start in range(0, len(wanted), 500):
             part = wanted[start : start + 500]
             marks = ",".join("?" * len(part))
-            for row in self.rows(f"SELECT {_SELECT_IMAGE} FROM images WHERE id IN ({marks})", part):
-                found[row[0]] = _image(row)
+            rows = self.rows(f"SELECT {_SELECT_IMAGE} FROM images WHERE id IN ({marks})", part)
+            found |= {record.id: record for record in self._images(rows)}
         return found
+
+    def _images(self, rows: list[Any]) -> list[ImageRecord]:
+        """The records of rows of _SELECT_IMAGE; those that are not what was stored are forgotten."""
+        good = [row for row in rows if _is_sound(row[:_WHOLE])]
+        if len(good) < len(rows):
+            self.forget("images", [row[0] for row in rows if not _is_sound(row[:_WHOLE])])
+        return [_image([*row[: _WHOLE - 2], row[_WHOLE]]) for row in good]
+
+    def forget(self, kind: str, ids: Iterable[int]) -> None:
+        """Takes out rows that are not what was stored, for a damaged file says what never was; the next sync has them anew.
+
+        Raises StoreError where more than rows is damaged.
+        """
+        self.must_be_sound()
+        gone = [(i,) for i in ids]
+        log.warning("%s: %d in %s are damaged, and are taken anew by the next sync", kind, len(gone), self.path)
+        with contextlib.suppress(StoreError), self.writing(kind) as db:  # where it cannot be written it is met again
+            db.executemany(f"DELETE FROM {kind} WHERE {IDS[kind]} = ?", gone)
+            db.execute("DELETE FROM mirrored")
+
+    def damaged(self, kind: str, most: int) -> list[int]:
+        """The ids of a kind's rows that are not what was stored: of ``most`` rows, others each time, and where any of
+        those is damaged of all."""
+        ((count,),) = self.rows(f"SELECT COUNT(*) FROM {kind}")
+        key, start = IDS[kind], random.randrange(max(1, count - most + 1))
+        ((first,),) = self.rows(f"SELECT {key} FROM {kind} ORDER BY {key} LIMIT 1 OFFSET ?", [start]) or [(0,)]
+        bad = self._damaged(kind, first, most)
+        return self._damaged(kind, -(2**63), count) if bad and most < count else bad
+
+    def _damaged(self, kind: str, first: int, most: int) -> list[int]:
+        key, bad = IDS[kind], list[int]()
+        while most > 0:
+            sql = f"SELECT {_STORED[kind]} FROM {kind} WHERE {key} >= ? ORDER BY {key} LIMIT ?"
+            rows = self.rows(sql, [first, min(most, VISIBLE_PAGE)])
+            if not rows:
+                break
+            if kind == "clusters":
+                rows = [(*row[:-1], self._members(row[0]), row[-1]) for row in rows]
+            bad += [row[0] for row in rows if not _is_sound(row)]
+            first, most = rows[-1][0] + 1, most - len(rows)
+        return bad
+
+    def _members(self, cluster_id: int) -> tuple[Any, ...]:
+        sql = "SELECT image_id, confidence FROM cluster_members WHERE cluster_id = ? ORDER BY image_id"
+        return tuple(self.rows(sql, [cluster_id]))
 
     def image(self, image_id: int) -> ImageRecord:
         found = self.images([image_id])
@@ -116,7 +172,7 @@ class Records(Database):
             f"SELECT {_SELECT_IMAGE} FROM images WHERE id > ? AND {condition} ORDER BY id LIMIT ?",
             [after_id, *values, limit],
         )
-        return [_image(row) for row in rows]
+        return self._images(rows)
 
     def visible(self, text: str = "") -> Iterator[ImageRecord]:
         """Every image that fits a query and is not hidden, whatever it asks for, in id order, a page at a time."""
@@ -140,13 +196,11 @@ class Records(Database):
         return found
 
     def captions(self, image_id: int) -> Captions:
-        rows = self.rows(
-            "SELECT image_id, wd14_tags, joytag_tags, joycaption, combined, tags FROM captions WHERE image_id = ?",
-            [image_id],
-        )
-        if rows:
-            image_id, wd14, joytag, caption, combined, tags = rows[0]
-            return Captions(image_id, wd14, joytag, caption, combined, _split(tags))
+        for row in self.rows(f"SELECT {_STORED['captions']} FROM captions WHERE image_id = ?", [image_id]):
+            if _is_sound(row):
+                return Captions(*[*row[:-3], _split(row[-3])])
+            self.forget("captions", [image_id])
+            raise UnknownImage(f"the captions of image {image_id} are damaged here; sync again to have them anew")
         self.image(image_id)
         return Captions(image_id)
 
@@ -162,7 +216,8 @@ class Records(Database):
             f"WHERE cluster_id = ? AND NOT ({hidden(self.hide)}) ORDER BY COALESCE(rating, 0) DESC, confidence DESC, id",
             [cluster_id],
         )
-        members = (ClusterImage(_image(row[:-1]), row[-1]) for row in rows)
+        confidences = {row[0]: row[-1] for row in rows}
+        members = (ClusterImage(record, confidences[record.id]) for record in self._images([row[:-1] for row in rows]))
         return [member for member in members if member.image.quality >= min_quality]
 
     def version_of(self, image_id: int) -> str:
@@ -185,26 +240,50 @@ class Records(Database):
                 images = cast("list[ImageRecord]", batch.rows)
                 values = attrgetter(*_IMAGE_COLUMNS)
                 rows = ((*values(image), digest) for image, digest in zip(images, digests, strict=True))
-                _insert(db, kind, (*_IMAGE_COLUMNS, "digest"), rows)
+                _insert(db, kind, (*_IMAGE_COLUMNS, "digest"), map(_plain, rows))
             elif kind == "captions":
                 rows = (
                     (c.image_id, c.wd14_tags, c.joytag_tags, c.joycaption, c.combined, "\n".join(c.tags), d)
                     for c, d in zip(cast("list[Captions]", batch.rows), digests, strict=True)
                 )
-                columns = ("image_id", "wd14_tags", "joytag_tags", "joycaption", "combined", "tags", "digest")
-                _insert(db, kind, columns, rows)
+                _insert(db, kind, (*_CAPTION_COLUMNS, "digest"), rows)
             else:
                 for cluster, digest in zip(cast("list[Cluster]", batch.rows), digests, strict=True):
                     db.execute("DELETE FROM clusters WHERE id = ?", [cluster.id])  # and its members
+                    members = {m.image_id: m.confidence for m in cluster.members}
                     row = (cluster.id, cluster.name, cluster.image_count, digest)
-                    _insert(db, kind, ("id", "name", "image_count", "digest"), [row])
-                    members = ((cluster.id, m.image_id, m.confidence) for m in cluster.members)
-                    _insert(db, "cluster_members", ("cluster_id", "image_id", "confidence"), members)
+                    checksum = _checksum((*row, tuple(sorted(members.items()))))
+                    db.execute("INSERT INTO clusters VALUES (?, ?, ?, ?, ?)", (*row, checksum))
+                    db.executemany(
+                        "INSERT INTO cluster_members (cluster_id, image_id, confidence) VALUES (?, ?, ?)",
+                        ((cluster.id, *member) for member in members.items()),
+                    )
 
 
 def _insert(db: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    marks = ", ".join("?" * len(columns))
-    db.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)
+    marks = ", ".join("?" * (len(columns) + 1))
+    db.executemany(
+        f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}, checksum) VALUES ({marks})",
+        ((*row, _checksum(row)) for row in rows),
+    )
+
+
+def _checksum(row: Sequence[object]) -> int:
+    """CRC-32 of a row's values, as SQLite gives them back."""
+    return zlib.crc32(repr(tuple(row)).encode("utf-8", "surrogatepass"))
+
+
+def _is_sound(row: Sequence[Any]) -> bool:
+    """Whether a row, whose checksum is last, is what was stored; that of an earlier version has none."""
+    return row[-1] is None or row[-1] == _checksum(row[:-1])
+
+
+def _plain(row: tuple[Any, ...]) -> list[object]:
+    """An image's row as SQLite gives it back, to which true is 1."""
+    values = list(row)
+    for i in _FLAGS:
+        values[i] = int(values[i])
+    return values
 
 
 def _image(row: Sequence[Any]) -> ImageRecord:

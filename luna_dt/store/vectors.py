@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import NotSearchable, StoreError
+from ..errors import BadAnswer, NotSearchable, StoreError
 from ..identity import Identity, Verdict
 from ..records import EMBEDDINGS, LAYERS, Batch, Float32s, Int64s, checked_layer
 from .database import Database
@@ -107,7 +107,7 @@ class Vectors(Database):
         states = [
             LayerState(
                 name,
-                Identity.from_json(json.loads(identity)),
+                self._made_by(identity),
                 file,
                 written,
                 count,
@@ -128,7 +128,7 @@ class Vectors(Database):
         """Raises UnknownLayer for a name that is none, NotSearchable for one that holds nothing yet."""
         rows = self.rows("SELECT identity FROM layers WHERE name = ?", [layer])
         if rows:
-            return Identity.from_json(json.loads(rows[0][0]))
+            return self._made_by(rows[0][0])
         raise no_vectors(checked_layer(layer))
 
     def is_local(self, layer: str) -> bool:
@@ -138,7 +138,7 @@ class Vectors(Database):
     def begun(self, layer: str) -> Identity | None:
         """What a layer is being made anew by, beside the one in use; None where that was not begun."""
         rows = self.rows("SELECT identity FROM layers WHERE name = ?", [layer + BEGUN])
-        return Identity.from_json(json.loads(rows[0][0])) if rows else None
+        return self._made_by(rows[0][0]) if rows else None
 
     def put_in_use(self, layer: str) -> None:
         """Has what was begun take the layer's place, all at once; readers of the old one go on undisturbed."""
@@ -178,11 +178,13 @@ class Vectors(Database):
                 [name],
             )
             unseen = self._array([("id", "i8")], f"SELECT id FROM images WHERE {hidden(self.hide)}")
-            made_by = Identity.from_json(json.loads(identity))
+            made_by = self._made_by(identity)
             path = self.home / "vectors" / file
             vectors = _mapped(path, rows, made_by.dim)
         ids, norms, checksums = np.full(rows, -1, np.int64), np.ones(rows, np.float32), np.full(rows, -1, np.int64)
         at = named["row"]
+        if len(at) and not 0 <= at.min() <= at.max() < rows:
+            raise self.damaged_file()
         ids[at], norms[at], checksums[at] = named["id"], named["norm"], named["checksum"]
         visible = (ids >= 0) & ~np.isin(ids, unseen["id"])
         return Layer(name, made_by, path, vectors, ids, visible, norms, checksums, generation)
@@ -302,9 +304,15 @@ class Vectors(Database):
                 except OSError as error:
                     log.info("%s is still in use and stays for now (%s)", path, error)
 
+    def _made_by(self, identity: str) -> Identity:
+        try:
+            return Identity.from_json(json.loads(identity))
+        except (ValueError, BadAnswer) as error:
+            raise self.damaged_file() from error
+
     def _layer_file(self, layer: str) -> tuple[Path, int, int]:
         identity, file, rows = self.rows("SELECT identity, file, rows FROM layers WHERE name = ?", [layer])[0]
-        return self.home / "vectors" / file, rows, Identity.from_json(json.loads(identity)).dim
+        return self.home / "vectors" / file, rows, self._made_by(identity).dim
 
 
 def _checksum(image_id: int, vector: Float32s) -> int:
