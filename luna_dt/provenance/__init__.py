@@ -1,4 +1,4 @@
-"""What a picture says of its own making: AUTOMATIC1111's text, ComfyUI's graph."""
+"""What a picture says of its own making: AUTOMATIC1111's text, ComfyUI's graph, others' JSON."""
 
 from __future__ import annotations
 

@@ -14,13 +14,15 @@ from typing import Any, BinaryIO
 
 from ..errors import BadPicture
 from ..pixels import FORMATS, MAX_PIXELS, ORIENTATION
-from . import Made, graph, parameters, xmp
+from . import Made, graph, others, parameters, xmp
 
 MOST_BYTES = 8 << 20  # of one text, unpacked
 MOST_CHUNKS = 100_000  # of one PNG
 MOST_TAGS, MOST_TAG = 500, 200  # tags of a picture, characters of one
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TEXTS = (b"parameters", b"prompt", b"XML:com.adobe.xmp")  # what is looked for in a PNG
+_TEXTS = (  # what is looked for in a PNG
+    b"parameters", b"prompt", b"XML:com.adobe.xmp", b"invokeai_metadata", b"Software", b"Source", b"Comment",
+)  # fmt: skip
 _EXIF_IFD, _USER_COMMENT, _RATING, _KEYWORDS, _TIFF_XMP = 0x8769, 0x9286, 0x4746, 0x9C9E, 0x02BC
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
@@ -60,7 +62,7 @@ def read(data: BinaryIO) -> Told:
     tags = marks.tags or tuple(_utf16(exif.get(_KEYWORDS)).split(";"))
     comments = [user_comment(exif.get(_USER_COMMENT))]
     comments += [value.partition(":")[2] for value in exif.values() if _names_prompt(value)]
-    made, model_hash = _made([_text(texts.get(name, b"")) for name in ("parameters", "prompt")], comments)
+    made, model_hash = _made({name: _text(said) for name, said in texts.items()}, comments)
     known = dict.fromkeys(tag.strip() for tag in tags)
     tags = tuple(tag for tag in known if tag and len(tag) <= MOST_TAG)[:MOST_TAGS]
     size = (height, width) if exif.get(ORIENTATION) in (5, 6, 7, 8) else (width, height)
@@ -77,20 +79,23 @@ def user_comment(value: Any) -> str:
     return _text(said if code in (b"ASCII\0\0\0", bytes(8)) else value).strip("\0")
 
 
-def _made(texts: list[str], comments: list[str]) -> tuple[Made, str]:
-    """How it was made, and its model's hash, by the first text that tells it: A1111's, then ComfyUI's graph.
+def _made(texts: dict[str, str], comments: list[str]) -> tuple[Made, str]:
+    """How it was made, and its model's hash, by the first text that tells it: A1111's, another program's own, then
+    ComfyUI's graph.
 
     A comment may be anybody's words: it counts only where it has A1111's settings, or is a graph.
     """
-    own, prompt = texts
-    for text, anyones in [(own, False), *((comment, True) for comment in comments)]:
-        if not text.strip() or len(text) > MOST_BYTES or text.lstrip().startswith(("{", "[")):
+    comments = [comment for comment in comments if len(comment) <= MOST_BYTES]
+    for text, anyones in [(texts.get("parameters", ""), False), *((comment, True) for comment in comments)]:
+        if not text.strip() or text.lstrip().startswith(("{", "[")):
             continue  # other programs, too, call what they write parameters: as JSON
-        made, others = parameters.read(text)
+        made, rest = parameters.read(text)
         if not anyones or made.steps or made.seed is not None:
-            return made, others.get("Model hash", "")
-    for text in (prompt, *comments):
-        if text.lstrip().startswith("{") and len(text) <= MOST_BYTES:
+            return made, rest.get("Model hash", "")
+    if told := others.read(texts, comments):
+        return told
+    for text in (texts.get("prompt", ""), *comments):
+        if text.lstrip().startswith("{"):
             try:
                 return graph.saved(json.loads(text)), ""
             except (ValueError, RecursionError):

@@ -7,18 +7,21 @@ import json
 import random
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 from PIL import Image
 
 from luna_dt.errors import BadPicture
-from luna_dt.provenance import Made
+from luna_dt.provenance import Made, others, parameters
 from luna_dt.provenance.picture import Told, read, user_comment
 from luna_dt.provenance.xmp import Marks
 from luna_dt.provenance.xmp import read as read_xmp
-from tests.unit.test_provenance import PLAIN, k, n
+from tests.unit.test_provenance import ANYTHING, PLAIN, k, n
 
 TEXT = (
     "a fox, größer, 猫\nsecond line\nNegative prompt: blurry, ugly\nSteps: 20, Sampler: Euler a, CFG scale: 6.5, "
@@ -116,6 +119,97 @@ def test_comfyuis_graph_is_read_wherever_it_lies(data: bytes) -> None:
     assert (made.prompt, made.negative, made.seed, made.steps) == ("a fox", "blurry", 7, 20)
 
 
+FOX = Made(
+    "a fox", "blurry", 7, 20, 6.5, None, "euler", "karras", "dream", (("a", 0.5), ("b", -1.0)), width=640, height=512
+)
+SWARM = {
+    "prompt": "a fox", "negativeprompt": "blurry", "model": "dream", "images": 1, "seed": 7, "steps": 20, "cfgscale": 6.5,
+    "width": 640, "height": 512, "sampler": "euler", "scheduler": "karras", "loras": ["a", "b"], "loraweights": ["0.5", "-1"],
+}  # fmt: skip
+FOOOCUS = {
+    "metadata_scheme": "fooocus", "version": "Fooocus v2.5.5", "prompt": "a fox", "negative_prompt": "blurry", "styles": "[]",
+    "full_prompt": ["a fox, cinematic"], "steps": 20, "seed": "7", "guidance_scale": 6.5, "sampler": "euler", "scheduler":
+    "karras", "base_model": "dream", "base_model_hash": "ab12", "resolution": "(640, 512)", "loras": [["a", 0.5, "x"], ["b", -1, "y"]],
+}  # fmt: skip
+INVOKE = {
+    "generation_mode": "sdxl_txt2img", "positive_prompt": "a fox", "negative_prompt": "blurry", "width": 640, "height": 512,
+    "seed": 7, "cfg_scale": 6.5, "steps": 20, "scheduler": "euler", "model": {"key": "x", "name": "dream", "hash": "blake3:1"},
+    "loras": [{"model": {"name": "a"}, "weight": 0.5}, {"lora": {"model_name": "b"}, "weight": -1}], "strength": 0.3,
+}  # fmt: skip
+NOVEL = {
+    "prompt": "a fox", "uc": "blurry", "steps": 20, "scale": 6.5, "seed": 7, "sampler": "k_euler", "noise_schedule": "karras",
+    "width": 640, "height": 512, "uncond_scale": 0.0,
+}  # fmt: skip
+
+
+def swarm(**changes: Any) -> str:
+    return json.dumps({"sui_image_params": {**SWARM, **changes}, "sui_extra_data": {"date": "x"}})
+
+
+def novel(**changes: Any) -> bytes:
+    return png(*(text(name, said) for name, said in {
+        "Title": "NovelAI generated image", "Description": "a fox", "Software": "NovelAI", "Source": "dream",
+        "Comment": json.dumps({**NOVEL, **changes}),
+    }.items()))  # fmt: skip
+
+
+def captions(base: str, *characters: Any) -> dict[str, Any]:
+    return {
+        "caption": {
+            "base_caption": base,
+            "char_captions": [{"char_caption": each, "centers": []} for each in characters],
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "made"),
+    [
+        (png(text("parameters", swarm())), FOX),
+        (coded("JPEG", exif(b"UNICODE\0" + swarm().encode("utf-16-be"))), FOX),
+        (png(text("parameters", swarm(fluxguidancescale=3.5, cfgscale=1))), replace(FOX, cfg=1.0, guidance=3.5)),
+        (png(text("parameters", swarm(loras=["a"], seed=-1, steps=0, cfgscale=True, width="wide", model=5, sampler=None))),
+         replace(FOX, loras=None, seed=None, steps=None, cfg=None, width=None, model=None, sampler=None)),
+        (png(text("parameters", swarm(loraweights=["0.5", "strong"]))), replace(FOX, loras=None)),
+        (png(text("parameters", swarm(loraweights=["0.5", "nan"]))), replace(FOX, loras=None)),
+        (png(text("parameters", json.dumps(FOOOCUS))), FOX),
+        (coded("WEBP", exif(b"ASCII\0\0\0" + json.dumps(FOOOCUS).encode())), FOX),
+        (png(text("parameters", json.dumps({**FOOOCUS, "resolution": "wide", "loras": [["a"]], "prompt": "\ud800"}))),
+         replace(FOX, width=None, height=None, loras=None, prompt=None)),
+        (png(text("parameters", json.dumps({**FOOOCUS, "loras": []}))), replace(FOX, loras=())),
+        (png(text("invokeai_metadata", json.dumps(INVOKE)), text("invokeai_graph", "{}")), replace(FOX, scheduler=None)),
+        (png(text("invokeai_metadata", json.dumps({**INVOKE, "generation_mode": "img2img", "model": {"model_name": "old"}}))),
+         replace(FOX, scheduler=None, denoise=0.3, model="old")),
+        (png(text("invokeai_metadata", json.dumps({**INVOKE, "generation_mode": "img2img", "strength": 3, "model": "x", "loras": 3}))),
+         replace(FOX, scheduler=None, model=None, loras=None)),
+        (png(text("invokeai_metadata", json.dumps({"app_version": "5", "loras": [3]}))), Made()),
+        (novel(), replace(FOX, sampler="k_euler", loras=None)),
+        (novel(v4_prompt=captions("a fox", "girl, red hair", ""), v4_negative_prompt=captions("blurry")),
+         replace(FOX, sampler="k_euler", loras=None, prompt="a fox\ngirl, red hair")),
+        (novel(v4_prompt=captions("a fox", 5), v4_negative_prompt=[]),
+         replace(FOX, sampler="k_euler", loras=None, prompt=None, negative=None)),
+        (png(text("parameters", TEXT), text("invokeai_metadata", json.dumps(INVOKE))), MADE),
+    ],
+)  # fmt: skip
+def test_what_other_programs_write_is_read(data: bytes, made: Made) -> None:
+    found = told(data)
+    assert found.made == made
+    assert found.model_hash == ("ab12" if b"fooocus" in data or b"ab12" in data else "")
+
+
+@settings(max_examples=300, deadline=None)
+@given(some.dictionaries(some.sampled_from([*SWARM, *FOOOCUS, *INVOKE, *NOVEL, "v4_prompt"]), ANYTHING, max_size=8))
+@pytest.mark.slow
+def test_nothing_that_other_programs_write_raises(said: dict[str, Any]) -> None:
+    for texts in (
+        {"parameters": json.dumps({"sui_image_params": said})}, {"parameters": json.dumps({**said, "metadata_scheme": "fooocus"})},
+        {"invokeai_metadata": json.dumps(said)}, {"Software": "NovelAI", "Comment": json.dumps(said)},
+    ):  # fmt: skip
+        found = others.read(texts, ())
+        if found:
+            parameters.write(found[0])
+
+
 def test_of_several_saved_pictures_only_what_all_share_is_told() -> None:
     graph = {
         **PLAIN,
@@ -136,7 +230,11 @@ def test_of_several_saved_pictures_only_what_all_share_is_told() -> None:
     "data",
     [
         png(),
-        png(text("parameters", json.dumps({"sui_image_params": {"prompt": "x", "seed": 1, "steps": 2}}))),
+        png(text("parameters", json.dumps({"sui_image_params": ["prompt"]}))),
+        png(text("parameters", json.dumps({"prompt": "whose?", "seed": 1, "steps": 2}))),
+        png(text("invokeai_metadata", "[1]")),
+        png(text("Comment", json.dumps({"prompt": "x", "seed": 1}))),
+        png(text("Software", "NovelAI"), text("Comment", "{" * 100_000)),
         png(text("prompt", "[" * 100_000)),
         png(text("prompt", '{"1": ')),
         png(text("prompt", "null")),
