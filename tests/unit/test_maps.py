@@ -7,7 +7,6 @@ import contextlib
 import io
 import logging
 import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -317,14 +316,10 @@ def test_a_map_that_cannot_be_locked_is_there_all_the_same(tmp_path: Path, pictu
 
 
 def test_a_library_of_the_second_format_goes_on(tmp_path: Path, picture: Path) -> None:
-    opened(tmp_path).close()
-    with sqlite3.connect(tmp_path / "library.db") as connection:
-        connection.executescript(
-            "DROP TABLE mirrored; DROP TABLE set_aside; DROP TABLE left_out; DROP TABLE home; ALTER TABLE vectors DROP COLUMN checksum;"
-            "ALTER TABLE layers DROP COLUMN damaged; DROP TABLE maps; DROP TABLE weights; PRAGMA user_version = 2;"
-        )
-    connection.close()
+    kept = Path(__file__).parents[1] / "formats" / "2"
     (tmp_path / "maps").mkdir()
+    shutil.copy(kept / "library.db", tmp_path)
+    shutil.copytree(kept / "vectors", tmp_path / "vectors")
     (tmp_path / "maps" / "3-canny.png").touch()
     with opened(tmp_path) as library:
         assert not (tmp_path / "maps" / "3-canny.png").exists()
