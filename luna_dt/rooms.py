@@ -46,9 +46,9 @@ class Rooms:
         self.settings = (settings or Settings.load(home)).replace(home=home, dt=dt)
         folders = self.settings.models_folders
         with ExitStack() as opened:  # closed, the last first, unless all goes well
-            self._store = opened.enter_context(
-                closing(Store(self.settings.home, hidden_at(self.settings), lambda name: self._lookups.saved(name)))
-            )
+            store = Store(self.settings.home, lambda name: self._lookups.saved(name))
+            self._store = opened.enter_context(closing(store))
+            store.hide = hidden_at(self.settings, store.source())
             self._memory = Memory(residency)
             opened.callback(self._memory.release)
             self._dt = opened.enter_context(closing(Connection(self.settings, connect, self._store.dt)))

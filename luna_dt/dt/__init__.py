@@ -90,14 +90,15 @@ def connect(settings: Settings) -> Catalog:
     return catalog
 
 
-def hidden_at(settings: Settings) -> tuple[str, ...]:
-    """The flags of images that are hidden: those set, else the usual ones, and NSFW where the stock DT at the address,
-    or an installed one where none is set, hides it itself."""
+def hidden_at(settings: Settings, mirrored: str = "") -> tuple[str, ...]:
+    """The flags of images that are hidden: those set, else the usual ones, and NSFW where the stock DT hides it itself that
+    was ``mirrored``, else that at the address, or an installed one where none is set."""
     from .sqlite import database_in, hides_nsfw, installed_database
 
     if settings.hide is not None:
         return settings.hide
-    file = installed_database() if settings.dt == DEFAULT_DT else database_in(settings.dt)
+    place = mirrored or settings.dt
+    file = installed_database() if place == DEFAULT_DT else database_in(place)
     return HIDEABLE if file and hides_nsfw(file) else HIDING
 
 

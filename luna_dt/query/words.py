@@ -42,7 +42,7 @@ TOKENS = tuple(SPELLINGS)
 FLAGS = ("favorite", "nsfw", "nometa", "delete", "unavailable", "in_album")  # which mean true if nothing follows
 #: The flags that may hide an image unless a query asks for them, and those that do where no setting says otherwise.
 HIDEABLE = ("delete", "unavailable", "nsfw")
-HIDING = HIDEABLE[:2]
+HIDING: tuple[str, ...] = HIDEABLE[:2]
 SAVED = "saved"  # the token of what DT has saved
 MAX_LENGTH = 5_000  # characters of a query
 MAX_TERMS = 200  # of a query, with alternatives

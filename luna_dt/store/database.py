@@ -36,10 +36,8 @@ class Database:
     Raises StoreError when it is damaged, belongs to a newer version, or cannot be made.
     """
 
-    def __init__(
-        self, home: Path, hide: tuple[str, ...] = HIDING, saved: Callable[[str], list[Part]] | None = None
-    ) -> None:
-        self.home, self.hide, self.saved = home, hide, saved
+    def __init__(self, home: Path, saved: Callable[[str], list[Part]] | None = None) -> None:
+        self.home, self.hide, self.saved = home, HIDING, saved
         self.path = home / "library.db"
         #: Whether the home lies where nothing can be written: what is there can be read and searched all the same.
         self.read_only = self.path.is_file() and not all(os.access(each, os.W_OK) for each in (home, self.path))
@@ -229,6 +227,11 @@ class Database:
         except sqlite3.Error as error:
             advice = rescuing(self.home) if _is_damage(error) else "is the disk full or the file in use?"
             raise StoreError(f"{self.path} cannot be written ({error}); {advice}") from error
+
+    def source(self) -> str:
+        """The address that the images were last mirrored from to their end; "" where they never were."""
+        rows = self.rows("SELECT source FROM kinds WHERE name = 'images' AND source IS NOT NULL")
+        return str(rows[0][0]) if rows else ""
 
     def finish(self, kind: str, source: str) -> None:
         """Notes that a kind was mirrored to its end, from that address."""

@@ -222,6 +222,8 @@ def test_what_is_hidden_is_one_setting(
             store.prepare_layer("visual", Identity("test", "", "image", "pooled", "squash", 4))
             store.put("embeddings.visual", Batch(ids, ids, vectors))
         assert sorted(library.nearest(vectors.sum(0))[0].tolist()) == found
+    with Library(settings=settings.replace(dt="http://127.0.0.1:9")) as elsewhere:  # the home knows whose it is
+        assert sorted(elsewhere.find().tolist()) == found
 
 
 def test_odd_rows_are_set_aside(newest: Path, tmp_path: Path) -> None:
