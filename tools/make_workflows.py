@@ -16,6 +16,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("luna_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+assert spec is not None
+assert spec.loader is not None
 pack = importlib.util.module_from_spec(spec)
 sys.modules["luna_pack"] = pack
 spec.loader.exec_module(pack)
@@ -30,6 +32,9 @@ CORE = {
     "SaveImage": ({"images": "IMAGE", "filename_prefix": "STRING"}, ()),
     "PreviewImage": ({"images": "IMAGE"}, ()),
     "PreviewAny": ({"source": "*"}, ()),
+    "ImageScale": (
+        {"image": "IMAGE", "upscale_method": "COMBO", "width": "INT", "height": "INT", "crop": "COMBO"}, ("IMAGE",),
+    ),
     "ControlNetLoader": ({"control_net_name": "COMBO"}, ("CONTROL_NET",)),
     "ControlNetApplyAdvanced": (
         {"positive": "CONDITIONING", "negative": "CONDITIONING", "control_net": "CONTROL_NET", "image": "IMAGE",
@@ -125,14 +130,16 @@ def described(kind: str) -> tuple[dict[str, str], dict[str, Any], tuple[str, ...
 
 def saved(workflow: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     numbers = {name: i for i, name in enumerate(workflow, 1)}
-    nodes, links = {}, []
+    nodes: dict[str, dict[str, Any]] = {}
+    links: list[list[Any]] = []
     for i, (name, (kind, _)) in enumerate(workflow.items()):
         _, _, types, names = described(kind)
         outputs = [{"name": n, "type": t, "links": []} for n, t in zip(names, types, strict=True)]
-        node = {"id": numbers[name], "type": kind, "pos": [40 + 380 * (i // 2), 80 + 420 * (i % 2)], "size": [320, 260],
-                "flags": {}, "order": i, "mode": 0, "inputs": [], "outputs": outputs,
-                "properties": {"Node name for S&R": kind}, "widgets_values": []}  # fmt: skip
-        nodes[name] = node
+        nodes[name] = {
+            "id": numbers[name], "type": kind, "pos": [40 + 380 * (i // 2), 80 + 420 * (i % 2)], "size": [320, 260],
+            "flags": {}, "order": i, "mode": 0, "inputs": [], "outputs": outputs,
+            "properties": {"Node name for S&R": kind}, "widgets_values": [],
+        }  # fmt: skip
     for name, (kind, values) in workflow.items():
         node = nodes[name]
         inputs, defaults, _, _ = described(kind)

@@ -14,141 +14,33 @@ import shutil
 import socket
 import subprocess
 import time
-import urllib.parse
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import requests
 from PIL import Image
 
-from luna_dt import Library, Settings
-from luna_dt.demo import database, served
-from luna_dt.demo.drawing import draw
-from luna_dt.models import Encoders
-from luna_dt.pixels import read_pictures
+from luna_dt import Library
 from luna_dt.provenance.picture import read as read_picture
+from tests.comfy import AWAY, IS_THERE, ROOT, ComfyUI, mirrored, until
 from tests.unit.test_rest import Stranger
 
-ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
-PREFIX = "luna_dt_test"
 
 pytestmark = [
     pytest.mark.comfyui,
-    pytest.mark.skipif(
-        not {"COMFYUI_PATH", "COMFYUI_PYTHON"} <= set(os.environ), reason="COMFYUI_PATH and COMFYUI_PYTHON are not set"
-    ),
+    pytest.mark.skipif(not IS_THERE, reason="COMFYUI_PATH and COMFYUI_PYTHON are not set"),
 ]
-
-
-class ComfyUI:
-    """A running ComfyUI of its own, with this pack as its only custom node."""
-
-    def __init__(self, base: Path, environment: dict[str, str], port: int = 0) -> None:
-        (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
-        link = base / "custom_nodes" / "luna_dt"
-        if not link.exists():
-            link.symlink_to(ROOT, target_is_directory=True)
-        if not port:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-        self.port, self.url = port, f"http://127.0.0.1:{port}"
-        self.log = base / "comfyui.log"
-        command = [
-            os.environ["COMFYUI_PYTHON"], str(Path(os.environ["COMFYUI_PATH"]) / "main.py"), "--cpu",
-            "--port", str(port), "--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes",
-            "--database-url", f"sqlite:///{base / 'comfyui.db'}",
-        ]  # fmt: skip
-        self._out = self.log.open("w")
-        self._process = subprocess.Popen(
-            command, cwd=base, env={**os.environ, **environment}, stdout=self._out, stderr=subprocess.STDOUT
-        )
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                requests.get(f"{self.url}/system_stats", timeout=5)
-                break
-            except requests.ConnectionError:
-                assert self._process.poll() is None, self.log.read_text()[-3000:]
-                assert time.monotonic() < deadline, self.log.read_text()[-3000:]
-                time.sleep(0.2)
-        self.info: dict[str, Any] = requests.get(f"{self.url}/object_info", timeout=60).json()
-
-    def close(self, kill: bool = False) -> None:
-        if kill:
-            self._process.kill()
-        else:
-            self._process.terminate()
-        self._process.wait(30)
-        self._out.close()
-
-    def run(self, prompt: dict[str, Any], seconds: float = 600) -> dict[str, Any]:
-        """What each output node showed; raises AssertionError with ComfyUI's own words when anything failed."""
-        answer = requests.post(f"{self.url}/prompt", json={"prompt": prompt}, timeout=60).json()
-        assert "prompt_id" in answer, json.dumps(answer)[:3000]
-        assert not answer["node_errors"], answer["node_errors"]
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            history = requests.get(f"{self.url}/history/{answer['prompt_id']}", timeout=60).json()
-            if history:
-                done: dict[str, Any] = history[answer["prompt_id"]]
-                failed = [told for kind, told in done["status"]["messages"] if kind == "execution_error"]
-                assert not failed, f"{failed[0]['node_type']}: {failed[0]['exception_message']}"
-                outputs: dict[str, Any] = done["outputs"]
-                return outputs
-            time.sleep(0.1)
-        raise AssertionError(f"not done after {seconds} s: {self.log.read_text()[-2000:]}")
-
-    def picture(self, shown: dict[str, str]) -> Image.Image:
-        data = requests.get(f"{self.url}/view?{urllib.parse.urlencode(shown)}", timeout=60).content
-        return Image.open(io.BytesIO(data))
-
-    def prompt(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """A saved workflow in the form the queue takes, as ComfyUI's page makes it."""
-        links = {link[0]: [str(link[1]), link[2]] for link in saved["links"]}
-        prompt = {}
-        for node in saved["nodes"]:
-            assert node["type"] in self.info, f"missing node {node['type']}"
-            declared = self.info[node["type"]]["input"]
-            specs = {**declared.get("required", {}), **declared.get("optional", {})}
-            values = iter(node["widgets_values"])
-            inputs: dict[str, Any] = {}
-            for name, spec in specs.items():
-                if isinstance(spec[0], list) or spec[0] in ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO"):
-                    inputs[name] = next(values)
-                    if name == "seed" and (spec[1] if len(spec) > 1 else {}).get("control_after_generate", True):
-                        next(values)  # what the page does with the seed after a run
-            assert not list(values), f"{node['type']} has more values than inputs"
-            inputs |= {entry["name"]: links[entry["link"]] for entry in node["inputs"] if entry["link"] is not None}
-            prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-        return prompt
 
 
 @pytest.fixture(scope="module")
 def home(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A library synced from a server that goes on running; its pictures are small, since a CPU draws more of them."""
     folder = tmp_path_factory.mktemp("comfyui")
-    drawings = [
-        replace(drawing, size=(64, 64), steps=1) for drawing in database.draw_library(folder / "pictures", 100, seed=4)
-    ]
-    for drawing in drawings:
-        draw(drawing.scene, drawing.size).save(drawing.path)
-    encoders = Encoders(Settings(home=folder))
-    vectors = {"visual": encoders.pictures(database.TINY_IMAGE, [read_pictures(d.path)[0] for d in drawings])}
-    vectors["semantic"] = encoders.texts(database.TINY_TEXT, [d.scene.caption for d in drawings])
-    with psycopg.connect(postgres) as connection:
-        identities = {"visual": database.TINY_IMAGE, "semantic": database.TINY_TEXT}
-        database.create_tables(connection, "comfyui", identities)
-        database.fill(connection, drawings, vectors)
-    with served(f"{postgres}&schema=comfyui") as url:
-        with Library(folder / "home", dt=url) as library:
-            library.sync()
+    with mirrored(folder, postgres, "comfyui", 64) as url:
         yield folder / "home", url
 
 
@@ -177,7 +69,7 @@ def stored_maps() -> Iterator[Stranger]:
 
 @pytest.fixture(scope="module", params=["DT up", "DT down"])
 def comfyui(request: pytest.FixtureRequest, home: tuple[Path, str], base: Path) -> Iterator[ComfyUI]:
-    address = home[1] if request.param == "DT up" else "http://127.0.0.1:9"
+    address = home[1] if request.param == "DT up" else AWAY
     running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": address, "HF_HUB_OFFLINE": "1"})
     yield running
     running.close()
@@ -415,7 +307,7 @@ def test_the_weights_of_the_pack_that_everybody_has_are_used(home: tuple[Path, s
     theirs.mkdir(parents=True)
     (theirs / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
     (theirs / "ckpts").symlink_to(weights, target_is_directory=True)
-    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"})
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": AWAY, "HF_HUB_OFFLINE": "1"})
     try:
         (example,) = (e for e in EXAMPLES if "pose" in e.name)
         prompt = running.prompt(json.loads(example.read_text()))
@@ -512,13 +404,6 @@ def batch_of(outputs: dict[str, Any]) -> str:
     return str(outputs["8"]["text"][0]).split()[1].rstrip(":")
 
 
-def until(true: Any, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 def test_a_batch_of_twenty_survives_a_kill_in_the_middle(home: tuple[Path, str], base: Path) -> None:
     environment = {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": home[1]}
     running = ComfyUI(base, environment)
@@ -548,11 +433,11 @@ def test_a_batch_of_twenty_survives_a_kill_in_the_middle(home: tuple[Path, str],
 
 
 def test_many_are_queued_while_comfyui_answers_and_can_be_cancelled(home: tuple[Path, str], base: Path) -> None:
-    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": "http://127.0.0.1:9"})
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": AWAY})
     try:
         prompt = sampling(running, "1-100", "random")
         start = time.perf_counter()
-        with Library(home[0], dt="http://127.0.0.1:9") as library:
+        with Library(home[0], dt=AWAY) as library:
             batch = library.batches.create([1 + i % 100 for i in range(500)], "img2img", prompt, running.url)
             library.batches.queue(batch.id)
             print(f"500 items queued in {time.perf_counter() - start:.2f} s")
@@ -566,11 +451,11 @@ def test_many_are_queued_while_comfyui_answers_and_can_be_cancelled(home: tuple[
 
 
 def test_what_is_cleared_from_the_queue_is_cancelled_and_leaves_no_watcher(home: tuple[Path, str], base: Path) -> None:
-    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": "http://127.0.0.1:9"})
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(home[0]), "DT_API_URL": AWAY})
     try:
         batch = batch_of(running.run(sampling(running, "1-60", "random")))
         requests.post(f"{running.url}/queue", json={"clear": True}, timeout=60)
-        with Library(home[0], dt="http://127.0.0.1:9") as library:
+        with Library(home[0], dt=AWAY) as library:
             until(lambda: not library.batches.get(batch).is_open, 60)  # as ComfyUI's own watcher has noted it
             counts = library.batches.get(batch).counts
             assert "lost" not in counts

@@ -1,0 +1,269 @@
+"""The pack in ComfyUI's real page: saved workflows opened, queued, cleared and left unharmed, by Chromium.
+
+Needs what test_comfyui.py needs, Chromium and Playwright.  ``COMFYUI_FRONT_END`` may name another front end's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+pytest.importorskip("playwright", reason="Playwright is not installed: pip install '.[test]'")
+
+from playwright.sync_api import expect, sync_playwright
+
+from luna_dt import Library
+from tests.browser import CHROMIUM
+from tests.comfy import AWAY, IS_THERE, ROOT, ComfyUI, mirrored, until
+from tools.make_workflows import saved
+
+EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+OLD = ROOT / "tests" / "formats" / "workflow_of_0_1_begun.json"
+#: Of which each does something to the graph.
+KEYS = ("Delete", "Backspace", "Control+a", "Control+m", "Control+b", "r", "w", ".", "Control+Enter", "Control+z")
+CHOSEN = "Object.keys(app.canvas.selected_nodes)"
+WRITER = {"source_image_id": 7, "operation": "img2img"}
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.browser,
+    pytest.mark.skipif(not IS_THERE, reason="COMFYUI_PATH and COMFYUI_PYTHON are not set"),
+    pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def home(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mirrored library whose DT is away by now."""
+    folder = tmp_path_factory.mktemp("page")
+    with mirrored(folder, postgres, "page", 64):
+        return folder / "home"
+
+
+@pytest.fixture(scope="module")
+def comfyui(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
+    base = tmp_path_factory.mktemp("base")
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}))  # else templates are offered over the graph
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(home), "DT_API_URL": AWAY, "HF_HUB_OFFLINE": "1"})
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=["canvas", "vue"])
+def page(request: pytest.FixtureRequest, browser: Any, comfyui: ComfyUI) -> Iterator[Any]:
+    """ComfyUI's page as a user has it for the first time, with either way of drawing nodes; what the console says of
+    ours ends the test."""
+    requests.post(f"{comfyui.url}/settings/Comfy.VueNodes.Enabled", json=request.param == "vue", timeout=60)
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    opened = context.new_page()
+    opened.set_default_timeout(30_000)
+    told: list[str] = []
+    opened.on("console", lambda line: told.append(f"{line.type}: {line.text} {line.location.get('url', '')}"))
+    opened.on("pageerror", lambda error: told.append(f"error: {error} {error.stack}"))
+    comfyui.open_in(opened)
+    yield opened
+    context.close()
+    ours = [line for line in told if line.startswith(("error", "warning")) and "luna" in line.lower()]
+    assert ours == []
+
+
+def open_saved(page: Any, workflow: dict[str, Any], folder: Path) -> None:
+    """Opens a workflow's file, as by the menu."""
+    page.evaluate("app.graph.clear()")
+    file = folder / "saved.json"
+    file.write_text(json.dumps(workflow))
+    page.locator("#comfy-file-input").set_input_files(file)
+    page.wait_for_function(f"app.graph.nodes.length === {len(workflow['nodes'])}")
+    page.wait_for_timeout(300)  # what widgets do by themselves when they are there
+
+
+def prompt(page: Any) -> dict[str, Any]:
+    output: dict[str, Any] = page.evaluate("async () => (await app.graphToPrompt()).output")
+    return output
+
+
+def messages(ended: dict[str, Any]) -> dict[str, Any]:
+    return dict(ended["status"]["messages"])
+
+
+def sampled(cluster: str) -> dict[str, Any]:
+    values = {"cluster": cluster, "sample_count": 2, "min_quality": 0, "sort_by": "random", "seed": 77}
+    return saved(
+        {
+            "sampler": ("LunaDTClusterSampler", values),
+            "pictures": ("PreviewImage", {"images": ("sampler", 0)}),
+            "text": ("PreviewAny", {"source": ("sampler", 3)}),
+        }
+    )
+
+
+@pytest.mark.parametrize("label", ["2: Snorri", "2: Snorri (7)", "77: Gone (3)"])
+def test_a_saved_cluster_is_kept(page: Any, comfyui: ComfyUI, tmp_path: Path, label: str) -> None:
+    open_saved(page, sampled(label), tmp_path)
+    assert prompt(page)["1"]["inputs"]["cluster"] == label
+    page.evaluate("app.refreshComboInNodes()")
+    page.wait_for_timeout(500)
+    assert prompt(page)["1"]["inputs"]["cluster"] == label
+    again = page.evaluate("app.graph.serialize()")
+    comfyui.open_in(page)
+    open_saved(page, again, tmp_path)
+    assert prompt(page)["1"]["inputs"]["cluster"] == label
+    if "Gone" in label:
+        told = messages(comfyui.run_in(page))["execution_error"]["exception_message"]
+        assert f"'{label}' is there no more" in told
+        return
+    first, second = comfyui.run_in(page), comfyui.run_in(page)
+    assert "1" in messages(second)["execution_cached"]["nodes"]  # sampled once
+    assert first["outputs"]["3"] == second["outputs"]["3"]
+    with Library(comfyui.home, dt=AWAY) as library:
+        members = {member.image.id for member in library.cluster_images(2, 50)}
+    assert set(map(int, first["outputs"]["3"]["text"])) <= members
+
+
+@pytest.mark.parametrize("seed", [4711, 0])
+def test_a_workflow_run_twice_is_one_record_with_its_seed(
+    page: Any, comfyui: ComfyUI, tmp_path: Path, request: pytest.FixtureRequest, seed: int
+) -> None:
+    name = request.node.name
+    values = {"image": ("picture", 0), **WRITER, "prompt": name, "seed": seed, "filename_prefix": "twice/%date:yyyy%"}
+    open_saved(
+        page,
+        saved({"picture": ("LunaDTImageLoader", {"image_id": 7}), "writer": ("LunaDTMetadataWriter", values)}),
+        tmp_path,
+    )
+    comfyui.run_in(page)
+    assert prompt(page)["2"]["inputs"]["seed"] == seed
+    comfyui.run_in(page)
+    with Library(comfyui.home, dt=AWAY) as library:
+        (record,) = (entry.generation for entry in library.outbox.entries() if entry.generation.prompt == name)
+    assert record.seed == (seed or None)  # 0 is what nobody set: unknown
+    assert record.source_image_id == 7
+    assert Path(record.output).name.startswith(time.strftime("%Y_"))
+
+
+def test_values_that_an_earlier_version_saved_are_kept(page: Any, tmp_path: Path) -> None:
+    nodes = [node for node in json.loads(OLD.read_text())["nodes"] if node["type"] != "KSampler"]
+    bare = saved({str(node["id"]): (node["type"], {}) for node in nodes if node["type"] != "LunaDTMetadataWriter"})
+    open_saved(page, {**bare, "nodes": [{**bare["nodes"][0], **node} for node in nodes]}, tmp_path)
+    told = {node["id"]: node for node in page.evaluate("app.graph.serialize()")["nodes"]}
+    for sampler in (told[1], told[2]):
+        assert sampler["widgets_values"] == ["1: Luna (4)", 2, 0, "quality", 7]
+    assert told[3]["widgets_values"][:11] == [
+        5, "img2img", "a cat", "", "dreams", 9, 30, 4.5, 0.6, "made/%date:yyyy-MM-dd%", "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_a_saved_workflow_is_unharmed(page: Any, comfyui: ComfyUI, tmp_path: Path, example: Path) -> None:
+    workflow = json.loads(example.read_text())
+    open_saved(page, workflow, tmp_path)
+    told = {key: node["inputs"] for key, node in prompt(page).items() if node["class_type"].startswith("LunaDT")}
+    saved_inputs = {key: node["inputs"] for key, node in comfyui.prompt(workflow).items()}
+    assert told == {key: saved_inputs[key] for key in told}
+    again = page.evaluate("app.graph.serialize()")
+    for before, after in zip(workflow["nodes"], sorted(again["nodes"], key=lambda node: node["id"]), strict=True):
+        assert (after["type"], after.get("widgets_values", [])) == (before["type"], before["widgets_values"])
+    # but for the number of an input at its node: in the page each widget is one
+    ends = ([(number, *rest[:3], rest[4]) for number, *rest in each["links"]] for each in (workflow, again))
+    assert sorted(next(ends)) == sorted(next(ends))
+
+
+def test_the_gallery_keeps_its_keys_and_gives_its_pictures(page: Any, comfyui: ComfyUI, tmp_path: Path) -> None:
+    open_saved(page, sampled("2: Snorri"), tmp_path)
+    page.evaluate("app.canvas.selectNode(app.graph.getNodeById(1))")
+    before = prompt(page)
+    runs = len(requests.get(f"{comfyui.url}/history", timeout=60).json())
+    page.get_by_role("button", name="Luna DT: your pictures").click()
+    page.locator(".luna-tile img[src]").nth(5).wait_for()
+    page.locator(".luna-tile").nth(2).click()
+    chosen = page.evaluate(CHOSEN)
+    for key in KEYS:
+        page.keyboard.press(key)
+    assert prompt(page) == before
+    assert page.evaluate(CHOSEN) == chosen
+    assert page.evaluate("app.graph.nodes.map(node => node.mode)") == [0, 0, 0]
+    assert len(requests.get(f"{comfyui.url}/history", timeout=60).json()) == runs
+    page.keyboard.press("Escape")  # the picture that Enter showed
+    page.locator(".luna-tile").nth(2).dblclick()
+    page.wait_for_function("app.graph.nodes.length === 4")
+    made = next(node for node in prompt(page).values() if node["class_type"] == "LunaDTImageLoader")
+    assert made["inputs"]["image_id"] > 0
+    page.get_by_role("button", name="Luna DT: your pictures").click()
+    expect(page.locator(".luna-gallery")).not_to_be_visible()
+
+
+def test_a_picture_is_chosen_at_a_nodes_input(page: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    version = page.evaluate("window.__COMFYUI_FRONTEND_VERSION__")
+    if "vue" in request.node.name and version.startswith("1.27."):
+        pytest.skip("this front end's Vue nodes show no widgets like ours")
+    workflow: dict[str, Any] = {
+        "dt": ("LunaDTPromptInjector", {"image_id": 0}),
+        "text": ("PreviewAny", {"source": ("dt", 0)}),
+    }
+    open_saved(page, saved(workflow), tmp_path)
+    page.get_by_role("button", name="choose …").click()
+    dialog = page.locator("dialog[open]")
+    dialog.locator(".luna-tile img[src]").nth(3).dblclick()
+    expect(dialog).to_have_count(0)
+    assert prompt(page)["1"]["inputs"]["image_id"] > 0
+    assert len(page.evaluate("app.graph.getNodeById(1).serialize().widgets_values")) == 3  # the picker is not saved
+
+
+def slowly(count: int) -> dict[str, Any]:
+    """A batch whose items take a while each."""
+    large = {"upscale_method": "lanczos", "width": 4096, "height": 4096, "crop": "disabled"}
+    return saved(
+        {
+            "picture": ("LunaDTImageLoader", {"image_id": 1}),
+            "large": ("ImageScale", {"image": ("picture", 0), **large}),
+            "writer": ("LunaDTMetadataWriter", {"image": ("large", 0), "operation": "upscale"}),
+            "batch": ("LunaDTBatchQueue", {"image_ids": f"1-{count}", "operation": "upscale"}),
+        }
+    )
+
+
+def test_what_the_page_clears_is_cancelled(page: Any, comfyui: ComfyUI, tmp_path: Path) -> None:
+    open_saved(page, slowly(40), tmp_path)
+    shown = comfyui.run_in(page)["outputs"]["4"]["text"][0]
+    with Library(comfyui.home, dt=AWAY) as library:
+        batch = str(shown).split()[1].rstrip(":")
+        until(lambda: library.batches.get(batch).counts.get("done"))
+        page.evaluate("app.extensionManager.command.execute('Comfy.ClearPendingTasks')")
+        until(lambda: not library.batches.get(batch).is_open)
+        counts = library.batches.get(batch).counts
+    assert set(counts) == {"done", "cancelled"}
+    assert sum(counts.values()) == 40
+    assert counts["cancelled"] > 10
+
+
+def test_interrupting_a_batch_cancels_what_is_not_queued(page: Any, comfyui: ComfyUI, tmp_path: Path) -> None:
+    open_saved(page, slowly(100), tmp_path)
+    values = "1-100" + ", 1-100" * 19
+    page.evaluate("values => { app.graph.getNodeById(4).widgets[0].value = values; }", values)
+    page.keyboard.press("Control+Enter")
+    with Library(comfyui.home, dt=AWAY) as library:
+        known = len(library.batches.all())
+        until(lambda: len(library.batches.all()) > known or any(b.is_open for b in library.batches.all()))
+        page.evaluate("app.extensionManager.command.execute('Comfy.Interrupt')")
+        time.sleep(1)
+        page.evaluate("app.extensionManager.command.execute('Comfy.ClearPendingTasks')")
+        until(lambda: not any(batch.is_open for batch in library.batches.all()))
+        counts = library.batches.all()[0].counts
+    assert "lost" not in counts
+    assert counts["cancelled"] > 100
