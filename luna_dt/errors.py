@@ -40,6 +40,9 @@ from pathlib import Path
 
 
 class LunaError(Exception):
+    """Whatever this library cannot do, said for people: what happened, to what, and the next step; ``code`` is its name for
+    programs (docs/troubleshooting.md), ``http_status`` what a server answers with."""
+
     code = "error"
     http_status = 500
 

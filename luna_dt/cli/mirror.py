@@ -57,7 +57,8 @@ def status(settings: Settings, as_json: bool) -> None:
         out.print(plain(found.shared))
         return
     if not found.layers:
-        out.print("no layer is synced yet; run: luna-dt sync")
+        first = "luna-dt sync takes those that DT has" if not found.counts["images"][1] else "DT has none"
+        out.print(f"no layer holds vectors: {first}; luna-dt embed --layer visual makes one here")
         return
     table = Table("layer", "vectors", "coverage", "index", "MB", "last synced", "verified", box=None)
     for layer in found.layers:

@@ -23,7 +23,7 @@ from ..index.exact import Exact
 from ..models import Encoders
 from ..progress import Progress
 from ..records import Float32s, now
-from ..store import Layer, Store
+from ..store import Layer, Store, no_vectors
 from .embed import source_text, stream
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class _Check:
         rows = np.flatnonzero(self.layer.ids >= 0)
         self.rows = rows[np.argsort(self.layer.ids[rows])]
         if not len(self.rows):
-            raise NotSearchable(f"layer '{layer}' holds no vectors to verify; run: luna-dt sync")
+            raise no_vectors(layer)
         self.unreadable = ""
 
     def remade(self, identity: Identity, places: Sequence[int]) -> Iterator[Any]:
