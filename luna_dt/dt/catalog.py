@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import MapMissing, NotOffered, UnknownLayer
+from ..errors import BadQuery, MapMissing, NotOffered, UnknownLayer
 from ..generation import Generation
 from ..identity import Identity
-from ..query import HIDING, Part
+from ..query import HIDING, NONE_SAVED, Part
 from ..records import Batch, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, Int64s, Kind, StoredMap
 from ..version import __version__
 
@@ -94,7 +94,7 @@ class Catalog:
 
     def saved(self, name: str) -> list[Part]:
         """What a search that DT has saved under that name asks for; raises BadQuery."""
-        raise self._not_offered(f"saved searches ({name})")
+        raise BadQuery(NONE_SAVED)
 
     def similar(
         self,

@@ -20,9 +20,12 @@ from .tokens import MAX_TEXT, NEVER, all_of, any_of, condition
 from .words import HIDEABLE, HIDING, MAX_LENGTH, MAX_TERMS, SAVED, SPELLINGS, TOKENS, Part, parts, terms
 
 __all__ = [
-    "HIDEABLE", "HIDING", "MAX_LENGTH", "MAX_TERMS", "MAX_TEXT", "SPELLINGS", "TOKENS", "Columns", "Names", "Part", "Sql", "hidden",
+    "HIDEABLE", "HIDING", "MAX_LENGTH", "MAX_TERMS", "MAX_TEXT", "NONE_SAVED", "SPELLINGS", "TOKENS", "Columns", "Names", "Part", "Sql", "hidden",
     "matches", "parts", "terms", "where",
 ]  # fmt: skip
+
+
+NONE_SAVED = "'saved:' names a search saved in stock DT, and there is none here; leave it out of the query"
 
 
 def where(text: str, columns: Columns) -> Sql:
@@ -51,7 +54,7 @@ def where(text: str, columns: Columns) -> Sql:
 def _saved(columns: Columns, name: str) -> list[Part]:
     """What a saved search asks for; one that names another is refused, so that none can lead to itself."""
     if columns.saved is None:
-        raise BadQuery("'saved:' names a search saved in stock DT, and there is none here; leave it out of the query")
+        raise BadQuery(NONE_SAVED)
     found = columns.saved(name.strip('"'))
     if any(part.token == SAVED for part in found):
         raise BadQuery(f"the saved search '{name[:60]}' names another one; a query names each itself")

@@ -140,7 +140,18 @@ def test_where_there_are_none_it_is_refused_by_name(library: Library, tmp_path: 
     folder = FolderCatalog(tmp_path / "folder", tmp_path / "home")
     with closing(folder), pytest.raises(BadQuery, match="'saved:' names a search saved in stock DT"):
         folder.images("saved: all")
-    with Library(tmp_path / "home", dt="http://127.0.0.1:9") as away, pytest.raises(BadQuery, match="cannot be asked"):
+    with (
+        Library(tmp_path / "home", dt="http://127.0.0.1:9") as other,
+        pytest.raises(BadQuery, match="there is none here"),
+    ):
+        other.images("saved: all")
+    file = Path(library.catalog.address)
+    library.close()
+    file.rename(tmp_path / "away.db")
+    with (
+        Library(tmp_path / "home", dt=str(file)) as away,
+        pytest.raises(BadQuery, match=r"cannot be asked: .* is not there"),
+    ):
         away.images("saved: all")
 
 
