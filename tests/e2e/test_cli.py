@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 def luna_dt(*arguments: object, home: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "luna_dt", "--home", str(home), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, encoding="utf-8")
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, encoding="utf-8")
 
 
 def answer(*arguments: object, home: Path) -> Any:

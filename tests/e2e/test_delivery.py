@@ -192,7 +192,7 @@ def test_a_dt_that_stores_no_generations_leaves_them_here_until_one_does(tmp_pat
 
     def luna_dt(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "luna_dt", "--home", str(tmp_path), "outbox", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
     server = Loopback(Handler)
     try:
