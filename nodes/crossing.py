@@ -1,4 +1,5 @@
-"""Where ComfyUI calls a node: the one place where its contact with DT is bounded and its errors are put into words."""
+"""Where ComfyUI calls a node: the one place where its contact with DT is bounded, its errors are put into words, and
+what it tells is shown."""
 
 from __future__ import annotations
 
@@ -17,9 +18,13 @@ def guarded(node: type[Any]) -> type[Any]:
     def runs(self: Any, *given: Any, **inputs: Any) -> Any:
         try:
             with contact.within(host.heed_interruption):
-                return run(self, *given, **inputs)
+                answer = run(self, *given, **inputs)
         except LunaError as error:
             raise words.raised(error) from error
+        # the page itself shows the texts of ComfyUI's own nodes only
+        if isinstance(answer, dict) and (told := answer.get("ui", {}).get("text")):
+            host.show_text(host.running_node(), "\n".join(told))
+        return answer
 
     node.run = runs
     if hasattr(node, "IS_CHANGED"):

@@ -59,6 +59,16 @@ def extra_data(extra_pnginfo: Any) -> dict[str, Any]:
     }
 
 
+def running_node() -> str:
+    """The id of the node that runs now, empty where none does or a ComfyUI is too old to say."""
+    try:
+        from comfy_execution.utils import get_executing_context
+    except ImportError:
+        return ""
+    context = get_executing_context()
+    return str(context.node_id) if context else ""
+
+
 def show_text(node: str, text: str) -> None:
     """Shows a line of text in a node, while a page is open that can."""
     instance = server()

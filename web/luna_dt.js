@@ -1,11 +1,14 @@
 import { app } from "../../scripts/app.js";
 import { galleryExtension } from "./gallery.mjs";
-import { mendWorkflow } from "./old_values.mjs";
+import { mendWorkflow, saveOwnValues } from "./old_values.mjs";
 
 app.registerExtension({
   name: "luna_dt.old_values",
   beforeConfigureGraph(workflow) {
     mendWorkflow(workflow);
+  },
+  nodeCreated(node) {
+    if ((node.comfyClass ?? node.type ?? "").startsWith("LunaDT")) saveOwnValues(node);
   },
 });
 app.registerExtension(galleryExtension(app));

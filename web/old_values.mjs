@@ -16,3 +16,13 @@ export function mendNode(node) {
 export function mendWorkflow(workflow) {
   for (const graph of [workflow, ...(workflow?.definitions?.subgraphs ?? [])]) (graph?.nodes ?? []).forEach(mendNode);
 }
+
+/** Has a node save its own values only: some front ends save also what they add to show a text. */
+export function saveOwnValues(node) {
+  const before = node.onSerialize;
+  node.onSerialize = function (saved) {
+    before?.call(this, saved);
+    const own = (this.widgets ?? []).map(({ name }) => !name?.startsWith("$$") && name !== "luna_picker").lastIndexOf(true) + 1;
+    if (saved.widgets_values?.length > own) saved.widgets_values.length = own;
+  };
+}

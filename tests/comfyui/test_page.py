@@ -27,6 +27,7 @@ EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 OLD = ROOT / "tests" / "formats" / "workflow_of_0_1_begun.json"
 #: Of which each does something to the graph.
 KEYS = ("Delete", "Backspace", "Control+a", "Control+m", "Control+b", "r", "w", ".", "Control+Enter", "Control+z")
+VALUES = "app.graph.serialize().nodes.map(node => node.widgets_values)"
 CHOSEN = "Object.keys(app.canvas.selected_nodes)"
 WRITER = {"source_image_id": 7, "operation": "img2img"}
 
@@ -98,6 +99,12 @@ def prompt(page: Any) -> dict[str, Any]:
     return output
 
 
+def shows_widgets(page: Any, request: pytest.FixtureRequest) -> bool:
+    """Whether widgets with elements of the page, as pickers and texts are, can be seen; not so in the first Vue nodes."""
+    version = str(page.evaluate("window.__COMFYUI_FRONTEND_VERSION__"))
+    return not ("vue" in request.node.name and version.startswith("1.27."))
+
+
 def messages(ended: dict[str, Any]) -> dict[str, Any]:
     return dict(ended["status"]["messages"])
 
@@ -147,9 +154,15 @@ def test_a_workflow_run_twice_is_one_record_with_its_seed(
         saved({"picture": ("LunaDTImageLoader", {"image_id": 7}), "writer": ("LunaDTMetadataWriter", values)}),
         tmp_path,
     )
+    before = page.evaluate(VALUES)
+    page.evaluate(
+        "{ window.heard = []; app.api.addEventListener('progress_text', told => heard.push(told.detail.text)); }"
+    )
     comfyui.run_in(page)
+    page.wait_for_function("heard.some(text => text.startsWith('record stored'))")
     assert prompt(page)["2"]["inputs"]["seed"] == seed
     comfyui.run_in(page)
+    assert page.evaluate(VALUES) == before  # what the nodes show is not saved
     with Library(comfyui.home, dt=AWAY) as library:
         (record,) = (entry.generation for entry in library.outbox.entries() if entry.generation.prompt == name)
     assert record.seed == (seed or None)  # 0 is what nobody set: unknown
@@ -209,8 +222,7 @@ def test_the_gallery_keeps_its_keys_and_gives_its_pictures(page: Any, comfyui: C
 
 
 def test_a_picture_is_chosen_at_a_nodes_input(page: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    version = page.evaluate("window.__COMFYUI_FRONTEND_VERSION__")
-    if "vue" in request.node.name and version.startswith("1.27."):
+    if not shows_widgets(page, request):
         pytest.skip("this front end's Vue nodes show no widgets like ours")
     workflow: dict[str, Any] = {
         "dt": ("LunaDTPromptInjector", {"image_id": 0}),

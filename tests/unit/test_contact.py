@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,6 +248,19 @@ def test_an_errors_class_is_shown_in_words(home: None) -> None:
     kind = type(told.value)
     assert (kind.__module__, kind.__qualname__) == ("builtins", "Luna DT: bad input")  # of which ComfyUI makes its name
     assert isinstance(told.value.__cause__, ERRORS.BadInput)
+
+
+def test_what_a_node_tells_is_shown_on_it(home: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, str]] = []
+    page = SimpleNamespace(send_progress_text=lambda text, node: shown.append((node, text)))
+    context = {"get_executing_context": lambda: SimpleNamespace(node_id="3:7")}  # a node of a subgraph
+    as_in_comfyui(
+        monkeypatch, **FEW, server={"PromptServer": SimpleNamespace(instance=page)},
+        comfy_execution={}, comfy_execution__utils=context,
+    )  # fmt: skip
+    monkeypatch.setenv("DT_API_URL", "http://127.0.0.1:9")
+    _, message = run("LunaDTConnectionStatus")["result"]
+    assert shown == [("3:7", message)]
 
 
 @pytest.mark.parametrize(
