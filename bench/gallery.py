@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from luna_dt import Library
 from luna_dt.demo import database
 from luna_dt.gallery.answers import Gallery
 from luna_dt.records import Batch, ImageRecord
 from luna_dt.store import Store
-from tests.browser import CHROMIUM, served
+from tests.browser import chromium, served
 
 FILES = 200  # pictures there are; the entries share them
 FILL_AT_ONCE, FRAMES = 20_000, 300
@@ -86,11 +86,10 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=270_000)
     parser.add_argument("--seconds", type=float, default=60, help="of scrolling while memory is looked at")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="luna-dt-bench-") as folder, sync_playwright() as driver:
+    with tempfile.TemporaryDirectory(prefix="luna-dt-bench-") as folder, chromium() as browser:
         home = Path(folder) / "home"
         fill(home, args.entries)
         with Library(home, dt="http://127.0.0.1:9") as library, served(Gallery(lambda: library)) as port:
-            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1280, "height": 800})
             asked: list[str] = []
             page.on("request", lambda request: asked.append(request.url) if "thumbnail" in request.url else None)
@@ -111,7 +110,6 @@ def main() -> None:
                 page.evaluate(SCROLL, [3000, 120])
                 page.wait_for_timeout(200)
             print(f"JavaScript's memory: {before:.1f} MB, after {args.seconds:.0f} s of scrolling {heap(page):.1f} MB")
-            browser.close()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ import json
 import random
 import sqlite3
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -27,7 +25,7 @@ from typing import Any
 
 import psycopg
 
-from bench.sync import fill
+from bench.sync import fill, measured
 from luna_dt import Library
 from luna_dt.demo import database
 from luna_dt.mirror import sync
@@ -53,10 +51,14 @@ COLUMNS = "path, prompt, negative_prompt, width, height, model, model_hash, samp
 COLUMNS += "aesthetic_score, favorite, nsfw, for_deletion, unavailable, no_metadata, created_date, custom_tags, loras"
 
 
+def drawn_prompts(rng: random.Random) -> list[str]:
+    return [", ".join(" ".join(rng.choices(WORDS, k=3)) for _ in range(rng.randint(5, 30))) for _ in range(20_000)]
+
+
 def tell(address: str, tags: int, bare_tables: bool) -> None:
     """Prompts, tags and captions for the pictures of ``fill``."""
     rng = random.Random(0)
-    prompts = [", ".join(" ".join(rng.choices(WORDS, k=3)) for _ in range(rng.randint(5, 30))) for _ in range(20_000)]
+    prompts = drawn_prompts(rng)
     with psycopg.connect(address) as connection:
         (pictures,) = connection.execute("SELECT COUNT(*) FROM bench.image").fetchone() or (0,)
         connection.execute("CREATE TEMP TABLE said (id integer, prompt text, model text)")
@@ -124,8 +126,7 @@ def child(address: str, home: str) -> None:
 
 def synced(address: str, home: Path) -> tuple[float, str]:
     """Seconds of a sync without its indexes, and what else to tell of it."""
-    command = [sys.executable, "-m", "bench.library", "--child", address, str(home)]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found = measured("library", address, home)
     kinds = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found["kinds"].items())
     peaks = found["peaks"]
     told = f"{found['seconds']:.1f} s ({kinds}), private memory at most {peaks['sync']} MB"

@@ -19,7 +19,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from bench.library import WORDS
+from bench.library import WORDS, drawn_prompts
+from bench.sync import measured
 from luna_dt import Library
 from tests.stock import create, ticks
 
@@ -30,7 +31,7 @@ PAUSE, PAGE = 1 / 50, 2000  # seconds, rows
 def fill(file: Path, pictures: int) -> None:
     create(file, "1.10")
     rng, begun = random.Random(0), ticks("2024-01-01T00:00:00")
-    prompts = [", ".join(" ".join(rng.choices(WORDS, k=3)) for _ in range(rng.randint(5, 30))) for _ in range(20_000)]
+    prompts = drawn_prompts(rng)
     with closing(sqlite3.connect(file)) as db:
         db.executemany(
             "INSERT INTO Image (Id, Path, FileName, Prompt, NegativePrompt, Steps, Sampler, CFGScale, Seed, Width, Height, "
@@ -102,12 +103,6 @@ def child(file: str, home: str) -> None:
     print(json.dumps({"seconds": seconds, "peak": peak, "moved": moved}))
 
 
-def synced(file: Path, home: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "bench.stock", "--child", str(file), str(home)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--pictures", type=int, default=270_000)
@@ -137,11 +132,11 @@ def measure(pictures: int, rounds: int) -> None:
             ) as writer:
                 assert writer.stdout is not None
                 writer.stdout.readline()
-                first = synced(file, Path(place) / f"home{i}")
+                first = measured("stock", file, Path(place) / f"home{i}")
                 (file.parent / "stop").touch()
                 one, two = json.loads(writer.stdout.read())
             (file.parent / "stop").unlink()
-            idle = synced(file, Path(place) / f"home{i}")
+            idle = measured("stock", file, Path(place) / f"home{i}")
             assert first["moved"] >= pictures
             assert not idle["moved"]
             times["first sync"].append(first["seconds"])

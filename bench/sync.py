@@ -102,8 +102,9 @@ def child(address: str, home: str) -> None:
     print(json.dumps({**told, "before": before, "peak": peak()}))
 
 
-def measured(address: str, home: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.sync", "--child", address, str(home)]
+def measured(bench: str, address: object, home: Path) -> dict[str, Any]:
+    """What a bench's ``child`` tells of a sync in a process of its own."""
+    command = [sys.executable, "-m", f"bench.{bench}", "--child", str(address), str(home)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -128,8 +129,8 @@ def main() -> None:
                 seconds, rows = bare(address, options.rows, options.dim)
                 runs = {
                     "bare COPY": {"seconds": seconds},
-                    "sync, PostgreSQL": measured(there, Path(folder) / f"direct{i}"),
-                    "sync, REST": measured(url, Path(folder) / f"rest{i}"),
+                    "sync, PostgreSQL": measured("sync", there, Path(folder) / f"direct{i}"),
+                    "sync, REST": measured("sync", url, Path(folder) / f"rest{i}"),
                 }
                 for name, run in runs.items():
                     if name not in best or run["seconds"] < best[name]["seconds"]:

@@ -16,24 +16,22 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from luna_dt import Library
 from luna_dt.demo import database
 from luna_dt.gallery.answers import Gallery
-from tests.browser import CHROMIUM, served
+from tests.browser import chromium, served
 
 SIZE = {"width": 1280, "height": 800}
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         database.draw_library(Path(folder) / "pictures", 160, seed=11)
         with Library(Path(folder) / "home", dt=str(Path(folder) / "pictures")) as library:
             library.sync()
             library.embed("visual", model=database.TINY_JOINT.model)
             with served(Gallery(lambda: library)) as port:
-                browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
                 page = browser.new_page(viewport=SIZE, color_scheme="dark")
                 page.goto(f"http://127.0.0.1:{port}/")
                 page.get_by_label("Text that pictures are to be like").fill("a blue fish")
@@ -43,7 +41,6 @@ def main() -> None:
                 page.wait_for_timeout(1500)
                 shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
                 shot.save(ROOT / "docs" / "gallery.jpg", quality=85, optimize=True)
-                browser.close()
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from typing import Any
 
 import requests
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from luna_dt.demo import database
-from tests.browser import CHROMIUM
+from tests.browser import chromium
 from tests.comfy import ROOT, ComfyUI, mirrored
 from tools.make_workflows import saved
 
@@ -103,19 +102,17 @@ def draw(running: ComfyUI, page: Any, workflow: dict[str, Any], drawn: list[str]
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, sync_playwright() as driver:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, chromium() as browser:
         folder = Path(scratch)
         base = folder / "comfyui"
         with database.postgres(folder / "pg") as postgres, mirrored(folder, postgres, "drawn", 256) as url:
             running = ComfyUI(base, {"LUNA_DT_HOME": str(folder / "home"), "DT_API_URL": url, "HF_HUB_OFFLINE": "1"})
             try:
                 requests.post(f"{running.url}/settings/Comfy.TutorialCompleted", json=True, timeout=60)
-                browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
                 page = browser.new_page(viewport={"width": 1400, "height": 1000})
                 running.open_in(page)
                 draw(running, page, WORKFLOW | SHOWN, list(WORKFLOW))
                 draw(running, page, BATCH, ["batch_queue"])
-                browser.close()
             finally:
                 running.close()
 

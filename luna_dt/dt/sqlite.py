@@ -171,8 +171,7 @@ class SqliteCatalog(Catalog):
         return Captions.of_tags(image_id, self._tags([image_id])[image_id])
 
     def as_read(self, image_id: int, data: bytes) -> bool | None:
-        there = {name.lower() for _, name, *_ in self._rows("PRAGMA table_info(Image)")}
-        if "hash" not in there:
+        if "hash" not in self._there():
             return None
         for size, noted in self._rows("SELECT FileSize, Hash FROM Image WHERE Id = ?", [image_id]):
             if isinstance(noted, str) and re.fullmatch("[0-9A-Fa-f]{64}", noted):
@@ -195,10 +194,8 @@ class SqliteCatalog(Catalog):
         in the same moment could have left them as they are."""
         log, index = (self._file.with_name(self._file.name + end) for end in ("-wal", "-shm"))
         try:
-            head, heads = (
-                _first(self._file, 100),
-                (_first(log, 32), _first(index, 96)),
-            )  # the index's head is there twice
+            head = _first(self._file, 100)
+            heads = _first(log, 32), _first(index, 96)  # the index's is there twice
             files = map(os.stat, filter(Path.exists, (self._file, log)))
             times = [(each.st_size, each.st_mtime_ns) for each in files if each.st_size]
         except OSError:
@@ -332,12 +329,16 @@ class SqliteCatalog(Catalog):
 
     def _version(self) -> str:
         """The version of DT that has such tables, at least."""
-        there = {name.lower() for _, name, *_ in self._rows("PRAGMA table_info(Image)")}
+        there = self._there()
         return next((version for column, version in ADDED.items() if column in there), "1.5")
+
+    def _there(self) -> dict[str, str]:
+        """The columns of Image, in SQL, by their names in small letters."""
+        return {name.lower(): f'"{name}"' for _, name, *_ in self._rows("PRAGMA table_info(Image)")}
 
     def _columns(self) -> dict[str, str]:
         """For each field of an image, and ``type``, its SQL; asked anew each time, since DT upgrades its database."""
-        there = {name.lower(): f'"{name}"' for _, name, *_ in self._rows("PRAGMA table_info(Image)")}
+        there = self._there()
         if "id" not in there or "path" not in there:
             raise Refused(f"{self._file} is no database of DiffusionToolkit: it has no table Image with Id and Path")
         columns = {
@@ -352,16 +353,7 @@ class SqliteCatalog(Catalog):
             try:
                 if self._connection is None:
                     self._connection = self._connect()
-                try:
-                    return self._connection.execute(statement, values).fetchall()
-                except sqlite3.OperationalError as error:
-                    if "decode to UTF-8" not in str(error):
-                        raise
-                    self._connection.text_factory = _any_text
-                    try:
-                        return self._connection.execute(statement, values).fetchall()
-                    finally:
-                        self._connection.text_factory = str
+                return _all(self._connection, statement, values)
             except sqlite3.OperationalError as error:
                 if self._connection:  # it may be another file by now
                     self._connection.close()
@@ -408,9 +400,18 @@ def _first(file: Path, size: int) -> bytes:
     return b""
 
 
-def _any_text(data: bytes) -> str:
-    """What is no text is set aside later; to read all texts in this way takes many times as long."""
-    return data.decode("utf-8", "surrogateescape")
+def _all(connection: sqlite3.Connection, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+    """A statement's rows; what is no text in them is set aside later, so it is read as it is."""
+    try:
+        return connection.execute(statement, values).fetchall()
+    except sqlite3.OperationalError as error:
+        if "decode to UTF-8" not in str(error):
+            raise
+    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")  # takes many times as long
+    try:
+        return connection.execute(statement, values).fetchall()
+    finally:
+        connection.text_factory = str
 
 
 def _flagged(row: Sequence[Any]) -> list[Any]:

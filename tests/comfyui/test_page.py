@@ -16,10 +16,10 @@ import requests
 
 pytest.importorskip("playwright", reason="Playwright is not installed: pip install '.[test]'")
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from luna_dt import Library
-from tests.browser import CHROMIUM
+from tests.browser import CHROMIUM, chromium
 from tests.comfy import AWAY, IS_THERE, ROOT, ComfyUI, mirrored, until
 from tools.make_workflows import saved
 
@@ -60,10 +60,8 @@ def comfyui(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(params=["canvas", "vue"])

@@ -14,12 +14,12 @@ pytest.importorskip("playwright", reason="Playwright is not installed: pip insta
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from luna_dt import Library
 from luna_dt.demo import database, drawing
 from luna_dt.gallery.answers import Gallery
-from tests.browser import CHROMIUM, served
+from tests.browser import CHROMIUM, chromium, served
 
 pytestmark = [
     pytest.mark.browser,
@@ -51,10 +51,8 @@ def drawn_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
