@@ -26,7 +26,7 @@ from luna_dt.store import Store
 from tests.browser import chromium, served
 
 FILES = 200  # pictures there are; the entries share them
-FILL_AT_ONCE, FRAMES = 20_000, 300
+FILL_AT_ONCE, FRAMES, LOOKS = 20_000, 300, 4
 #: Scrolls so many pixels a frame, for so many frames, and gives the times of each frame.
 SCROLL = """([pixels, frames]) => new Promise((resolve) => {
     const grid = document.querySelector(".luna-grid"), times = [];
@@ -73,12 +73,22 @@ def scrolled(browser: Browser, page: Page, pixels: int) -> str:
     return f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, worst {gaps.max():.0f} ms of {len(gaps)} frames"
 
 
-def heap(page: Page) -> float:
-    """Megabytes of JavaScript's objects and what they hold, after a collection."""
+def memory(browser: Browser, page: Page) -> str:
+    """Of JavaScript's objects and what they hold, after a collection; and of all the processes that draw, where Linux
+    tells it: with its pictures."""
     session = page.context.new_cdp_session(page)
     session.send("HeapProfiler.collectGarbage")
-    found = session.send("Runtime.getHeapUsage")
-    return float(found["usedSize"]) / 1e6
+    told = f"{session.send('Runtime.getHeapUsage')['usedSize'] / 1e6:.1f} MB of JavaScript"
+    processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    drawing = [
+        Path("/proc", str(each["id"]), "smaps_rollup") for each in processes if each["type"] in ("renderer", "GPU")
+    ]
+    if not all(file.exists() for file in drawing):
+        return told
+    own = sum(
+        int(line.split()[1]) for file in drawing for line in file.read_text().splitlines() if line.startswith("Pss:")
+    )
+    return f"{told}, {own / 1e3:.0f} MB of the browser's for this page"
 
 
 def main() -> None:
@@ -105,11 +115,12 @@ def main() -> None:
                 asked.clear()
                 told = scrolled(browser, page, pixels)
                 print(f"{pixels:>6} px a frame: {told}, {len(asked)} pictures asked for")
-            before, end = heap(page), time.monotonic() + args.seconds
-            while time.monotonic() < end:
-                page.evaluate(SCROLL, [3000, 120])
-                page.wait_for_timeout(200)
-            print(f"JavaScript's memory: {before:.1f} MB, after {args.seconds:.0f} s of scrolling {heap(page):.1f} MB")
+            begun = time.monotonic()
+            for part in range(LOOKS + 1):
+                while time.monotonic() < begun + args.seconds * part / LOOKS:
+                    page.evaluate(SCROLL, [3000, 120])
+                    page.wait_for_timeout(200)
+                print(f"after {time.monotonic() - begun:.0f} s of scrolling: {memory(browser, page)}")
 
 
 if __name__ == "__main__":

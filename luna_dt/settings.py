@@ -2,7 +2,8 @@
 
 | setting    | environment       | settings.toml             | default                                   |
 |------------|-------------------|---------------------------|-------------------------------------------|
-| home       | LUNA_DT_HOME      |                           | the platform's user data folder           |
+| home       | LUNA_DT_HOME      | home = "…", in the        | the platform's user data folder           |
+|            |                   | default one alone         |                                           |
 | dt         | DT_API_URL        | dt = "…"                  | http://localhost:5000, else installed DT  |
 | allowed    | LUNA_DT_ALLOWED   | allowed = ["http://…"]    | none; addresses a workflow may name, "; " |
 | token      | DT_API_TOKEN      | token = "…"               | none                                      |
@@ -36,6 +37,7 @@ from .plain import quoted, shown
 from .query import HIDEABLE
 
 DEFAULT_DT = "http://localhost:5000"
+FILE = "settings.toml"
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,29 @@ class Settings:
 
     @classmethod
     def load(cls, home: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-        """Reads the settings; ``home`` wins over LUNA_DT_HOME.
+        """Reads the settings; ``home`` wins over LUNA_DT_HOME, and that over what is said in the default home.
 
         Raises SettingsError when settings.toml cannot be read, names an unknown setting, or a value
         has the wrong type.
         """
         env = os.environ if environ is None else environ
-        place = home or env.get("LUNA_DT_HOME") or platformdirs.user_data_path("luna_dt", appauthor=False)
-        settings = cls(home=Path()).replace(home=place)
-        settings = settings.replace(**_from_file(settings.home / "settings.toml"))
-        given: dict[str, Any] = {name: env[key] for name, key in ENVIRONMENT.items() if env.get(key)}
-        if "path_map" in given:
-            pairs = (pair.partition("=") for pair in given["path_map"].split(";") if pair.strip())
-            given["path_map"] = {a.strip(): b.strip() for a, _, b in pairs}
-        return settings.replace(**given)
+        given = home or env.get("LUNA_DT_HOME")
+        settings = cls(home=Path()).replace(home=given or default_home())
+        values = written(settings.home)
+        elsewhere = values.pop("home", None) if settings.home == default_home() else None
+        if elsewhere and not given:
+            settings = settings.replace(home=elsewhere)
+            values = written(settings.home)
+        if "home" in values:
+            raise SettingsError(
+                f"{settings.home / FILE} names another home, which only that in {default_home()} may; take the line out"
+            )
+        settings = settings.replace(**values)
+        said: dict[str, Any] = {name: env[key] for name, key in ENVIRONMENT.items() if env.get(key)}
+        if "path_map" in said:
+            pairs = (pair.partition("=") for pair in said["path_map"].split(";") if pair.strip())
+            said["path_map"] = {a.strip(): b.strip() for a, _, b in pairs}
+        return settings.replace(**said)
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with some settings changed; None leaves one as it is."""
@@ -215,18 +226,30 @@ ENVIRONMENT = {
 }
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def default_home() -> Path:
+    """Where the home is, and where it is said where else it is."""
+    return platformdirs.user_data_path("luna_dt", appauthor=False).absolute()
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """What a ``settings.toml`` says; raises ValueError, RecursionError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
+    return tomllib.loads(text)
+
+
+def written(home: Path) -> dict[str, Any]:
+    """What a home's ``settings.toml`` says, as it stands there; raises SettingsError."""
+    path = home / FILE
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = parsed(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read: {shown(error, 300)}") from error
-    unknown = sorted(set(values) - set(ENVIRONMENT))
+    unknown = sorted(set(values) - set(ENVIRONMENT) - {"home"})
     if unknown:
         raise SettingsError(
             f"{path} names unknown settings: {shown(', '.join(unknown), 200)}; known: {', '.join(ENVIRONMENT)}"

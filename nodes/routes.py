@@ -6,12 +6,16 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..luna_dt.origin import foreign_page
+from ..luna_dt.origin import foreign_page, is_loopback
 from . import host, shared, words
 from .clusters import cluster_labels
 
 CLUSTERS_ROUTE = "/luna_dt/clusters"
 GALLERY = "/luna_dt/gallery"
+ELSEWHERE = (
+    "the settings are shown and changed only by a browser on the machine that ComfyUI runs on, since they say which "
+    "folders and addresses it opens; elsewhere set the environment variables or edit settings.toml there"
+)
 GALLERY_THREADS = 4  # that answer its questions side by side, apart from ComfyUI's own loop and threads
 
 
@@ -28,7 +32,7 @@ def add_routes() -> None:
 
     from ..luna_dt.gallery.answers import Answer, Gallery, page_files, problem
 
-    gallery = Gallery(shared.library, settings=shared.settings, said=words.here)
+    gallery = Gallery(shared.library, settings=shared.settings, said=words.here, changeable=True)
     files = page_files()
     threads = ThreadPoolExecutor(GALLERY_THREADS, "luna_dt gallery")
 
@@ -53,9 +57,18 @@ def add_routes() -> None:
     async def call(request: Any) -> Any:
         if refusal := refused(request):
             return refusal
+        if request.match_info["name"] == "settings" and not _beside(request):
+            return sent(problem(403, "not_allowed", ELSEWHERE))
         asked = (request.method, request.match_info["name"], dict(request.query), await request.read())
         answer = await asyncio.get_running_loop().run_in_executor(threads, lambda: gallery.answer(*asked))
         return sent(answer)
 
     for take in (instance.routes.get, instance.routes.post, instance.routes.put):
         take(GALLERY + "/api/{name}")(call)
+
+
+def _beside(request: Any) -> bool:
+    """Whether it comes from this machine itself, and not by way of a proxy here."""
+    return is_loopback(request.remote or "") and not {"x-forwarded-for", "forwarded"} & {
+        name.lower() for name in request.headers
+    }

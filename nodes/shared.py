@@ -27,7 +27,8 @@ def settings(api_url: str = "") -> Settings:
     """
     found = Settings.load()
     if host.running():
-        found = found.replace(device=host.device(), models=(*found.models_folders, *host.weights_folders()))
+        device = host.device() if found.device == "auto" else found.device
+        found = found.replace(device=device, models=(*found.models_folders, *host.weights_folders()))
     return allowed(found, api_url)
 
 
@@ -41,7 +42,8 @@ def library(api_url: str = "") -> Library:
             opened.close()
             opened = None
         if opened is None:
-            residency = host.resident if host.running() else None
+            # ComfyUI manages what computes where it does; what the settings put elsewhere manages itself
+            residency = host.resident if host.running() and wanted.device == host.device() else None
             opened = Library(settings=wanted, residency=residency, connect=contact.connect)
             _libraries[wanted.dt] = opened
             if hasattr(host.server(), "port"):

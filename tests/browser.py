@@ -8,13 +8,38 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from luna_dt import Library
+from luna_dt.demo import database
 from luna_dt.gallery.answers import Gallery
 from luna_dt.gallery.server import create_app
 from luna_dt.server.run import prepared
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+HOSTILE = '<img src=x onerror="document.title=1"> \u202e\u0645\u0631 🦊'
+
+
+def draw_home(folder: Path, pictures: int) -> Path:
+    """A folder with a ``home`` that mirrors its ``pictures``, drawn ones, with two layers; one more has a hostile prompt and
+    a map."""
+    database.draw_library(folder / "pictures", pictures, seed=11)
+    info = PngInfo()
+    info.add_text(
+        "parameters", f"{HOSTILE}\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 77, Size: 64x64, Model: evil"
+    )
+    Image.new("RGB", (64, 64), "green").save(folder / "pictures" / "hostile.png", pnginfo=info)
+    with Library(folder / "home", dt=str(folder / "pictures")) as library:
+        library.sync()
+        for layer in ("visual", "style"):
+            library.embed(layer, model=database.TINY_JOINT.model)
+        (hostile,) = library.find("model: evil")
+        library.map("canny", image_id=int(hostile))
+    return folder
 
 
 @contextmanager

@@ -64,6 +64,12 @@ class ComfyUI:
 
     def __init__(self, base: Path, environment: dict[str, str], port: int = 0) -> None:
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+        settings = base / "user" / "default" / "comfy.settings.json"
+        if not settings.exists():
+            settings.parent.mkdir(parents=True, exist_ok=True)
+            settings.write_text(
+                json.dumps({"Comfy.TutorialCompleted": True})
+            )  # else templates are offered over the graph
         link = base / "custom_nodes" / "luna_dt"
         if not link.exists():
             link.symlink_to(ROOT, target_is_directory=True)

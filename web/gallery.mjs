@@ -1,7 +1,7 @@
 // The gallery inside ComfyUI: a sidebar tab, pictures that become nodes, and pickers at the nodes' inputs.  What a workflow
 // holds is the nodes' own values and nothing of ours, so it runs the same where this page is not.
 import { addNode, chosenTaker, give, nodeAt, pointOf } from "./graph.mjs";
-import { BUTTON, addPicker } from "./picker.mjs";
+import { addPicker } from "./picker.mjs";
 
 const PAGE = new URL("../../luna_dt/gallery/page/", import.meta.url);
 const CARRIED = "application/x-luna-image"; // ids, while they are dragged
@@ -78,10 +78,7 @@ export function galleryExtension(app) {
 
   return {
     name: "luna_dt.gallery",
-    settings: [{
-      id: "LunaDT.Check", name: "Check what is well, and what is not", category: ["Luna DT", "Check", "Check"],
-      type: () => checkButton(), defaultValue: "",
-    }],
+    settings: [{ id: "LunaDT.Settings", name: "Your library", category: ["Luna DT", "Library", "Settings"], type: settingsPlace, defaultValue: "" }],
     setup() {
       listen();
       app.extensionManager?.registerSidebarTab?.({
@@ -97,23 +94,11 @@ export function galleryExtension(app) {
   };
 }
 
-/** In ComfyUI's settings: a button that shows doctor's findings. */
-function checkButton() {
-  const place = document.createElement("div"), button = document.createElement("button");
-  button.type = "button";
-  button.textContent = "check";
-  button.style.cssText = BUTTON;
-  button.onclick = async () => {
-    button.disabled = true;
-    try {
-      const { data } = await galleryPage();
-      const { findings } = await import(new URL("work.mjs", PAGE).href);
-      place.replaceChildren(button, findings(await data.doctor()));
-    } catch (error) {
-      place.replaceChildren(button, error.message);
-    }
-    button.disabled = false;
-  };
-  place.append(button);
+/** In ComfyUI's settings: a form of our own, so that nothing of it is stored among ComfyUI's. */
+function settingsPlace() {
+  const place = document.createElement("div");
+  Object.assign(place.style, { width: "min(620px, 100%)" });
+  galleryPage().then(() => import(new URL("settings.mjs", PAGE).href)).then(({ settingsForm }) => place.append(settingsForm()),
+    (error) => (place.textContent = `The settings could not be loaded: ${error.message}`));
   return place;
 }

@@ -3,7 +3,7 @@ import { setValue, taker } from "./graph.mjs";
 
 const QUERIES = ["query", "where"]; // inputs that take a query in DT's language
 /** How a button of ours looks where no style sheet of ours reaches. */
-export const BUTTON = "font: 12px system-ui, sans-serif; padding: 3px 8px; cursor: pointer; border-radius: 5px; color: var(--input-text, #ddd); " +
+const BUTTON = "font: 12px system-ui, sans-serif; padding: 3px 8px; cursor: pointer; border-radius: 5px; color: var(--input-text, #ddd); " +
   "background: var(--comfy-input-bg, #222); border: 1px solid var(--border-color, #555)";
 
 /** Adds a picker to a node that takes ids or a query. */

@@ -19,6 +19,7 @@ from ..plain import shown
 from ..query import SPELLINGS, TOKENS
 from ..records import Term, checked_layer
 from ..settings import Settings
+from . import choices
 from .sights import Sights
 from .work import Syncing
 
@@ -48,7 +49,8 @@ class Gallery:
     """Answers over the library that ``library`` gives, which may be another after a change of settings.
 
     ``said`` puts messages into the words of the place where the page is; ``settings`` gives those by which a sync
-    opens the library once more, as it waits for DT longer than whoever looks at a page.
+    opens the library once more, as it waits for DT longer than whoever looks at a page.  ``changeable``: the page may
+    change what Settings.load() reads, as the library is opened anew by it.
     """
 
     def __init__(
@@ -56,8 +58,9 @@ class Gallery:
         library: Callable[[], Library],
         settings: Callable[[], Settings] | None = None,
         said: Callable[[str], str] = str,
+        changeable: bool = False,
     ) -> None:
-        self._library, self.said = library, said
+        self._library, self.said, self.changeable = library, said, changeable
         self.settings = settings or (lambda: library().settings)
         self.sights, self.syncing = Sights(), Syncing()
         self.every: dict[tuple[str, str], bytes] = {}  # all ids, by their order and what was synced
@@ -277,6 +280,20 @@ def doctor(gallery: Gallery, _: Mapping[str, Any]) -> Any:
     ]
 
 
+def settings(gallery: Gallery, _: Mapping[str, Any]) -> Any:
+    """The settings, where whoever serves the page lets it change them."""
+    if not gallery.changeable:
+        raise NotFound("here the settings are those that the page was started with")
+    return choices.told()
+
+
+def change(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
+    """Writes some settings, and gives all of them as they are then."""
+    settings(gallery, asked)  # or they are none of the page's
+    choices.change(asked)
+    return settings(gallery, asked)
+
+
 # -- values that the page sent ----------------------------------------------------------------------
 
 
@@ -330,5 +347,5 @@ CALLS: Mapping[tuple[str, str], Callable[[Gallery, Mapping[str, Any]], Any]] = {
     ("GET", "suggest"): suggest, ("POST", "search"): search, ("PUT", "reference"): reference,
     ("GET", "thumbnail"): thumbnail, ("GET", "picture"): picture, ("GET", "map"): map_of, ("POST", "sync"): sync,
     ("POST", "stop"): stop, ("GET", "batches"): batches, ("POST", "batch"): batch, ("GET", "outbox"): outbox,
-    ("POST", "send"): send, ("GET", "doctor"): doctor,
+    ("POST", "send"): send, ("GET", "doctor"): doctor, ("GET", "settings"): settings, ("POST", "settings"): change,
 }  # fmt: skip

@@ -12,14 +12,12 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright", reason="Playwright is not installed: pip install '.[test]'")
 
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import expect
 
 from luna_dt import Library
-from luna_dt.demo import database, drawing
+from luna_dt.demo import drawing
 from luna_dt.gallery.answers import Gallery
-from tests.browser import CHROMIUM, chromium, served
+from tests.browser import CHROMIUM, HOSTILE, chromium, draw_home, served
 
 pytestmark = [
     pytest.mark.browser,
@@ -27,26 +25,11 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium: apt-get install chromium"),
 ]
 PICTURES = 90
-HOSTILE = '<img src=x onerror="document.title=1"> \u202e\u0645\u0631 🦊'
 
 
 @pytest.fixture(scope="module")
 def drawn_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home that mirrors a folder of drawn pictures, with two layers; one has a hostile prompt, one is marked NSFW."""
-    folder = tmp_path_factory.mktemp("gallery")
-    database.draw_library(folder / "pictures", PICTURES, seed=11)
-    info = PngInfo()
-    info.add_text(
-        "parameters", f"{HOSTILE}\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 77, Size: 64x64, Model: evil"
-    )
-    Image.new("RGB", (64, 64), "green").save(folder / "pictures" / "hostile.png", pnginfo=info)
-    with Library(folder / "home", dt=str(folder / "pictures")) as library:
-        library.sync()
-        for layer in ("visual", "style"):
-            library.embed(layer, model=database.TINY_JOINT.model)
-        (hostile,) = library.find("model: evil")
-        library.map("canny", image_id=int(hostile))
-    return folder
+    return draw_home(tmp_path_factory.mktemp("gallery"), PICTURES)
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,10 @@ def ask(handlers: Any, method: str, path: str, name: str, body: bytes = b"", **m
         return body
 
     headers = {"Host": "127.0.0.1:8188", **more.pop("headers", {})}
-    request = SimpleNamespace(method=method, match_info={"name": name}, headers=headers, query=more, read=read)
+    remote = more.pop("remote", "127.0.0.1")
+    request = SimpleNamespace(
+        method=method, match_info={"name": name}, headers=headers, query=more, read=read, remote=remote
+    )
     return asyncio.run(handlers[method, path](request))
 
 
@@ -66,6 +69,21 @@ def test_the_page_and_its_answers_are_served_in_comfyui(handlers: Any) -> None:
 def test_other_sites_are_refused_in_comfyui(handlers: Any, headers: dict[str, str]) -> None:
     for method, path, name in (("GET", PAGE, "gallery.mjs"), ("GET", API, "find"), ("POST", API, "sync")):
         assert ask(handlers, method, path, name, headers=headers).status == 403
+
+
+def test_settings_are_changed_from_this_machine_alone(handlers: Any, tmp_path: Path) -> None:
+    asked = json.dumps({"index": "exact"}).encode()
+    for headers, remote in ({"Host": "me.example"}, "10.0.0.2"), ({"X-Forwarded-For": "10.0.0.2"}, "127.0.0.1"), (
+        {"Origin": "https://evil.example"}, "127.0.0.1"
+    ):  # fmt: skip
+        for method in ("GET", "POST"):
+            assert ask(handlers, method, API, "settings", asked, headers=headers, remote=remote).status == 403
+    assert not (tmp_path / "home" / "settings.toml").exists()
+    told = json.loads(ask(handlers, "GET", API, "settings").body)["settings"]
+    assert told["dt"] == {"value": "http://127.0.0.1:9", "source": "environment", "variable": "DT_API_URL"}
+    told = json.loads(ask(handlers, "POST", API, "settings", asked).body)["settings"]
+    assert (told["index"]["value"], told["index"]["source"]) == ("exact", "file")
+    assert pack_module("nodes.shared").library().settings.index == "exact"  # at once
 
 
 def test_what_nodes_are_given_by_name_are_their_inputs() -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from luna_dt import Settings
 from luna_dt.errors import SettingsError
+from luna_dt.settings_file import write
 
 
 def test_environment_wins_over_file_over_default(tmp_path: Path) -> None:
@@ -138,3 +141,66 @@ def test_what_is_hidden_is_named_as_in_queries(
 ) -> None:
     (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
     assert Settings.load(tmp_path, environ={"LUNA_DT_HIDE": variable}).hide == hide
+
+
+# -- changed by a program ---------------------------------------------------------------------------
+
+BY_HAND = """# mine
+dt = 'D:\\DT'   # portable
+allowed = [
+    "http://a:1",  # the other one
+]
+device = "cpu"
+
+[path_map]
+'D:\\Bilder' = '/mnt/d'
+"""
+
+
+def test_a_value_is_changed_and_what_stands_around_it_stays(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(BY_HAND, encoding="utf-8")
+    write(tmp_path, {"device": None, "index": "exact", "path_map": {"E:\\it's": 'F:\\"x"'}})
+    assert file.read_text(encoding="utf-8").startswith("# mine\ndt = 'D:\\DT'   # portable\nallowed = [\n")
+    settings = Settings.load(tmp_path, environ={})
+    assert (settings.dt, settings.device, settings.index) == ("D:\\DT", "auto", "exact")
+    assert settings.allowed == ("http://a:1",)
+    assert settings.path_map == {"E:\\it's": 'F:\\"x"'}
+    write(tmp_path, {"path_map": None, "dt": "C:\\Größe 猫"})
+    again = Settings.load(tmp_path, environ={})
+    assert (again.path_map, again.dt, again.index) == ({}, "C:\\Größe 猫", "exact")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["settings.toml"]
+
+
+def test_a_file_is_changed_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    for text, changes, told in (
+        ("path_map.a = 'b'\n", {"path_map": {"c": "d"}}, "edit it by hand|only a person"),
+        ("dt = ", {"dt": "http://x"}, "cannot be changed"),
+        ("", {"index": "milvus://x"}, "index cannot be"),
+        ("", {"dt": "http://x\ny"}, "control characters"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(SettingsError, match=told):
+            write(tmp_path, changes)
+        assert file.read_text(encoding="utf-8") == text
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    write(tmp_path / "new" / "home", {"token": "secret"})
+    file = tmp_path / "new" / "home" / "settings.toml"
+    assert Settings.load(file.parent, environ={}).token == "secret"
+    assert os.name == "nt" or file.stat().st_mode & 0o077 == 0
+
+
+def test_the_default_home_may_say_where_the_library_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platformdirs, "user_data_path", lambda *_, **__: tmp_path / "default")
+    write(tmp_path / "default", {"home": str(tmp_path / "large"), "dt": "http://old:1"})
+    write(tmp_path / "large", {"dt": "http://new:2"})
+    settings = Settings.load(environ={})
+    assert (settings.home, settings.dt) == (tmp_path / "large", "http://new:2")
+    assert Settings.load(environ={"LUNA_DT_HOME": str(tmp_path / "default")}).dt == "http://old:1"
+    write(tmp_path / "large", {"home": str(tmp_path / "third")})
+    with pytest.raises(SettingsError, match="names another home"):
+        Settings.load(environ={})

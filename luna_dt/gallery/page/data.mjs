@@ -41,6 +41,8 @@ export const batch = (id, what) => json("batch", { method: "POST", body: { id, d
 export const outbox = () => json("outbox");
 export const send = () => json("send", { method: "POST" });
 export const doctor = () => json("doctor");
+export const settings = () => json("settings");
+export const change = (changes) => json("settings", { method: "POST", body: changes });
 
 /** The ids that fit a query, in an order. */
 export async function find(query, order, signal) {
