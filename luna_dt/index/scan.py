@@ -9,6 +9,9 @@ scale, length and rounding error.  A query
 2. there looks first at codes of the ``head``, an eighth of the dimensions, and drops what is, even so, farther than
    the k-th; looks at the rest by the whole code; compares what is left exactly, from the mapped float32 rows.
 
+A query is its own int8 code and that of what this lacks, the same for every list: what its product with a point's
+code would be, had the list's centre been taken away from it as well, is less by the product of centre and code.
+
 With ``reach`` and ``trust`` 1 the answer is proven exact: a point beyond a border is at least as far as the border,
 and what a code lacks adds at most the product of the lengths of what both codes lack (Cauchy-Schwarz).  Smaller values
 are faster; proof.py measures them on the library itself.
@@ -31,23 +34,26 @@ from ..records import Float32s, Int64s
 from .base import Bools, Index
 from .exact import nearest_of
 from .partition import Partition, labels_of, train
-from .points import Int32s, Points
+from .points import RARE, Int32s, Points
 
 Int8s = npt.NDArray[np.int8]
 
 ROUNDING = np.float32(1e-6)  # of float32 itself
 TRUST = 0.5  # of the bound of a whole code's rounding: errors of many dimensions cancel; the most that was seen used is 0.31
 EVEN = np.float32(0.1)  # evens out how long a head is and how long what rounding takes from it
+FORM = 2  # of the file: another one is made anew
 GROWN = 4  # times as many points as trained on: trained anew
 FIRST_LISTS, MORE_LISTS = 4, 4  # lists in the first batch, and how much larger each next one is
+SPARSE = 24  # usable points in a list, below which looking at their heads first takes longer than it saves
 
 
 @dataclass(frozen=True)
 class Codes:
     """What is in the file: of codes, in the order of their lists, ``slots`` int32 their point; ``starts`` int64[lists
     + 1] where each list begins; ``heads`` and ``codes`` int8; ``facts`` float32[3]: step of the head, squared length,
-    length of what the head lacks; ``fine`` float32[2]: step of the whole code, length of its error.  Then the partition:
-    ``centres`` float32[lists, dim], ``head`` float32[dim / 8, dim], ``trained`` int64[1] points there were then."""
+    length of what the head lacks; ``fine`` float32[3]: step of the whole code, length of its error, product of code and
+    centre.  Then the partition: ``centres`` float32[lists, dim], ``head`` float32[dim / 8, dim], ``trained`` int64[1]
+    points there were then."""
 
     slots: Int32s
     starts: Int64s
@@ -69,6 +75,7 @@ class ScanIndex:
         self.codes, self._vectors, self._points = codes, vectors, points
         self._partition = Partition(codes.centres, codes.head)
         self._wide = False
+        self._place: Int64s | None = None
 
     def widen(self) -> bool:
         self._wide, was = True, self._wide
@@ -90,8 +97,10 @@ class ScanIndex:
         c = self.codes
         query = _Query.of(vector, self._partition)
         order, borders = self._partition.by_border(query.distances)
-        only = None if usable is None else np.flatnonzero(usable.take(c.slots))
-        starts = c.starts if only is None else np.searchsorted(only, c.starts)
+        starts, only = c.starts, None
+        if usable is not None and np.count_nonzero(usable) * RARE < len(usable):
+            only = np.sort(self._places().take(np.flatnonzero(usable)))
+            starts = np.searchsorted(only, starts)
         found: list[Int64s] = []
         lows: list[Float32s] = []
         highs = np.empty(0, np.float32)
@@ -101,20 +110,25 @@ class ScanIndex:
             if end <= at:
                 break
             lists = order[at:end]
-            begins, sizes = starts[lists], starts[lists + 1] - starts[lists]
             at, batch = end, MORE_LISTS * batch
-            middle, slack = self._by_head(query, lists, begins, sizes, only)
-            if len(highs) < k:
-                worst = _kth(middle + slack, k)
-            middle -= slack
-            good = np.flatnonzero(middle <= worst)
-            if not len(good):
+            begins, ends = starts[lists], starts[lists + 1]
+            parts = [slice(*part) for part in zip(begins.tolist(), ends.tolist(), strict=True)]
+            where, which = None, np.repeat(np.arange(len(lists)), ends - begins)
+            if only is not None:
+                where = np.concatenate([only[part] for part in parts])
+            elif usable is not None:
+                good = np.flatnonzero(usable.take(np.concatenate([c.slots[part] for part in parts])))
+                where, which = _placed(parts, which, good)
+            if where is None or len(where) > SPARSE * len(lists):
+                middle, slack = self._by_head(query, lists, which, parts if where is None else where)
+                if len(highs) < k:
+                    worst = _kth(middle + slack, k)
+                middle -= slack
+                good = np.flatnonzero(middle <= worst)
+                where, which = _placed(parts, which, good) if where is None else (where[good], which[good])
+            if not len(where):
                 continue
-            ends = np.cumsum(sizes)
-            which = np.searchsorted(ends, good, side="right")
-            where = good + (begins - ends + sizes)[which]
-            where = where if only is None else only[where]
-            low, high = self._by_code(query, lists, where, which)
+            low, high = self._by_code(query, where, query.distances[lists][which])
             found.append(where)
             lows.append(low)
             highs = np.concatenate([highs, high])
@@ -125,79 +139,83 @@ class ScanIndex:
         return c.slots[np.concatenate(found)[np.concatenate(lows) <= worst]].astype(np.int64)
 
     def _by_head(
-        self, query: _Query, lists: Int64s, begins: Int64s, sizes: Int64s, only: Int64s | None
+        self, query: _Query, lists: Int64s, which: Int64s, at: list[slice] | Int64s
     ) -> tuple[Float32s, Float32s]:
-        """Of every code in ``lists`` (of those at ``only``, where ``begins`` counts these): its squared distance by the
-        head, and how wrong that may be."""
+        """The squared distance by the head of codes in list ``which``, and how wrong that may be; ``at``: their places
+        one by one, or all of the lists."""
+        away = query.distances[lists]
         left = query.head - self._partition.head_centres[lists]
         codes, scale = rounded(left)
         lost = ((left - codes * scale[:, None]) ** 2).sum(axis=1)
-        beyond = _lacking(query.distances[lists], (left**2).sum(axis=1), lost)
-        products = np.empty((1, int(sizes.sum())), np.float32)
-        parts = [slice(begin, begin + size) for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True)]
-        heads = self.codes.heads
-        if only is None:
-            step, square, lacking = np.concatenate([self.codes.facts[:, part] for part in parts], axis=1)
+        beyond = _lacking(away, (left**2).sum(axis=1), lost)
+        ends = np.searchsorted(which, np.arange(len(lists)), side="right").tolist()
+        heads, facts = self.codes.heads, self.codes.facts
+        if isinstance(at, list):
+            step, square, lacking = np.concatenate([facts[:, part] for part in at], axis=1)
         else:
-            where = np.concatenate([only[part] for part in parts])
-            heads, (step, square, lacking) = heads.take(where, axis=0), self.codes.facts.take(where, axis=1)
-        end = 0
-        for i, size in enumerate(sizes.tolist()):
-            if size:
-                rows = heads[parts[i]] if only is None else heads[end : end + size]
-                _products(codes[i : i + 1], rows, products[:, end : end + size])
-                end += size
-        middle = products[0]
+            heads, (step, square, lacking) = heads.take(at, axis=0), facts.take(at, axis=1)
+            at = [slice(*part) for part in zip([0, *ends], ends, strict=False)]
+        middle = np.empty(len(which), np.float32)
+        for i, (part, end) in enumerate(zip(at, ends, strict=True)):
+            if part.stop > part.start:
+                _products(codes[i : i + 1], heads[part], middle[None, end - part.stop + part.start : end])
         middle *= step
-        middle *= np.repeat(-2 * scale, sizes)
+        middle *= (-2 * scale)[which]
         middle += square
-        middle += np.repeat(query.distances[lists], sizes)
-        lacking *= np.repeat(2 * beyond, sizes)
+        middle += away[which]
+        lacking *= (2 * beyond)[which]
         lacking += ROUNDING
         return middle, lacking
 
-    def _by_code(self, query: _Query, lists: Int64s, where: Int64s, which: Int64s) -> tuple[Float32s, Float32s]:
-        """The least and the largest squared distance, by all dimensions, of the codes at ``where`` in list ``which``."""
+    def _places(self) -> Int64s:
+        """int64[points]: where in the file each point's code is."""
+        if self._place is None:
+            place = np.empty(len(self.codes.slots), np.int64)
+            place[self.codes.slots] = np.arange(len(place))
+            self._place = place
+        return self._place
+
+    def _by_code(self, query: _Query, where: Int64s, away: Float32s) -> tuple[Float32s, Float32s]:
+        """The least and the largest squared distance, by all dimensions, of the codes at ``where``, whose centre is
+        ``away``."""
         c = self.codes
-        begins = np.flatnonzero(np.diff(which, prepend=-1))
-        lists, sizes = lists[which[begins]], np.diff(np.append(begins, len(which)))
-        left = query.vector - c.centres[lists]
-        codes, scale = rounded(left)
-        lost = np.linalg.norm(left - codes * scale[:, None], axis=1)
-        length = np.sqrt(np.maximum(query.distances[lists], 0)) + lost
-        products = np.empty((1, len(where)), np.float32)
-        for i, (begin, size) in enumerate(zip(begins.tolist(), sizes.tolist(), strict=True)):
-            some = where[begin : begin + size]
-            first, span = int(some[0]), int(some[-1] - some[0]) + 1
-            dense = 2 * size >= span  # in passing over all is then cheaper than to gather some
-            rows = c.codes[first : first + span] if dense else c.codes.take(some, axis=0)
-            every = np.empty((1, len(rows)), np.float32)
-            _products(codes[i : i + 1], rows, every)
-            products[0, begin : begin + size] = every[0, some - first] if dense else every[0]
-        which = np.repeat(np.arange(len(lists)), sizes)
-        square = c.facts[1, where]
-        middle = query.distances[lists][which] + square - 2 * scale[which] * c.fine[0, where] * products[0]
-        slack = lost[which] * np.sqrt(square) + length[which] * c.fine[1, where]
+        products = np.empty((2, len(where)), np.float32)
+        _products(query.codes, c.codes.take(where, axis=0), products)
+        square = c.facts[1].take(where)
+        step, error, own = c.fine.take(where, axis=1)
+        middle = away + square - 2 * step * (query.steps @ products - own)
+        slack = np.sqrt(np.maximum(away, 0)) * error + query.rest * np.sqrt(square)
         slack = np.float32(2 if self._wide else 2 * TRUST) * slack + ROUNDING
         return middle - slack, middle + slack
 
 
 @dataclass(frozen=True)
 class _Query:
-    vector: Float32s
-    head: Float32s  # its part in the head's dimensions
-    distances: Float32s  # squared, to all centres
+    """A unit ``vector`` with its part in the ``head``'s dimensions and its squared ``distances`` to all centres; as
+    ``codes`` int8[2, dim] of ``steps`` float32[2], the second of what the first lacks, and the length of the ``rest``."""
+
+    head: Float32s
+    distances: Float32s
+    codes: Int8s
+    steps: Float32s
+    rest: np.float32
 
     @classmethod
     def of(cls, vector: Float32s, partition: Partition) -> _Query:
-        return cls(vector, partition.head @ vector, partition.distances(vector))
+        rough, step = rounded(vector[None])
+        left = vector - step * rough[0]
+        fine, small = rounded(left[None])
+        return cls(
+            partition.head @ vector, partition.distances(vector), np.concatenate([rough, fine]),
+            np.concatenate([step, small]), np.float32(np.linalg.norm(left - small * fine[0])),
+        )  # fmt: skip
 
 
 class ScanEngine:
     """See base.Engine."""
 
     name, suffix, mapped, part = "scan", ".scan", True, 0
-    parameters: Mapping[str, int] = {"grown": GROWN}
+    parameters: Mapping[str, int] = {"grown": GROWN, "form": FORM}
 
     def installed(self) -> bool:
         try:
@@ -238,7 +256,7 @@ class ScanEngine:
         slots = np.concatenate([old.slots, new.astype(np.int32)]) if old else new.astype(np.int32)
         made = Codes(
             slots[order], np.searchsorted(labels[order], np.arange(len(partition.centres) + 1)),
-            np.empty((3, len(points)), np.float32), np.empty((2, len(points)), np.float32),
+            np.empty((3, len(points)), np.float32), np.empty((3, len(points)), np.float32),
             partition.centres, partition.head, np.array([trained]),
             np.empty((len(points), len(partition.head)), np.int8), np.empty((len(points), vectors.shape[1]), np.int8),
         )  # fmt: skip
@@ -282,7 +300,8 @@ class ScanEngine:
 
 def _encode(block: Float32s, labels: Int32s, partition: Partition, made: Codes, to: Int64s) -> None:
     """Writes the codes of unit vectors, in those lists, to those places."""
-    left = block - partition.centres[labels]
+    centres = partition.centres[labels]
+    left = block - centres
     codes, step = rounded(left)
     error = np.linalg.norm(left - codes * step[:, None], axis=1)
     square = (left**2).sum(axis=1)
@@ -291,7 +310,8 @@ def _encode(block: Float32s, labels: Int32s, partition: Partition, made: Codes, 
     lost = ((head - heads * head_step[:, None]) ** 2).sum(axis=1)
     lacking = _lacking(square, (head**2).sum(axis=1), lost)
     made.codes[to], made.heads[to] = codes, heads
-    made.facts[:, to], made.fine[:, to] = (head_step, square, lacking), (step, error)
+    made.facts[:, to] = head_step, square, lacking
+    made.fine[:, to] = step, error, np.einsum("ij,ij->i", codes, centres)
 
 
 def rounded(rows: Float32s) -> tuple[Int8s, Float32s]:
@@ -316,6 +336,14 @@ def _products(one: Int8s, rows: Int8s, out: Float32s) -> None:
     import numkong
 
     numkong.cdist(one, rows, metric="dot", out=out, out_dtype="float32")
+
+
+def _placed(parts: list[slice], which: Int64s, chosen: Int64s) -> tuple[Int64s, Int64s]:
+    """Of all places in ``parts`` of the file, one after another, those ``chosen``, and the part of each."""
+    sizes = np.array([part.stop - part.start for part in parts])
+    begins = np.array([part.start for part in parts])
+    which = which[chosen]
+    return chosen + (begins - np.cumsum(sizes) + sizes)[which], which
 
 
 def _kth(values: Float32s, k: int) -> np.float32:

@@ -227,7 +227,7 @@ class Shelf:
         identity: Identity,
         stop: Callable[[], bool] = lambda: False,
     ) -> RowIndex | None:
-        """The saved index of ``vectors_file``; None if there is none, or one of another engine, or ``stop`` said so.
+        """The saved index of ``vectors_file``; None if there is none, or one made otherwise, or ``stop`` said so.
 
         Raises IndexDamaged, before the engine sees a byte, when anything about it is not as it was saved.
         """
@@ -235,7 +235,7 @@ class Shelf:
         try:
             told = self._described(vectors_file)
             saved = _saved(told)
-            if saved.engine != engine.name:
+            if saved.engine != engine.name or told["parameters"] != engine.parameters:
                 return None
             rows, proof = saved.rows, Proof.from_json(told["proof"])
             fits = (

@@ -326,6 +326,17 @@ def test_a_description_that_does_not_fit_is_refused(saved: tuple[Engine, Path], 
         load(saved)
 
 
+def test_an_index_of_another_form_is_made_anew(saved: tuple[Engine, Path]) -> None:
+    """As one is that another version of this library wrote: whole, but not what is read here."""
+    described = saved[1] / "visual-1.json"
+    told = json.loads(described.read_text())
+    described.write_text(json.dumps(signed({**told, "parameters": {**told["parameters"], "form": 0}})))
+    assert load(saved) is None
+    made = Shelf(saved[1].parent).catch_up([saved[0]], VECTORS, FILE, IDENTITY)
+    assert made is not None
+    assert load(saved) is not None
+
+
 def test_vectors_that_were_swapped_below_an_index_are_seen(saved: tuple[Engine, Path]) -> None:
     """As when an older copy of the store is put back, and other rows are written behind it."""
     with pytest.raises(IndexDamaged, match="other vectors"):
