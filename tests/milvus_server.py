@@ -6,6 +6,7 @@ import lzma
 import os
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -77,6 +78,39 @@ class Server:
         if self._process is not None and self.runs():
             self._process.kill()
             self._process.wait()
+
+
+class Lite:
+    """``milvus-lite``, which is slow and of one process, but speaks as later servers do: it finds texts within texts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, _free_port()
+
+    @property
+    def address(self) -> str:
+        return f"milvus+http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        from pymilvus import MilvusClient, MilvusException
+
+        where = ["--data-dir", str(self._folder), "--host", "127.0.0.1", "--port", str(self._port)]
+        with (self._folder / "out.log").open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "milvus_lite", "server", *where], stdout=out, stderr=out
+            )
+        for _ in range(300):
+            assert self._process.poll() is None, "the server ended by itself"
+            try:
+                MilvusClient(f"http://127.0.0.1:{self._port}", timeout=5).list_collections(timeout=5)
+                return
+            except MilvusException:
+                time.sleep(0.2)
+        raise AssertionError("the server never answered")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 def _free_port() -> int:

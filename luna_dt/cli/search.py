@@ -79,8 +79,9 @@ def search(
     """Find similar pictures: by picture, by id, by vector, by text, or by a weighted sum of such; works with DT closed."""
     if terms and (image or vector or image_id is not None or text is not None):
         raise click.UsageError("--term stands for itself: say the rest of the query in terms, too")
-    # one question does not repay loading a graph
-    with Library(settings=settings.replace(index="exact")) as library:
+    if not settings.shared:
+        settings = settings.replace(index="exact")  # one question does not repay loading a graph
+    with Library(settings=settings) as library:
         if text is not None and layer is None:
             layer = library.text_layer()
             err.print(f"the text is searched for in layer {layer}; --layer names another")

@@ -111,6 +111,10 @@ class Catalog:
         """
         raise self._not_offered("search for similar images")
 
+    def fitting(self, where: str) -> Catalog:
+        """This catalog, of which ``similar`` finds only images that fit a query; raises NotOffered, BadQuery."""
+        raise self._not_offered("search among images that fit a condition")
+
     def clusters(self) -> list[Cluster]:
         raise self._not_offered("clusters")
 

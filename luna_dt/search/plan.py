@@ -70,12 +70,12 @@ class Search:
                 raise BadInput(f"a term's weight must be a number other than 0, not {term.weight}")
         several = len(terms) > 1 or terms[0].weight != 1
         if is_shared(self._setting):
-            if several or wanted.only_here:
+            if several or wanted.is_shaped:
                 raise BadInput(
-                    "a library on a Milvus server is searched by one reference, without conditions, orders, collapsed or "
-                    "diverse results; leave them out, or use a home that mirrors DT"
+                    "a library on a Milvus server is searched by one reference, without orders, collapsed or diverse results; "
+                    "leave them out, or use a home that mirrors DT"
                 )
-            engine = "dt"
+            return self._in_dt(terms[0], wanted, left_out)
         if several:
             if engine == "dt":
                 raise BadInput("a query of several terms is searched here, and has everything in its terms")
@@ -151,6 +151,8 @@ class Search:
 
     def explained(self, layer: str, where: str) -> str:
         """One line: what answers a search of a layer, and how many images it is about."""
+        if is_shared(self._setting):
+            return f"layer {layer}: every vector whose image fits is compared by {self._catalog().address}"
         searcher, only = self.searcher(layer), self.fitting(where)
         now = searcher.layer()
         told = f"layer {layer}: {np.count_nonzero(now.visible):,} images"
@@ -165,6 +167,8 @@ class Search:
 
     def _in_dt(self, term: Term, wanted: Wanted, left_out: set[int]) -> list[Hit]:
         catalog, count = self._catalog(), wanted.offset + wanted.top_k + len(left_out)
+        if wanted.where.strip():
+            catalog = catalog.fitting(wanted.where)
         min_similarity = wanted.min_similarity
         hits = None
         if term.text is not None:

@@ -59,9 +59,14 @@ class Wanted:
         return bool(self.where.strip()) or self.order != "similarity" or self.collapse == "seed"
 
     @property
+    def is_shaped(self) -> bool:
+        """Whether other images are given than simply the most similar of those that fit."""
+        return self.order != "similarity" or bool(self.collapse) or bool(self.diverse)
+
+    @property
     def only_here(self) -> bool:
         """Whether DT cannot answer it."""
-        return self.of_records or bool(self.collapse) or bool(self.diverse)
+        return self.of_records or self.is_shaped
 
     @property
     def needed(self) -> int:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +18,25 @@ import numpy as np
 import pytest
 
 from luna_dt import Library, Settings
+from luna_dt.dt import connect
 from luna_dt.dt.catalog import Catalog, Health
-from luna_dt.errors import BadInput, NotSearchable, NoVector, Refused, SettingsError, UnknownImage, Unreachable
+from luna_dt.errors import (
+    BadInput,
+    BadQuery,
+    NotSearchable,
+    NoVector,
+    Refused,
+    SettingsError,
+    UnknownImage,
+    Unreachable,
+)
 from luna_dt.records import Batch, Captions, Float32s, ImageRecord, Int64s, Kind
+from luna_dt.storable import sifted
+from tests import stock, untidy
 from tests.conftest import IDENTITY, fill, unit_vectors
-from tests.milvus_server import Server
+from tests.congruence import test_untidy as untidy_queries
+from tests.milvus_server import Lite, Server
+from tests.unit.test_query import CASES, LETTERS, RECORDS, written
 
 missing = [name for name in ("milvus", "pymilvus") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -29,12 +49,17 @@ pytestmark = [
 
 
 class Memory(Catalog):
-    """A DT of which everything is in memory: images 1 to n, every hundredth hidden, each with a vector but the last."""
+    """A DT of which everything is in memory: images 1 to n, every hundredth hidden, each with a vector but the last; the
+    records are made up, and so are captions, where none are given."""
 
     address = "a DT in memory"
 
-    def __init__(self, name: str, vectors: Float32s) -> None:
+    def __init__(
+        self, name: str, vectors: Float32s, records: list[ImageRecord] | None = None, said: list[Captions] | None = None
+    ) -> None:
         self.name, self.vectors, self.asked = name, vectors, 0
+        self.records = records
+        self.said = {each.image_id: each for each in said or [Captions(1, joycaption="ein Bild", tags=("tree",))]}
         self.ids = np.arange(1, len(vectors) + 1)
         self.stamps = np.full(len(vectors), 7)
 
@@ -43,11 +68,12 @@ class Memory(Catalog):
 
     def kinds(self) -> list[Kind]:
         count = len(self.ids)
-        return [Kind("images", count), Kind("captions", 1), Kind("embeddings.visual", count - 1, IDENTITY)]
+        return [Kind("images", count), Kind("captions", len(self.said)), Kind("embeddings.visual", count - 1, IDENTITY)]
 
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
         if kind == "captions":
-            return self.ids[:1], self.stamps[:1]
+            ids = np.array(sorted(self.said), np.int64)
+            return ids, np.full(len(ids), 7)
         last = None if kind == "images" else -1
         return self.ids[:last].copy(), self.stamps[:last].copy()
 
@@ -55,18 +81,21 @@ class Memory(Catalog):
         self.asked += len(ids)
         at = np.searchsorted(self.ids, ids)
         rows: Any = self.vectors[ids - 1]
-        if kind == "images":
+        if kind == "images" and self.records:
+            rows = [self.records[i - 1] for i in ids]
+        elif kind == "images":
             rows = [
-                ImageRecord(int(i), f"D:/{i}.png", f"prompt {s}", unavailable=i % 100 == 0)
+                ImageRecord(int(i), f"D:/{i}.png", f"prompt {s}", steps=int(i), unavailable=i % 100 == 0)
                 for i, s in zip(ids, self.stamps[at], strict=True)
             ]
         elif kind == "captions":
-            rows = [Captions(1, joycaption="ein Bild", tags=("tree",))]
+            rows = [self.said[i] for i in ids.tolist()]
         yield Batch(ids, self.stamps[at], rows)
 
-    def nearest(self, vector: Float32s, k: int) -> tuple[list[int], Float32s]:
-        """What a search must find, by comparing everything."""
+    def nearest(self, vector: Float32s, k: int, among: Any = None) -> tuple[list[int], Float32s]:
+        """What a search must find, by comparing everything, or what is ``among`` those ids."""
         ids = self.ids[:-1][self.ids[:-1] % 100 != 0]
+        ids = ids if among is None else ids[np.isin(ids, among)]
         unit = self.vectors[ids - 1] / np.linalg.norm(self.vectors[ids - 1], axis=1, keepdims=True)
         cosines = unit @ (vector / np.linalg.norm(vector))
         best = np.lexsort((ids, -cosines))[:k]
@@ -106,8 +135,8 @@ def test_a_home_that_never_synced_searches_what_another_wrote(opened: Callable[.
     dt = Memory("searched", vectors)
     writer = opened("searched", dt)
     assert [(c.kind, c.added) for c in writer.sync()] == [
-        ("images", 3000),
         ("captions", 1),
+        ("images", 3000),
         ("embeddings.visual", 2999),
     ]
     dt.asked = 0
@@ -128,8 +157,125 @@ def test_a_home_that_never_synced_searches_what_another_wrote(opened: Callable[.
         reader.image(4000)
     with pytest.raises(NoVector):
         reader.search(image_id=3000)
-    with pytest.raises(BadInput, match="without conditions"):
-        reader.search(image_id=1, where="rating: 5")
+    with pytest.raises(BadInput, match="without orders"):
+        reader.search(image_id=1, collapse=0.9)
+
+
+#: Of what is kept nowhere on a server, or is found there in another way; what is only of later servers says so itself.
+NOT_THERE = {"in_album", "cluster", "has: map", "has: cluster", "has: vectors", "red*1girl"}
+BEYOND = (
+    "tag: red hair", 'tag: "RED HAIR"', "tag: hair", "tag: *hair", "tag: 1*", "tag: *d h*", "tag: red*1girl", "not tag: solo",
+    "has: tag", "has: caption", "not has: caption", "has: cluster", "has: map", "has: vectors.visual", "cluster: luna", "in_album:",
+    "seed: *", "seed: ?", "seed: ??", "seed: ?*", "seed: -9223372036854775808", "seed: <= -9223372036854775808",
+    "seed: > -9223372036854775808", "seed: <> 123", "steps: > 19.5", "steps: 20.5", "steps: <> 20.5", "steps: none", "steps: <= 24.5",
+    "cfg: 4-6.5", "cfg: <> 7", "aesthetic_score: 5.25|none", "rating: none|>= 9223372036854775807", "size: 0:0", "size: 0:9",
+    "size: 832x?", "size: 2:3|1:1", "not size: portrait", "path: starts with /srv/bilder ünï", "path: *100 é.png", "folder: *ünï",
+    "folder: C:\\Users\\Öz\\猫", "folder: \\\\nas\\*", "model: *", 'model: "pony, v6"', 'sampler: ""', "sampler: euler*", "nsfw: any",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["Milvus", "milvus-lite"])
+def conditions(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Library, Library]]:
+    """One library of odd records twice: on a server and mirrored."""
+    if request.param == "milvus-lite":
+        pytest.importorskip("milvus_lite", reason="not installed (pip install milvus-lite)")
+        server: Any = Lite(tmp_path_factory.mktemp("lite"))
+        server.start()
+    else:
+        server = request.getfixturevalue("milvus")
+    folder = tmp_path_factory.mktemp("conditions")
+    stock.create(folder / "dt.db", "1.10")
+    untidy.fill_stock(folder / "dt.db", 300)
+    records, made = list(RECORDS), [form for text, *_ in LETTERS for form in sorted(written(text))]
+    records += [
+        ImageRecord(0, f"D:\\{form}\\1.png", form, form, model=form, sampler=form, model_hash=form) for form in made
+    ]
+    with closing(connect(Settings(home=folder / "seen", dt=str(folder / "dt.db")))) as untidy_dt:
+        for batch in map(sifted, untidy_dt.fetch("images", untidy_dt.digests("images")[0])):
+            records += batch.rows  # type: ignore[arg-type]
+    records = [replace(record, id=at) for at, record in enumerate(records, 1)]
+    said = [
+        Captions(1, combined="Red Hair, 1girl, A girl.", tags=("Red Hair", "1girl")),
+        Captions(2, combined="1girl, solo", tags=("1girl", "solo")),
+        Captions(3, joycaption="Straße", combined="Straße"), Captions(6, combined="rote Straße", tags=("rote Straße",)),
+    ]  # fmt: skip
+    dt = Memory("conditions", unit_vectors(len(records), seed=2), records, said)
+    with Library(folder / "mirror", connect=lambda _: dt) as mirror, ExitStack() as opened:
+        mirror.sync()
+        for home in ("writer", "reader"):
+            settings = Settings(home=folder / home, dt="http://127.0.0.1:9", index=server.address, timeout=30)
+            settings = settings.replace(index=f"{server.address}?library=conditions")
+            shared = opened.enter_context(Library(settings=settings, connect=lambda _: dt))
+            if home == "writer":
+                shared.sync()
+        yield mirror, shared
+        if isinstance(server, Lite):
+            server.kill()
+
+
+def test_conditions_find_what_they_find_in_a_mirror(conditions: tuple[Library, Library]) -> None:
+    mirror, shared = conditions
+    letters = [
+        f"{token}{form}" for _, found, missed in LETTERS for form in found + missed for token in ("", "sampler: ")
+    ]
+    vector, refused = unit_vectors(1, seed=8)[0], dict[str, str]()
+    queries = dict.fromkeys([*(query for query, _ in CASES), *untidy_queries.QUERIES, *BEYOND, *letters])
+    for query in queries:
+        try:
+            found = [image.id for image in shared.images(query, limit=1000)]
+        except BadQuery as error:
+            refused[query] = str(error)
+            continue
+        assert found == [image.id for image in mirror.images(query, limit=1000)], query
+        hits = shared.search(vector=vector, where=query, top_k=1000)
+        assert [hit.id for hit in hits] == [hit.id for hit in mirror.search(vector=vector, where=query, top_k=1000)]
+    later = {query for query, told in refused.items() if "2.4 or later" in told}
+    assert (len(queries) * 0.6 if "2.3." in shared.status().shared else 0) >= len(later)
+    assert all(any(name in query for name in NOT_THERE) for query in refused.keys() - later)
+    assert [hit.image for hit in shared.search(vector=vector, top_k=300)] == [
+        hit.image for hit in mirror.search(vector=vector, top_k=300)
+    ]
+    with pytest.raises(BadQuery, match="steps: many"):
+        shared.search(vector=vector, where="steps: many")
+
+
+def test_the_command_takes_conditions_and_names_what_a_server_does_not_know(
+    conditions: tuple[Library, Library],
+) -> None:
+    _, shared = conditions
+
+    def search(where: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "luna_dt", "search", "--id", "1", "--where", where, "--explain", "--json"]
+        env = {**os.environ, "LUNA_DT_INDEX": shared.settings.index, "LUNA_DT_HOME": str(shared.settings.home)}
+        return subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=120, check=False)
+
+    done = search("rating: 10 not nsfw:")
+    assert "is compared by milvus+http://" in done.stderr.replace("\n", "")
+    hits = json.loads(done.stdout)
+    assert hits == [hit.to_json() for hit in shared.search(image_id=1, where="rating: 10 not nsfw:")]
+    assert len(hits) == 10
+    refused = search("rating: 10 cluster: Luna")
+    assert refused.returncode != 0
+    assert "'cluster: Luna' asks for what a Milvus server does not keep" in refused.stdout + refused.stderr
+
+
+def test_conditions_are_right_at_every_share_of_rows_that_fit(opened: Callable[..., Library]) -> None:
+    vectors = unit_vectors(4000, seed=12)
+    vectors[500:900] = vectors[500]
+    dt = Memory("shares", vectors)
+    opened("shares", dt).sync()
+    reader = opened("shares")
+    for most in (4000, 2000, 400, 40, 4, 0):
+        right = wanted = 0
+        for vector in (*unit_vectors(10, seed=13), vectors[600]):
+            hits = reader.search(vector=vector, where=f"steps: 1-{most}", top_k=10)
+            _, cosines = dt.nearest(vector, 10, np.arange(1, most + 1))
+            assert [hit.similarity for hit in hits] == pytest.approx(cosines.tolist(), abs=1e-4)
+            right += sum(hit.id <= most and hit.similarity >= cosines[-1] - 1e-4 for hit in hits)
+            wanted += len(cosines)
+        assert right >= 0.99 * wanted, most
 
 
 def test_what_changed_and_what_is_gone_is_followed_and_other_libraries_are_let_be(
@@ -142,7 +288,7 @@ def test_what_changed_and_what_is_gone_is_followed_and_other_libraries_are_let_b
     first.stamps[10] += 1  # the record and the vector of image 11
     first.vectors[10] = -first.vectors[10]
     first.ids, first.stamps = first.ids[5:], first.stamps[5:]
-    images, _, visual = writer.sync()
+    _, images, visual = writer.sync()
     assert (images.changed, images.removed, visual.changed, visual.removed) == (1, 5, 1, 5)
     reader = opened("changing")
     assert reader.search(vector=first.vectors[10], top_k=1)[0].image.prompt == "prompt 8"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +11,13 @@ import numpy as np
 
 from ...errors import NotOffered, NotSearchable, NoVector, UnknownImage, UnknownLayer
 from ...identity import Identity
+from ...query import Part, translated
 from ...records import EMBEDDINGS, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, checked_vectors
 from ..catalog import Catalog, Health, Sort
+from .conditions import InMilvus
 from .server import Server, table_of
+
+KNOWN_FOR = 60.0  # seconds for which what a server said of a library is taken for true
 
 
 class MilvusCatalog(Catalog):
@@ -21,14 +27,17 @@ class MilvusCatalog(Catalog):
         self.server, self._dt = server, dt
         self.address = server.address
         self._chosen: tuple[str, dict[str, Any]] | None = None
+        self._chosen_at = 0.0
+        self._query = ""
 
     def itself(self) -> Catalog:
         """This catalog, for whoever asks for the one that answers."""
         return self
 
     def library(self) -> tuple[str, dict[str, Any]]:
-        """The library's name, and what is known of it; raises NotSearchable where it cannot be told which is meant."""
-        if self._chosen is None:
+        """The library's name, and what is known of it, asked anew after a while; raises NotSearchable where it cannot be told
+        which is meant."""
+        if self._chosen is None or time.monotonic() - self._chosen_at > KNOWN_FOR:
             every = self.server.libraries()
             wanted = self.server.library or (next(iter(every)) if len(every) == 1 else "")
             if not every:
@@ -39,8 +48,22 @@ class MilvusCatalog(Catalog):
                 raise NotSearchable(
                     f"{self.address} holds {len(every)} libraries; add ?library= and one of {', '.join(sorted(every))}"
                 )
-            self._chosen = wanted, every[wanted]
+            self._chosen, self._chosen_at = (wanted, every[wanted]), time.monotonic()
         return self._chosen
+
+    def _condition(self, query: str) -> str:
+        """A query in the server's words; raises BadQuery."""
+        language = InMilvus(self.server.version() if query.strip() else "")
+        return translated(query, language, tuple(self.library()[1]["hide"]), self.saved)
+
+    def fitting(self, where: str) -> MilvusCatalog:
+        self._condition(where)
+        found = copy.copy(self)
+        found._query = where
+        return found
+
+    def saved(self, name: str) -> list[Part]:
+        return self._dt().saved(name)
 
     def health(self) -> Health:
         name, _ = self.library()
@@ -69,11 +92,7 @@ class MilvusCatalog(Catalog):
         return ImageRecord.from_json(found[image_id]["record"])
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
-        if query.strip():
-            raise NotOffered(
-                f"{self.address} finds no images by a query; leave it empty, or use a home that mirrors DT"
-            )
-        rows = self.server.page(table_of("images"), self.library()[0], after_id, limit)
+        rows = self.server.page(table_of("images"), self.library()[0], self._condition(query), after_id, limit)
         return sorted((ImageRecord.from_json(row["record"]) for row in rows), key=lambda image: image.id)
 
     def captions(self, image_id: int) -> Captions:
@@ -102,7 +121,10 @@ class MilvusCatalog(Catalog):
                 self.image(image_id)
                 raise NoVector(f"image {image_id} has no vector in layer '{layer}'; search by its picture instead")
             vector = np.asarray(found[image_id]["vector"], np.float32)
-        nearest = self.server.nearest(table, library, checked_vectors(vector, made_by.dim), top_k)
+        condition = self._condition("")  # what is hidden is not found, whatever a query asks for
+        if self._query:
+            condition += f" and {self._condition(self._query)}"
+        nearest = self.server.nearest(table, library, condition, checked_vectors(vector, made_by.dim), top_k)
         return [
             Hit(each, min(1.0, cosine), ImageRecord.from_json(record))
             for each, cosine, record in nearest

@@ -1,8 +1,8 @@
 """A Milvus server: one table for each kind of records, and for each layer and what made it; libraries share them.
 
 A row is ``key`` (its library's and its id), ``library`` (the partition key), ``id``, ``digest`` (of all that is in it),
-``hidden`` (whether DT hides the image), ``record`` (JSON) and ``vector``; tables without vectors have a short one, since
-Milvus takes no table without.  Every vector is compared (FLAT): that is right on every shape of data and under every
+``record`` (JSON), the fields by which images are found (fields.py) and ``vector``; tables without vectors have a short one,
+since Milvus takes no table without.  Every vector is compared (FLAT): that is right on every shape of data and under every
 condition, needs no building, and takes time in proportion to the rows of a machine.
 """
 
@@ -14,7 +14,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
@@ -24,12 +25,16 @@ from ...identity import Identity
 from ...plain import shown
 from ...records import Float32s, Int64s
 from ...settings import without_secrets
+from .fields import MAX_TAGS, MAX_VARCHAR
+
+Consistency = Literal["Bounded", "Strong"]
 
 LISTED, RECORDS = 50_000, 1000  # rows in one answer: of ids and digests, of records
 FARTHER = 64  # times as wide as the last is the next range of ids that is looked at
 END = 2**63 - 1  # above every id
 MOST_NEAREST = 16_384  # nearest rows that Milvus gives at most
-LIBRARIES = "luna_dt_libraries"
+TABLES = "luna_dt_2"  # which begins the names of tables; of another form are other versions'
+LIBRARIES = f"{TABLES}_libraries"
 PARTITIONS = 16  # over which libraries are spread
 NO_VECTOR = (1.0, 0.0)  # of a row in a table without vectors
 MAX_JSON = 65_000  # bytes of a record; Milvus takes 65,536
@@ -62,10 +67,12 @@ class Server:
         return str(self._ask("get_server_version"))
 
     def tables(self) -> list[str]:
-        return [name for name in self._ask("list_collections") if name.startswith("luna_dt_")]
+        return [name for name in self._ask("list_collections") if name.startswith(f"{TABLES}_")]
 
-    def prepare(self, table: str, dim: int = len(NO_VECTOR), about: str = "") -> None:
-        """Makes a table ready to be asked and written; one that is missing is made."""
+    def prepare(
+        self, table: str, dim: int = len(NO_VECTOR), about: str = "", fields: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Makes a table ready to be asked and written; one that is missing is made, with ``fields`` by their types."""
         if table in self._loaded:
             return
         if not self._ask("has_collection", table):
@@ -76,9 +83,12 @@ class Server:
             schema.add_field("library", DataType.VARCHAR, is_partition_key=True, max_length=1024)
             schema.add_field("id", DataType.INT64)
             schema.add_field("digest", DataType.INT64)
-            schema.add_field("hidden", DataType.BOOL)
             schema.add_field("record", DataType.JSON)
             schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+            texts = {"element_type": DataType.VARCHAR, "max_capacity": MAX_TAGS, "max_length": MAX_VARCHAR}
+            more = {"VARCHAR": {"max_length": MAX_VARCHAR}, "ARRAY": texts}
+            for name, type_ in fields.items():
+                schema.add_field(name, DataType[type_], **more.get(type_, {}))
             index = MilvusClient.prepare_index_params()
             index.add_index("vector", index_type="FLAT", metric_type="COSINE")
             self._ask(
@@ -93,7 +103,7 @@ class Server:
         self._loaded.add(table)
 
     def put(self, table: str, library: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes rows (``id``, ``digest``, ``hidden``, ``record`` and, where the table has vectors, ``vector``)."""
+        """Writes rows (``id``, ``digest``, ``record``, the table's fields and, where it has them, ``vector``)."""
         full = {"vector": NO_VECTOR, "library": library}
         data = [{**full, **row, "key": key_of(library, row["id"])} for row in rows]
         # not upsert, which a server of 2.3 puts into the partition of the key: no search of its library finds it there
@@ -107,7 +117,7 @@ class Server:
 
     def digests(self, table: str, library: str) -> tuple[Int64s, Int64s]:
         """Every id of a library, ascending, with its digest, as of now."""
-        found = list(self._in_order(table, library, ["digest"], 0, LISTED))
+        found = list(self._in_order(table, library, ["digest"], 0, LISTED, "Strong"))
         ids = np.fromiter((row["id"] for row in found), np.int64, len(found))
         return ids, np.fromiter((row["digest"] for row in found), np.int64, len(found))
 
@@ -115,21 +125,33 @@ class Server:
         """How many rows a library has in a table, as of now."""
         return self._count(table, f"library == {json.dumps(library)}")
 
-    def rows(self, table: str, library: str, ids: Sequence[int], fields: Sequence[str]) -> dict[int, dict[str, Any]]:
+    def rows(
+        self, table: str, library: str, ids: Sequence[int], fields: Sequence[str], consistency: Consistency = "Bounded"
+    ) -> dict[int, dict[str, Any]]:
         """Those of the ids that are there, with the named fields."""
-        keys = [key_of(library, i) for i in ids]
-        given = self._ask("query", self._ready(table), ids=keys, output_fields=["id", *fields]) if keys else []
-        return {row["id"]: row for row in given}
+        keys, fields = [key_of(library, i) for i in ids], ["id", *fields]
+        asked = {"output_fields": fields, "consistency_level": consistency}
+        given = self._ask("query", self._ready(table), ids=keys, **asked) if keys else []
+        return {row["id"]: dict(row) for row in given}
 
-    def page(self, table: str, library: str, after_id: int, limit: int) -> list[dict[str, Any]]:
-        """Rows that are not hidden, in the order of their ids, with their records."""
-        rows = self._in_order(table, library, ["record"], max(0, after_id + 1), RECORDS, " and hidden == false")
+    def page(self, table: str, library: str, condition: str, after_id: int, limit: int) -> list[dict[str, Any]]:
+        """Rows that fit a condition, in the order of their ids, with their records."""
+        rows = self._in_order(
+            table, library, ["record"], max(0, after_id + 1), RECORDS, "Bounded", f" and ({condition})"
+        )
         return list(islice(rows, limit))
 
     def _in_order(
-        self, table: str, library: str, fields: list[str], first: int, most: int, also: str = ""
+        self,
+        table: str,
+        library: str,
+        fields: list[str],
+        first: int,
+        most: int,
+        consistency: Consistency,
+        also: str = "",
     ) -> Iterator[dict[str, Any]]:
-        """A library's rows from an id on, ascending, as of now; no more than ``most`` are held at a time.
+        """A library's rows from an id on, ascending; no more than ``most`` are held at a time.
 
         Milvus gives the rows of a query in no order, and its client's iterator leaves some out on a server of 2.3: so
         ranges of ids are asked for, halved until they hold few enough.
@@ -138,29 +160,33 @@ class Server:
         while ranges:
             low, high = ranges.pop()
             condition = f"library == {json.dumps(library)} and id >= {low} and id < {high}{also}"
-            if high - low > most and (count := self._count(table, condition)) > most:
+            if high - low > most and (count := self._count(table, condition, consistency)) > most:
                 middle = (low + high) // 2
                 ranges += [(middle, high), (low, middle)]
                 continue
             if high - low <= most or count:
-                rows = self._query(table, condition, ["id", *fields])
+                rows = self._query(table, condition, ["id", *fields], consistency)
                 yield from sorted(rows, key=lambda row: int(row["id"]))
             if not ranges and high < END:
                 width *= FARTHER
                 ranges = [(high, min(high + width, END))]
 
-    def _count(self, table: str, condition: str) -> int:
-        return int(self._query(table, condition, ["count(*)"])[0]["count(*)"])
+    def _count(self, table: str, condition: str, consistency: Consistency = "Strong") -> int:
+        return int(self._query(table, condition, ["count(*)"], consistency)[0]["count(*)"])
 
-    def _query(self, table: str, condition: str, fields: list[str]) -> list[dict[str, Any]]:
-        asked = {"filter": condition, "output_fields": fields, "consistency_level": "Strong"}
+    def _query(
+        self, table: str, condition: str, fields: list[str], consistency: Consistency = "Strong"
+    ) -> list[dict[str, Any]]:
+        asked = {"filter": condition, "output_fields": fields, "consistency_level": consistency}
         return list(self._ask("query", self._ready(table), **asked))
 
-    def nearest(self, table: str, library: str, vector: Float32s, k: int) -> list[tuple[int, float, Any]]:
-        """The ``k`` nearest rows that are not hidden: id, cosine and record, best first."""
+    def nearest(
+        self, table: str, library: str, condition: str, vector: Float32s, k: int
+    ) -> list[tuple[int, float, Any]]:
+        """The ``k`` nearest rows that fit a condition: id, cosine and record, best first."""
         found = self._ask(
             "search", self._ready(table), data=[vector], limit=min(k, MOST_NEAREST), output_fields=["id", "record"],
-            filter=f"library == {json.dumps(library)} and hidden == false", search_params={"metric_type": "COSINE"},
+            filter=f"library == {json.dumps(library)} and ({condition})", search_params={"metric_type": "COSINE"},
             consistency_level="Bounded",
         )[0]  # fmt: skip
         return [(hit["entity"]["id"], float(hit["distance"]), hit["entity"]["record"]) for hit in found]
@@ -174,7 +200,7 @@ class Server:
 
     def note(self, library: str, about: Mapping[str, Any]) -> None:
         self.prepare(LIBRARIES)
-        self.put(LIBRARIES, library, [{"id": 0, "digest": 0, "hidden": False, "record": dict(about)}])
+        self.put(LIBRARIES, library, [{"id": 0, "digest": 0, "record": dict(about)}])
 
     def close(self) -> None:
         with self._lock:
@@ -185,7 +211,7 @@ class Server:
     def _ready(self, table: str) -> str:
         if table not in self._loaded:
             if table not in self.tables():
-                raise NotSearchable(f"{self.address} has no {table.removeprefix('luna_dt_')} yet; run: luna-dt sync")
+                raise NotSearchable(f"{self.address} has no {table.removeprefix(f'{TABLES}_')} yet; run: luna-dt sync")
             self.prepare(table)
         return table
 
@@ -241,4 +267,4 @@ def table_of(kind: str, identity: Identity | None = None) -> str:
     made_by = (
         hashlib.sha256(json.dumps(identity.to_json(), sort_keys=True).encode()).hexdigest()[:8] if identity else ""
     )
-    return "_".join(filter(None, ["luna_dt", kind.replace(".", "_"), made_by]))
+    return "_".join(filter(None, [TABLES, kind.replace(".", "_"), made_by]))
