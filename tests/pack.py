@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import threading
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,3 +67,45 @@ class Interruption:
             "processing_interrupted": self.wanted.is_set,
             "throw_exception_if_processing_interrupted": self.heed,
         }
+
+
+def in_comfyui(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[Interruption, list[tuple[int, int]]]:
+    """Has a ComfyUI there whose folders are in ``folder``: its flag, and what its progress bar is told."""
+    interruption, told = Interruption(), list[tuple[int, int]]()
+
+    class Bar:
+        def __init__(self, total: int) -> None:
+            return
+
+        def update(self, count: int) -> None:
+            told.append((count, 0))
+
+        def update_absolute(self, done: int, total: int) -> None:
+            told.append((done, total))
+
+    class Blocker:
+        """ComfyUI's ExecutionBlocker."""
+
+        def __init__(self, message: str | None) -> None:
+            self.message = message
+
+    def save_path(prefix: str, output: str, *_: int) -> tuple[str, str, int, str, str]:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        return output, prefix, len(list(Path(output).iterdir())) + 1, "", prefix
+
+    as_in_comfyui(
+        monkeypatch,
+        comfy__model_management=interruption.management(),
+        comfy__model_patcher={"ModelPatcher": lambda *_, **__: object()},
+        comfy__utils={"ProgressBar": Bar},
+        comfy__cli_args={"args": SimpleNamespace(disable_metadata=False)},
+        folder_paths={
+            "get_folder_paths": lambda kind: [],
+            "get_temp_directory": lambda: str(folder / "temp"),
+            "get_output_directory": lambda: str(folder / "output"),
+            "get_save_image_path": save_path,
+        },
+        comfy_execution={},
+        comfy_execution__graph_utils={"ExecutionBlocker": Blocker},
+    )
+    return interruption, told

@@ -13,12 +13,12 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from .. import threads
 from ..errors import BadInput, NotFound, Unreachable
@@ -35,6 +35,7 @@ from .workflow import check_takers, filled, has_writer, without_queue_nodes
 log = logging.getLogger(__name__)
 
 POLL = 1.0  # seconds between two looks of the watcher
+LOOK = 0.1  # seconds between two looks while others queue
 #: Seconds between two looks at ComfyUI's queue, which has every workflow whole: where runs seem to be gone, and anyhow;
 #: a SMALL_QUEUE is looked at whenever that helps.
 GONE_EVERY, QUEUE_EVERY, SMALL_QUEUE = 30.0, 300.0, 16
@@ -108,15 +109,34 @@ class Batches:
 
         ``progress`` is told before each; where it raises, what is not queued yet is cancelled.
         """
-        with self._alone():
+        new = [item for item in self.get(batch_id).items if item.state == "new"]
+        with self._alone(lambda: self._tell(batch_id, new, progress, 0, len(new))):
             batch = self.get(batch_id)
             if any(item.state != "new" for item in batch.items):  # a kill may have come between queueing and noting
                 self.follow(batch_id)
             return self._queue(batch_id, progress)
 
-    def _alone(self) -> FileLock:
-        """Held while something is queued, or two processes would both queue what is new."""
-        return FileLock(self._home / "batch.lock")
+    @contextlib.contextmanager
+    def _alone(self, heed: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Held while something is queued, or two would queue what is new; ``heed`` is called meanwhile, and may raise."""
+        lock = FileLock(self._home / "batch.lock")
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=LOOK)
+            except Timeout:
+                heed()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _tell(self, batch_id: str, rest: Sequence[BatchItem], progress: Progress, done: int, total: int) -> None:
+        """Tells how far the queueing is; where that raises, ``rest`` is cancelled."""
+        try:
+            progress("queue", done, total)
+        except BaseException:
+            self._give_up(batch_id, rest, "not queued: interrupted")
+            raise
 
     def _queue(self, batch_id: str, progress: Progress = silent) -> TrackedBatch:
         batch = self.get(batch_id)
@@ -125,11 +145,7 @@ class Batches:
         todo = [item for item in batch.items if item.state == "new"]
         try:
             for count, item in enumerate(todo):
-                try:
-                    progress("queue", count, len(todo))
-                except BaseException:
-                    self._give_up(batch_id, todo[count:], "not queued: interrupted")
-                    raise
+                self._tell(batch_id, todo[count:], progress, count, len(todo))
                 # looked at again before each, for it may be cancelled meanwhile
                 if not self._ledger.is_new(batch_id, item.position):
                     continue

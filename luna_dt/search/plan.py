@@ -203,7 +203,11 @@ class Search:
             def tell(rows: int, kind: str = f"index.{state.name}", total: int = state.rows) -> None:
                 progress(kind, rows, total)
 
-            with self.shelf.lock():
+            def stop(tell: Callable[[int], None] = tell) -> bool:  # while another process makes one
+                tell(0)
+                return False
+
+            with self.shelf.lock(stop):
                 layer = self._store.layer(state.name)
                 self.shelf.catch_up(engines, layer.vectors, layer.file.name, layer.identity, progress=tell)
 

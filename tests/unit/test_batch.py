@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ from tests.conftest import image_batch, mirror
 from tests.loopback import Handler as LoopbackHandler
 from tests.loopback import Loopback
 
-ROUNDS = 40  # of what is to be seen by chance
+#: Of what is to be seen by chance; ``LUNA_DT_ROUNDS=200 pytest tests/unit/test_batch.py`` tries as often.
+ROUNDS = int(os.environ.get("LUNA_DT_ROUNDS", "40"))
 
 WORKFLOW: dict[str, Any] = {
     "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 3}, "is_changed": ["x"]},
