@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..dt.catalog import Catalog
+from ..dt.milvus.conditions import ANY
 from ..dt.milvus.fields import TYPES, fields_of
 from ..dt.milvus.server import MAX_JSON, Server, table_of
 from ..errors import AnotherDT
@@ -29,6 +30,8 @@ from .sync import Change, same_rows
 log = logging.getLogger(__name__)
 
 SHARED_PAGE = 2000  # rows asked for and written at once
+PROOF = 64  # vectors of a layer that must find themselves after a load
+FLOAT32_ERROR = 1e-4  # of cosine, which a server tells in float32
 Rows = Callable[[Int64s], Iterator[dict[str, Any]]]
 
 
@@ -38,18 +41,21 @@ def share(server: Server, catalog: Catalog, progress: Progress = silent, accept:
     A row that cannot be kept is left out.  Where most images would be given up AnotherDT is raised, unless ``accept``.
     """
     library = server.library or catalog.health().library or catalog.address
-    about = server.libraries().get(library, {"layers": {}})
+    about = {"layers": {}, "recall": {}, **server.libraries().get(library, {})}
     about["hide"] = list(catalog.hide)
     kinds = {kind.name: kind for kind in catalog.kinds()}
     sharing = _Sharing(server, catalog, library, progress)
     sharing.must_be_ours(accept)
-    changes = [sharing.captions()] if "captions" in kinds else []
-    changes.append(sharing.images())
+    captions = sharing.captions("captions" in kinds)
+    changes = [*([captions] if "captions" in kinds else []), sharing.images()]
     server.note(library, {**about, "synced": now()})
     for kind in kinds.values():
         if kind.layer and kind.identity:
-            changes.append(sharing.layer(kind, kind.identity))
+            change = sharing.layer(kind, kind.identity)
+            changes.append(change)
             about["layers"][kind.layer] = kind.identity.to_json()
+            if change.added or change.changed or kind.layer not in about["recall"]:
+                about["recall"][kind.layer] = sharing.recall(kind, kind.identity)
             server.note(library, {**about, "synced": now()})
     return changes
 
@@ -68,7 +74,7 @@ class _Sharing:
     def must_be_ours(self, accept: bool) -> None:
         """Raises AnotherDT where most images would be given up."""
         self._server.prepare(self._images, about="images", fields=TYPES)
-        known, _ = self._server.digests(self._images, self._library)
+        known, _ = self._known(self._images)
         gone = len(np.setdiff1d(known, self._listed[0]))
         if not accept and too_many(gone, len(known)):
             raise AnotherDT(
@@ -76,9 +82,10 @@ class _Sharing:
                 f"on {self._server.address}; nothing was changed. If that is meant, have it so: luna-dt sync --accept"
             )
 
-    def captions(self) -> Change:
+    def captions(self, offered: bool) -> Change:
         self._server.prepare(self._captions, about="captions")
-        ids, digests = self._catalog.digests("captions")
+        nothing = np.empty(0, np.int64)
+        ids, digests = self._catalog.digests("captions") if offered else (nothing, nothing)
         here = np.isin(ids, self._listed[0])
         return self._share("captions", self._captions, (ids[here], digests[here]), self._captions_rows)
 
@@ -120,6 +127,20 @@ class _Sharing:
         listed = ids, _mixed(digests, of_images[np.searchsorted(known, ids)])
         return self._share(kind.name, table, listed, lambda page: self._layer_rows(kind.name, page))
 
+    def recall(self, kind: Kind, identity: Identity) -> dict[str, Any]:
+        """Of some of a layer's own vectors, spread over all, how many find themselves, or as near ones, as readers search."""
+        table = table_of(kind.name, identity)
+        ids = self._known(table)[0]
+        sample = ids[:: max(1, len(ids) // PROOF)][:PROOF].tolist()
+        rows = self._server.rows(table, self._library, sample, ["vector"], "Strong")
+        found = 0
+        for row in rows.values():
+            nearest = self._server.nearest(table, self._library, ANY, np.array(row["vector"], np.float32), 1)
+            found += bool(nearest) and nearest[0][1] > 1 - FLOAT32_ERROR
+        if found < len(rows):
+            log.warning("%s: %d of %d vectors do not find themselves on %s", kind.name, len(rows) - found, len(rows), self._server.address)  # fmt: skip
+        return {"found": found, "asked": len(rows), "when": now()}
+
     def _layer_rows(self, kind: str, page: Int64s) -> Iterator[dict[str, Any]]:
         known, of_images = self._known(self._images)
         digests = dict(zip(page.tolist(), of_images[np.searchsorted(known, page)].tolist(), strict=True))
@@ -131,7 +152,7 @@ class _Sharing:
                 yield {**image, "tags": list(image["tags"]), "digest": int(mixed[0]), "vector": vector}
 
     def _known(self, table: str) -> tuple[Int64s, Int64s]:
-        """What of the library is in a table now, once it was synced: ids, ascending, and digests."""
+        """What of the library is in a table now: ids, ascending, and digests."""
         if table not in self._synced:
             self._synced[table] = self._server.digests(table, self._library)
         return self._synced[table]
@@ -152,7 +173,7 @@ class _Sharing:
     def _share(self, name: str, table: str, listed: tuple[Int64s, Int64s], rows_of: Rows) -> Change:
         """Brings a table to what is listed (ids, digests)."""
         start, (ids, digests) = time.monotonic(), listed
-        known, known_digests = self._server.digests(table, self._library)
+        known, known_digests = self._known(table)
         gone = np.setdiff1d(known, ids)
         self._server.drop(table, self._library, gone)
         wanted = ids[~same_rows(ids, digests, known, known_digests)]
@@ -162,11 +183,13 @@ class _Sharing:
             page = wanted[at : at + SHARED_PAGE]
             rows = [row for row in rows_of(page) if _fits(row["record"])]
             if rows:
-                self._server.put(table, self._library, rows)
+                self._server.put(table, self._library, rows, instead=np.intersect1d(page, known))
             written += len(rows)
             done += len(page)
             self._progress(name, done, len(wanted))
-        self._server.count(table, self._library)  # which waits until all of it can be seen, here and by others
+        if len(wanted) or len(gone):
+            del self._synced[table]
+            self._known(table)  # which waits until all of it can be seen, here and by others
         if written < len(wanted):
             log.warning("%s: %d cannot be kept on %s", name, len(wanted) - written, self._server.address)
         added = int(np.count_nonzero(~np.isin(wanted, known)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -20,6 +22,8 @@ import pytest
 from luna_dt import Library, Settings
 from luna_dt.dt import connect
 from luna_dt.dt.catalog import Catalog, Health
+from luna_dt.dt.milvus.server import Server as Tables
+from luna_dt.dt.milvus.server import table_of
 from luna_dt.errors import (
     BadInput,
     BadQuery,
@@ -59,7 +63,8 @@ class Memory(Catalog):
     ) -> None:
         self.name, self.vectors, self.asked = name, vectors, 0
         self.records = records
-        self.said = {each.image_id: each for each in said or [Captions(1, joycaption="ein Bild", tags=("tree",))]}
+        said = [Captions(1, joycaption="ein Bild", tags=("tree",))] if said is None else said
+        self.said = {each.image_id: each for each in said}
         self.ids = np.arange(1, len(vectors) + 1)
         self.stamps = np.full(len(vectors), 7)
 
@@ -68,7 +73,8 @@ class Memory(Catalog):
 
     def kinds(self) -> list[Kind]:
         count = len(self.ids)
-        return [Kind("images", count), Kind("captions", len(self.said)), Kind("embeddings.visual", count - 1, IDENTITY)]
+        captions = [Kind("captions", len(self.said))] if self.said else []
+        return [Kind("images", count), *captions, Kind("embeddings.visual", count - 1, IDENTITY)]
 
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
         if kind == "captions":
@@ -152,7 +158,10 @@ def test_a_home_that_never_synced_searches_what_another_wrote(opened: Callable[.
     assert reader.search(image_id=6, top_k=1)[0].id == dt.nearest(vectors[5], 2)[0][1]
     assert [image.id for image in reader.images(after_id=98, limit=3)] == [99, 101, 102]
     assert (reader.captions(1).tags, reader.captions(2)) == (("tree",), Captions(2))
-    assert "2,999 vectors" in reader.status().shared
+    told = reader.status().shared
+    assert "visual: 2,999 vectors, index FLAT" in told
+    assert "of 64 asked for by themselves 64 are found" in told
+    assert "consistency Bounded" in told
     with pytest.raises(UnknownImage):
         reader.image(4000)
     with pytest.raises(NoVector):
@@ -281,8 +290,8 @@ def test_conditions_are_right_at_every_share_of_rows_that_fit(opened: Callable[.
 def test_what_changed_and_what_is_gone_is_followed_and_other_libraries_are_let_be(
     opened: Callable[..., Library],
 ) -> None:
-    first, other = Memory("changing", unit_vectors(300, seed=4)), Memory("beside", unit_vectors(50, seed=5))
-    opened("beside", other).sync()
+    first, other = Memory("changing", unit_vectors(300, seed=4)), Memory("beside", unit_vectors(50, seed=5), said=[])
+    assert [change.kind for change in opened("beside", other).sync()] == ["images", "embeddings.visual"]
     writer = opened("changing", first)
     writer.sync()
     first.stamps[10] += 1  # the record and the vector of image 11
@@ -324,6 +333,64 @@ def test_a_server_that_is_killed_in_mid_sync_has_all_of_it_after_the_next(
         assert [hit.id for hit in hits] == ids
         assert [hit.similarity for hit in hits] == pytest.approx(cosines.tolist(), abs=1e-4)
     assert "4,999 vectors" in reader.status().shared
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from luna_dt import Library, Settings
+from tests.e2e.test_milvus import changing
+home, index, after = sys.argv[1:]
+settings = Settings(home=Path(home), dt="http://127.0.0.1:9", index=index, timeout=60)
+with Library(settings=settings, connect=lambda _: changing(int(after))) as library:
+    library.sync(lambda kind, done, total: print(kind, done, total, flush=True))
+"""
+
+
+def changing(after: int) -> Memory:
+    """A DT as it is after so many changes, each of a fifth of its rows."""
+    dt = Memory("kills", unit_vectors(9000, seed=30))
+    for change in range(1, after + 1):
+        rows = slice(change % 5, None, 5)
+        dt.stamps[rows] = 7 + change
+        dt.vectors[rows] = unit_vectors(9000, seed=30 + change)[rows]
+    return dt
+
+
+def test_after_kills_of_writer_and_server_there_is_exactly_what_dt_has(
+    milvus: Server, opened: Callable[..., Library], tmp_path: Path
+) -> None:
+    kills, rng = int(os.environ.get("LUNA_DT_KILLS", "2")), random.Random(5)
+    index = f"{milvus.address}?library=kills"
+    killed = 0
+    for change in range(10 * kills):
+        command = [sys.executable, "-c", WRITER, str(tmp_path / "writer"), index, str(change)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8") as writer:
+            assert writer.stdout
+            for _ in range(rng.randint(2, 6)):
+                writer.stdout.readline()
+            time.sleep(rng.random() / 3)
+            if writer.poll() is None:
+                (milvus if killed % 2 else writer).kill()
+                killed += 1
+            writer.communicate()
+        if not milvus.runs():
+            milvus.start()
+        if killed == kills:
+            break
+    assert killed == kills
+    dt = changing(change)
+    opened("kills", dt).sync()
+    assert all(each.added == each.changed == each.removed == 0 for each in opened("kills", dt).sync())
+    with closing(Tables(milvus.address, 60)) as there:
+        for table, ids in ((table_of("images"), dt.ids), (table_of("embeddings.visual", IDENTITY), dt.ids[:-1])):
+            assert there.count(table, "kills") == len(ids)
+            assert there.digests(table, "kills")[0].tolist() == ids.tolist()
+        for at in range(0, len(ids), 1000):
+            rows = there.rows(table, "kills", ids[at : at + 1000].tolist(), ["vector", "record"], "Strong")
+            for image_id, row in rows.items():
+                np.testing.assert_array_equal(np.float32(row["vector"]), dt.vectors[image_id - 1])
+                assert row["record"]["prompt"] == f"prompt {dt.stamps[image_id - 1]}"
 
 
 def test_a_wrong_password_or_library_is_said_and_no_password_is_shown(milvus: Server, tmp_path: Path) -> None:

@@ -77,12 +77,17 @@ class MilvusCatalog(Catalog):
         except NotSearchable as none:
             return f"Milvus {version}: {none}"
         lines = [
-            f"Milvus {version} at {self.address}: library {name}, synced {about['synced']}; every vector is compared there"
+            f"Milvus {version} at {self.address}: library {name}, synced {about['synced']}; searched as of the last seconds "
+            "(consistency Bounded)"
         ]
         for layer, made_by in sorted(about["layers"].items()):
             identity = Identity.from_json(made_by)
-            count = self.server.count(table_of(EMBEDDINGS + layer, identity), name)
-            lines.append(f"{layer}: {count:,} vectors, made by {identity}")
+            table = table_of(EMBEDDINGS + layer, identity)
+            index, rows = self.server.index_type(table), self.server.count(table, name)
+            line = f"{layer}: {rows:,} vectors, index {index}, made by {identity}"
+            if proof := about.get("recall", {}).get(layer):
+                line += f"; of {proof['asked']} asked for by themselves {proof['found']} are found ({proof['when']})"
+            lines.append(line)
         return "\n".join(lines)
 
     def image(self, image_id: int) -> ImageRecord:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import threading
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
@@ -102,12 +103,13 @@ class Server:
         self._ask("load_collection", table)
         self._loaded.add(table)
 
-    def put(self, table: str, library: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes rows (``id``, ``digest``, ``record``, the table's fields and, where it has them, ``vector``)."""
+    def put(self, table: str, library: str, rows: Sequence[Mapping[str, Any]], instead: Int64s) -> None:
+        """Writes rows (``id``, ``digest``, ``record``, the table's fields and, where it has them, ``vector``), ``instead`` of
+        those of these ids."""
         full = {"vector": NO_VECTOR, "library": library}
         data = [{**full, **row, "key": key_of(library, row["id"])} for row in rows]
         # not upsert, which a server of 2.3 puts into the partition of the key: no search of its library finds it there
-        self._ask("delete", table, ids=[row["key"] for row in data])
+        self.drop(table, library, instead)
         self._ask("insert", table, data=data)
 
     def drop(self, table: str, library: str, ids: Int64s) -> None:
@@ -116,10 +118,16 @@ class Server:
             self._ask("delete", table, ids=keys)
 
     def digests(self, table: str, library: str) -> tuple[Int64s, Int64s]:
-        """Every id of a library, ascending, with its digest, as of now."""
-        found = list(self._in_order(table, library, ["digest"], 0, LISTED, "Strong"))
-        ids = np.fromiter((row["id"] for row in found), np.int64, len(found))
-        return ids, np.fromiter((row["digest"] for row in found), np.int64, len(found))
+        """Every id of a library, ascending, with its digest, as of now; where rows are there twice, with other digests."""
+        total = self.count(table, library)
+        ids, digests, last = array("q"), array("q"), -1
+        for row in self._in_order(table, library, ["digest"], 0, LISTED, "Strong", total):
+            if row["id"] != last:
+                ids.append(last := row["id"])
+                digests.append(row["digest"])
+        once = total == len(ids)
+        found = np.array(digests, np.int64)
+        return np.array(ids, np.int64), found if once else ~found
 
     def count(self, table: str, library: str) -> int:
         """How many rows a library has in a table, as of now."""
@@ -137,38 +145,35 @@ class Server:
     def page(self, table: str, library: str, condition: str, after_id: int, limit: int) -> list[dict[str, Any]]:
         """Rows that fit a condition, in the order of their ids, with their records."""
         rows = self._in_order(
-            table, library, ["record"], max(0, after_id + 1), RECORDS, "Bounded", f" and ({condition})"
+            table, library, ["record"], max(0, after_id + 1), RECORDS, "Bounded", also=f" and ({condition})"
         )
         return list(islice(rows, limit))
 
     def _in_order(
-        self,
-        table: str,
-        library: str,
-        fields: list[str],
-        first: int,
-        most: int,
-        consistency: Consistency,
-        also: str = "",
-    ) -> Iterator[dict[str, Any]]:
-        """A library's rows from an id on, ascending; no more than ``most`` are held at a time.
+        self, table: str, library: str, fields: list[str], first: int, most: int, consistency: Consistency,
+        total: int = END, also: str = "",
+    ) -> Iterator[dict[str, Any]]:  # fmt: skip
+        """A library's rows from an id on, ascending, until there are ``total``; no more than ``most`` are held at a time.
 
         Milvus gives the rows of a query in no order, and its client's iterator leaves some out on a server of 2.3: so
         ranges of ids are asked for, halved until they hold few enough.
         """
         width, ranges = most, [(first, min(first + most, END))]
-        while ranges:
+        while ranges and total > 0:
             low, high = ranges.pop()
             condition = f"library == {json.dumps(library)} and id >= {low} and id < {high}{also}"
             if high - low > most and (count := self._count(table, condition, consistency)) > most:
                 middle = (low + high) // 2
                 ranges += [(middle, high), (low, middle)]
                 continue
+            held = 0
             if high - low <= most or count:
                 rows = self._query(table, condition, ["id", *fields], consistency)
+                held = len(rows)
+                total -= held
                 yield from sorted(rows, key=lambda row: int(row["id"]))
             if not ranges and high < END:
-                width *= FARTHER
+                width = most if held > most // FARTHER else width * FARTHER
                 ranges = [(high, min(high + width, END))]
 
     def _count(self, table: str, condition: str, consistency: Consistency = "Strong") -> int:
@@ -191,8 +196,12 @@ class Server:
         )[0]  # fmt: skip
         return [(hit["entity"]["id"], float(hit["distance"]), hit["entity"]["record"]) for hit in found]
 
+    def index_type(self, table: str) -> str:
+        """Milvus's name for how a table's vectors are searched."""
+        return str(self._ask("describe_index", self._ready(table), index_name="vector")["index_type"])
+
     def libraries(self) -> dict[str, dict[str, Any]]:
-        """What is known of each library here: its ``layers`` with what made them, what was synced when."""
+        """What is known of each library here: its ``layers`` with what made them, their ``recall``, what was synced when."""
         if LIBRARIES not in self.tables():
             return {}
         rows = self._query(LIBRARIES, "id == 0", ["library", "record"])
@@ -200,7 +209,8 @@ class Server:
 
     def note(self, library: str, about: Mapping[str, Any]) -> None:
         self.prepare(LIBRARIES)
-        self.put(LIBRARIES, library, [{"id": 0, "digest": 0, "record": dict(about)}])
+        row = {"id": 0, "digest": 0, "record": dict(about)}
+        self.put(LIBRARIES, library, [row], instead=np.zeros(1, np.int64))
 
     def close(self) -> None:
         with self._lock:
