@@ -252,8 +252,8 @@ class Library(_Told):
         rating, of all that are at least ``min_similarity`` similar, which must be given then.  ``offset``: hits that
         are passed over, for pages.  ``collapse``: of images with the same prompt and seed (``seed``), or of a cosine
         of so much (0..1, 0 for none) in the first term's layer, the first stands for the others.  ``diverse``, 0..1:
-        how much hits are to differ from each other.  All but ``offset`` are answered from the mirror alone, and ``where``
-        also by a Milvus server.
+        how much hits are to differ from each other.  All but ``offset`` are answered from the mirror, or by a Milvus
+        server, and not by DT.
 
         Raises BadInput, BadQuery, BadPicture, BadVector, UnknownLayer, UnknownImage, NoVector, NotSearchable,
         IdentityMismatch, WeightsError; CatalogError when DT is asked.

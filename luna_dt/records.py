@@ -59,7 +59,7 @@ class Term:
 
     An image's similarity is the sum of weight times cosine over the terms, divided by the sum of the weights'
     sizes, so -1..1; where it has no vector in a term's layer that cosine counts as 0, and images without any of
-    them are not found.  Several terms are always searched here.
+    them are not found.  Several terms are never asked of DT.
 
     Give one of ``image``, ``image_id``, ``vector`` (with the ``identity`` that made it, if known) and ``text``, as
     to ``Library.search``; a negative ``weight`` looks away from it.

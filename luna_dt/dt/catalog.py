@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,6 +66,8 @@ class Catalog:
     hide: tuple[str, ...] = HIDING
     #: Whether an id, once given, never becomes another picture's: in a library of the same name all is then as it was.
     lasting_ids = False
+    #: How many images ``similar`` gives at most.
+    most_similar = 2**31 - 1
 
     @classmethod
     def capabilities(cls) -> tuple[str, ...]:
@@ -110,6 +112,10 @@ class Catalog:
         Raises NotOffered where DT encodes no texts; UnknownLayer, NotSearchable, BadVector, UnknownImage, NoVector.
         """
         raise self._not_offered("search for similar images")
+
+    def vectors_of(self, layer: str, image_ids: Sequence[int]) -> Float32s:
+        """float32[n, dim], the images' own vectors in a layer; raises NotOffered, UnknownLayer, UnknownImage, NoVector."""
+        raise self._not_offered(f"vectors of single images in layer '{layer}'")
 
     def fitting(self, where: str) -> Catalog:
         """This catalog, of which ``similar`` finds only images that fit a query; raises NotOffered, BadQuery."""

@@ -25,8 +25,9 @@ from ..settings import is_shared
 from ..store import Store
 from .duplicates import duplicates
 from .reference import References
-from .results import Wanted, chosen
+from .results import Mirrored, Wanted, chosen
 from .searcher import Searcher, fused
+from .shared import hits_there
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +71,7 @@ class Search:
                 raise BadInput(f"a term's weight must be a number other than 0, not {term.weight}")
         several = len(terms) > 1 or terms[0].weight != 1
         if is_shared(self._setting):
-            if several or wanted.is_shaped:
-                raise BadInput(
-                    "a library on a Milvus server is searched by one reference, without orders, collapsed or diverse results; "
-                    "leave them out, or use a home that mirrors DT"
-                )
-            return self._in_dt(terms[0], wanted, left_out)
+            return hits_there(self._catalog(), self.references, terms, wanted, left_out)
         if several:
             if engine == "dt":
                 raise BadInput("a query of several terms is searched here, and has everything in its terms")
@@ -113,7 +109,9 @@ class Search:
             directions[term.layer] = directions.get(term.layer, 0) + weighted
         parts = {layer: (self.searcher(layer), each) for layer, each in directions.items()}
         found = chosen(
-            wanted, lambda k: fused(parts, k, left_out, only), self._store, self.searcher(terms[0].layer).layer
+            wanted,
+            lambda k: fused(parts, k, left_out, only),
+            Mirrored(self._store, self.searcher(terms[0].layer).layer),
         )
         ids, similarities, stands_for = (array.tolist() for array in found)
         records = self._store.images(ids)
@@ -167,8 +165,6 @@ class Search:
 
     def _in_dt(self, term: Term, wanted: Wanted, left_out: set[int]) -> list[Hit]:
         catalog, count = self._catalog(), wanted.offset + wanted.top_k + len(left_out)
-        if wanted.where.strip():
-            catalog = catalog.fitting(wanted.where)
         min_similarity = wanted.min_similarity
         hits = None
         if term.text is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -59,14 +59,9 @@ class Wanted:
         return bool(self.where.strip()) or self.order != "similarity" or self.collapse == "seed"
 
     @property
-    def is_shaped(self) -> bool:
-        """Whether other images are given than simply the most similar of those that fit."""
-        return self.order != "similarity" or bool(self.collapse) or bool(self.diverse)
-
-    @property
     def only_here(self) -> bool:
         """Whether DT cannot answer it."""
-        return self.of_records or self.is_shaped
+        return self.of_records or bool(self.collapse) or bool(self.diverse)
 
     @property
     def needed(self) -> int:
@@ -76,13 +71,49 @@ class Wanted:
         return self.offset + self.top_k
 
 
+class Candidates(Protocol):
+    """What is known of images that are candidates: ids, int64[n]."""
+
+    def in_order(self, ids: Int64s, order: Literal["date", "rating"]) -> Int64s:
+        """The places of the ids, the newest or the best rated first; equal ones stay as they were."""
+        ...
+
+    def made_alike(self, ids: Int64s) -> tuple[Int64s, Int64s]:
+        """The places of the first of each that have prompt and seed in common, in order, and how many each stands for."""
+        ...
+
+    def units(self, ids: Int64s) -> Callable[[slice], Float32s]:
+        """Gives for a part of the ids their vectors, of length 1, in the layer by which near copies are told; zeros for one
+        that has none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """Candidates of a mirror."""
+
+    store: Store
+    layer: Callable[[], Layer]
+
+    def in_order(self, ids: Int64s, order: Literal["date", "rating"]) -> Int64s:
+        return self.store.in_order(ids, order)
+
+    def made_alike(self, ids: Int64s) -> tuple[Int64s, Int64s]:
+        return self.store.made_alike(ids)
+
+    def units(self, ids: Int64s) -> Callable[[slice], Float32s]:
+        layer = self.layer()
+        rows = rows_of(layer, ids)
+        return lambda part: units_of(layer, rows[part])
+
+
 def chosen(
-    wanted: Wanted, find: Callable[[int], tuple[Int64s, Float32s]], store: Store, layer: Callable[[], Layer]
+    wanted: Wanted, find: Callable[[int], tuple[Int64s, Float32s]], candidates: Candidates
 ) -> tuple[Int64s, Float32s, Int64s]:
     """The ids that are given, their similarities, and for how many each stands.
 
     ``find`` gives the ids and similarities of so many nearest images, best first, and of fewer the beginning of
-    the same; ``layer`` the one by whose vectors near copies are told.  More are looked at until enough are found.
+    the same.  More are looked at until enough are found.
     """
     k = wanted.needed
     if wanted.collapse or wanted.order != "similarity":
@@ -94,34 +125,35 @@ def chosen(
         ids, similarities = ids[enough], similarities[enough]
         if is_all or wanted.order == "similarity":
             if wanted.order != "similarity":
-                places = store.in_order(ids, wanted.order)
+                places = candidates.in_order(ids, wanted.order)
                 ids, similarities = ids[places], similarities[places]
             places, stands_for = np.arange(len(ids)), np.ones(len(ids), np.int64)
             if wanted.collapse == "seed":
-                places, stands_for = store.made_alike(ids)
+                places, stands_for = candidates.made_alike(ids)
             elif wanted.collapse:
-                places, stands_for = alike(layer(), ids, wanted.collapse, wanted.needed)
+                places, stands_for = alike(candidates.units(ids), len(ids), wanted.collapse, wanted.needed)
             if is_all or len(places) >= wanted.needed:
                 break
         k *= WIDER
     ids, similarities = ids[places], similarities[places]
     page = np.arange(wanted.offset, min(wanted.offset + wanted.top_k, len(ids)))
     if wanted.diverse:
-        pool, now = slice(wanted.needed), layer()
-        units = units_of(now, rows_of(now, ids[pool]))
+        pool = slice(wanted.needed)
+        units = candidates.units(ids[pool])(slice(None))
         page = by_marginal_relevance(similarities[pool], units, wanted.diverse, wanted.top_k)
     return ids[page], similarities[page], stands_for[page]
 
 
-def alike(layer: Layer, ids: Int64s, least: float, most: int) -> tuple[Int64s, Int64s]:
-    """The places in ``ids`` of the first ``most`` that are no near copies of one before them, and for how many
+def alike(units_of_part: Callable[[slice], Float32s], count: int, least: float, most: int) -> tuple[Int64s, Int64s]:
+    """The places of the first ``most`` of ``count`` images that are no near copies of one before them, and for how many
     each stands, itself among them; a near copy's cosine is at least ``least``, and it counts for the first such."""
-    rows = rows_of(layer, ids)
-    leaders = np.empty((min(most, len(ids)), layer.vectors.shape[1]), np.float32)
+    leaders = np.empty((0, 0), np.float32)
     places: list[int] = []
-    counts = np.zeros(len(leaders), np.int64)
-    for start in range(0, len(ids), BLOCK):
-        units = units_of(layer, rows[start : start + BLOCK])
+    counts = np.zeros(min(most, count), np.int64)
+    for start in range(0, count, BLOCK):
+        units = units_of_part(slice(start, start + BLOCK))
+        if not places:
+            leaders = np.empty((len(counts), units.shape[1]), np.float32)
         near = units @ leaders[: len(places)].T >= least - ROUNDING
         belongs = np.where(near.any(axis=1), near.argmax(axis=1), -1) if places else np.full(len(units), -1)
         while len(places) < len(leaders) and (belongs < 0).any():

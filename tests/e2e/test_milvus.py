@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from luna_dt import Library, Settings
+from luna_dt import Library, Settings, Term
 from luna_dt.dt import connect
 from luna_dt.dt.catalog import Catalog, Health
 from luna_dt.dt.milvus.server import Server as Tables
@@ -166,8 +166,6 @@ def test_a_home_that_never_synced_searches_what_another_wrote(opened: Callable[.
         reader.image(4000)
     with pytest.raises(NoVector):
         reader.search(image_id=3000)
-    with pytest.raises(BadInput, match="without orders"):
-        reader.search(image_id=1, collapse=0.9)
 
 
 #: Of what is kept nowhere on a server, or is found there in another way; what is only of later servers says so itself.
@@ -248,6 +246,32 @@ def test_conditions_find_what_they_find_in_a_mirror(conditions: tuple[Library, L
     ]
     with pytest.raises(BadQuery, match="steps: many"):
         shared.search(vector=vector, where="steps: many")
+
+
+def test_orders_pages_near_copies_and_several_references_are_as_in_a_mirror(
+    conditions: tuple[Library, Library],
+) -> None:
+    mirror, shared = conditions
+    first, second = unit_vectors(2, seed=9)
+    asked: list[dict[str, Any]] = [
+        {"order": "date", "min_similarity": 0.2, "top_k": 40}, {"order": "rating", "min_similarity": 0.1, "top_k": 40, "offset": 7},
+        {"order": "date", "min_similarity": 0.1, "where": "rating: > 3"}, {"offset": 10}, {"collapse": 0.6, "top_k": 30},
+        {"collapse": 0.6, "top_k": 5, "offset": 5, "where": "not nsfw:"}, {"collapse": "seed", "top_k": 30}, {"collapse": 0.01},
+        {"diverse": 0.5}, {"diverse": 1.0, "collapse": 0.5, "where": "steps: 28"}, {"order": "date", "min_similarity": 0.99},
+    ]  # fmt: skip
+    for options in asked:
+        found = [library.search(vector=first, **options) for library in (shared, mirror)]
+        assert [(hit.id, hit.stands_for) for hit in found[0]] == [(hit.id, hit.stands_for) for hit in found[1]], options
+        assert [hit.similarity for hit in found[0]] == pytest.approx([hit.similarity for hit in found[1]], abs=1e-4)
+    terms = [Term(vector=first), Term(image_id=9, weight=0.5), Term(vector=second, weight=-0.7)]
+    for options in ({}, {"exclude_source": False}, {"where": "rating: > 3", "collapse": 0.5}, {"exclude": range(100)}):
+        found = [library.search(terms, **options) for library in (shared, mirror)]
+        assert [hit.id for hit in found[0]] == [hit.id for hit in found[1]], options
+        assert [hit.similarity for hit in found[0]] == pytest.approx([hit.similarity for hit in found[1]], abs=1e-4)
+    with pytest.raises(BadInput, match="cancel each other"):
+        shared.search([Term(vector=first), Term(vector=first, weight=-1)])
+    with pytest.raises(BadInput, match="one layer at a time"):
+        shared.search([Term(vector=first), Term(vector=first, layer="style")])
 
 
 def test_the_command_takes_conditions_and_names_what_a_server_does_not_know(
@@ -338,7 +362,7 @@ def test_a_server_that_is_killed_in_mid_sync_has_all_of_it_after_the_next(
 WRITER = """
 import sys
 from pathlib import Path
-from luna_dt import Library, Settings
+from luna_dt import Library, Settings, Term
 from tests.e2e.test_milvus import changing
 home, index, after = sys.argv[1:]
 settings = Settings(home=Path(home), dt="http://127.0.0.1:9", index=index, timeout=60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,15 @@ from ...query import Part, translated
 from ...records import EMBEDDINGS, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, checked_vectors
 from ..catalog import Catalog, Health, Sort
 from .conditions import InMilvus
-from .server import Server, table_of
+from .server import MOST_NEAREST, Server, table_of
 
 KNOWN_FOR = 60.0  # seconds for which what a server said of a library is taken for true
 
 
 class MilvusCatalog(Catalog):
     """One library on a Milvus server; clusters are asked of ``dt``, which need not answer for anything else."""
+
+    most_similar = MOST_NEAREST
 
     def __init__(self, server: Server, dt: Callable[[], Catalog]) -> None:
         self.server, self._dt = server, dt
@@ -121,11 +123,7 @@ class MilvusCatalog(Catalog):
         made_by = self.identity(layer)
         table, library = table_of(EMBEDDINGS + layer, made_by), self.library()[0]
         if image_id is not None:
-            found = self.server.rows(table, library, [image_id], ["vector"])
-            if image_id not in found:
-                self.image(image_id)
-                raise NoVector(f"image {image_id} has no vector in layer '{layer}'; search by its picture instead")
-            vector = np.asarray(found[image_id]["vector"], np.float32)
+            vector = self.vectors_of(layer, [image_id])[0]
         condition = self._condition("")  # what is hidden is not found, whatever a query asks for
         if self._query:
             condition += f" and {self._condition(self._query)}"
@@ -135,6 +133,15 @@ class MilvusCatalog(Catalog):
             for each, cosine, record in nearest
             if cosine >= min_similarity
         ]
+
+    def vectors_of(self, layer: str, image_ids: Sequence[int]) -> Float32s:
+        table = table_of(EMBEDDINGS + layer, self.identity(layer))
+        found = self.server.rows(table, self.library()[0], image_ids, ["vector"])
+        for image_id in image_ids:
+            if image_id not in found:
+                self.image(image_id)
+                raise NoVector(f"image {image_id} has no vector in layer '{layer}'; search by its picture instead")
+        return np.array([found[image_id]["vector"] for image_id in image_ids], np.float32)
 
     def identity(self, layer: str) -> Identity:
         layers = self.library()[1]["layers"]
