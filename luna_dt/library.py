@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from . import export as exporting
 from . import status as state
 from .doctor import Finding, examine
 from .dt.catalog import Health
+from .dt.milvus.server import Server
 from .errors import BadInput
 from .generation import Generation
 from .identity import Identity, Verdict
@@ -23,6 +25,7 @@ from .made.lineage import Node
 from .made.outbox import Entry
 from .maps.making import ControlMap, MadeMaps
 from .mirror import sync as syncing
+from .mirror.mirrored import MirroredCatalog
 from .mirror.sharing import share
 from .paths import picture_file
 from .pixels import Picture, PictureLike, read_pictures
@@ -44,7 +47,7 @@ from .rooms import Rooms
 from .search.plan import Engine, terms_of
 from .search.results import Collapse, Order, Wanted
 from .search.sampling import checked_sort, sampled
-from .settings import Settings
+from .settings import Settings, is_shared
 from .store.records import ImageOrder
 from .store.rescue import Rescued
 from .store.rescue import rescue as rescuing
@@ -108,6 +111,13 @@ class _Told(Rooms):
         references = self._search.references
         return references.made_by(layer) if self.mirrors(EMBEDDINGS + layer) else references.made_by_in_dt(layer)
 
+    def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
+        """A text that changes when those kinds are synced anew, or the image's record or captions change.
+
+        DT is asked only about an image that is not mirrored.
+        """
+        return self._lookups.fingerprint(kinds, image_id)
+
     def health(self) -> Health:
         """What answers at DT's address; raises CatalogError."""
         return self.catalog.health()
@@ -168,6 +178,18 @@ class Library(_Told):
         changes = syncing.sync(self._store, self.catalog, progress, accept, self.outbox.keep)
         self.index(progress)
         return changes
+
+    def copy_to(self, address: str, progress: Progress = silent, accept: bool = False) -> list[syncing.Change]:
+        """Brings what is mirrored and made here of images, captions and layers to a Milvus server, as ``sync`` does from DT.
+
+        ``address``: ``milvus+http(s)://[user:password@]host[:port][/database][?library=NAME]``.  What is there and equal is
+        not sent; may be stopped at any moment and goes on from there.  ``accept`` as for ``sync``.
+        Raises BadInput, CatalogError, StoreError.
+        """
+        if not is_shared(address) or self._shared:
+            raise BadInput("a library that is mirrored here is copied to a Milvus server, at milvus+http://host:19530")
+        with closing(Server(address, self.settings.timeout)) as server:
+            return share(server, MirroredCatalog(self._store), progress, accept)
 
     def index(self, progress: Progress = silent) -> None:
         """Brings the saved indexes up to the synced vectors (``sync`` does so by itself)."""
@@ -362,13 +384,6 @@ class Library(_Told):
         return exporting.export(
             self._lookups, self._pictures, path_map, query, Path(folder), link, captions, trigger, progress
         )
-
-    def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
-        """A text that changes when those kinds are synced anew, or the image's record or captions change.
-
-        DT is asked only about an image that is not mirrored.
-        """
-        return self._lookups.fingerprint(kinds, image_id)
 
     def map(
         self,

@@ -22,6 +22,7 @@ from .batch import batch
 from .demo import demo
 from .doctor import doctor
 from .duplicates import duplicates
+from .engine import engine
 from .export import export
 from .gallery import gallery
 from .images import images
@@ -74,7 +75,7 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
 
 
 for command in (
-    sync, search, images, show, export, duplicates, status, doctor, verify, embed, make_map, outbox, lineage, batch, serve,
+    sync, search, images, show, export, duplicates, engine, status, doctor, verify, embed, make_map, outbox, lineage, batch, serve,
     gallery, rescue, demo
 ):  # fmt: skip
     main.add_command(command)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 from rich.table import Table
 
 from ..library import Library
+from ..mirror.sync import Change
 from ..settings import Settings
 from ..status import Status
 from .terminal import ProgressBars, dt_option, json_option, out, plain, print_json, when
@@ -25,13 +28,18 @@ def sync(settings: Settings, dt: str | None, accept: bool, as_json: bool) -> Non
         print_json([vars(change) for change in changes])
         return
     out.print(f"from {plain(address)}")
+    print_changes(changes, "in DT")
+    _print_aside(found)
+
+
+def print_changes(changes: Iterable[Change], where: str) -> None:
+    """A table of what was done to each kind, and how many there are ``where`` it came from."""
     table = Table("kind", box=None)
-    for name in ("in DT", "new", "changed", "gone", "seconds"):
+    for name in (where, "new", "changed", "gone", "seconds"):
         table.add_column(name, justify="right")
     for c in changes:
         table.add_row(c.kind, f"{c.count:,}", f"{c.added:,}", f"{c.changed:,}", f"{c.removed:,}", f"{c.seconds:.1f}")
     out.print(table)
-    _print_aside(found)
 
 
 @click.command()

@@ -37,7 +37,7 @@ from luna_dt.errors import (
 from luna_dt.records import Batch, Captions, Float32s, ImageRecord, Int64s, Kind
 from luna_dt.storable import sifted
 from tests import stock, untidy
-from tests.conftest import IDENTITY, fill, unit_vectors
+from tests.conftest import IDENTITY, beside, fill, unit_vectors
 from tests.congruence import test_untidy as untidy_queries
 from tests.milvus_server import Lite, Server
 from tests.unit.test_query import CASES, LETTERS, RECORDS, written
@@ -309,6 +309,30 @@ def test_conditions_are_right_at_every_share_of_rows_that_fit(opened: Callable[.
             right += sum(hit.id <= most and hit.similarity >= cosines[-1] - 1e-4 for hit in hits)
             wanted += len(cosines)
         assert right >= 0.99 * wanted, most
+
+
+def test_a_mirror_and_the_layers_made_there_are_copied_to_a_server(
+    milvus: Server, opened: Callable[..., Library], tmp_path: Path
+) -> None:
+    dt = Memory("copied", unit_vectors(150, seed=21))
+    made = unit_vectors(150, seed=22)
+    with Library(tmp_path / "mirror", connect=lambda _: dt) as mirror:
+        mirror.sync()
+        with beside(mirror) as store:
+            store.prepare_layer("style", IDENTITY, local=True)
+            store.put("embeddings.style", Batch(dt.ids, dt.stamps, made))
+        address = f"{milvus.address}?library=copied"
+        assert {each.kind: each.added for each in mirror.copy_to(address)} == {
+            "captions": 1, "images": 150, "embeddings.visual": 149, "embeddings.style": 150,
+        }  # fmt: skip
+        assert all(each.added == each.changed == each.removed == 0 for each in mirror.copy_to(address))
+        assert all(each.added == each.changed == each.removed == 0 for each in opened("copied", dt).sync())
+        reader = opened("copied")
+        for layer, vectors in (("visual", dt.vectors), ("style", made)):
+            hits = [library.search(vector=vectors[7], layer=layer) for library in (mirror, reader)]
+            assert [hit.image for hit in hits[0]] == [hit.image for hit in hits[1]]
+        with pytest.raises(BadInput, match="Milvus server"):
+            mirror.copy_to("http://127.0.0.1:9")
 
 
 def test_what_changed_and_what_is_gone_is_followed_and_other_libraries_are_let_be(

@@ -1,0 +1,53 @@
+"""A mirror, as if it were a DT: what is here goes on from here, layers that were made here among it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..dt.catalog import Catalog, Health, page_size
+from ..records import EMBEDDINGS, Batch, Int64s, Kind, layer_of
+from ..store import Store
+from ..version import __version__
+
+
+class MirroredCatalog(Catalog):
+    """Images, captions and layers of a home; nothing of it is asked of DT."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.address, self.hide = str(store.home), store.hide
+
+    def health(self) -> Health:
+        return Health("luna_dt", __version__, ("sync",), library=self._store.dt())
+
+    def kinds(self) -> list[Kind]:
+        records = [Kind(name, count) for name, (count, _) in self._store.counts().items() if name != "clusters"]
+        return records + [Kind(EMBEDDINGS + state.name, state.count, state.identity) for state in self._store.layers()]
+
+    def digests(self, kind: str) -> tuple[Int64s, Int64s]:
+        ids, digests = self._store.digests(kind)
+        layer = layer_of(kind)
+        if layer is None:
+            return ids, digests
+        having = np.isin(ids, self._store.layer(layer).ids)
+        return ids[having], digests[having]
+
+    def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
+        layer, (known, digests) = layer_of(kind), self._store.digests(kind)
+        for at in range(0, len(ids), page_size(kind)):
+            part = ids[at : at + page_size(kind)]
+            if layer:
+                now = self._store.layer(layer)
+                part = part[np.isin(part, now.ids)]
+                order = np.argsort(now.ids)
+                rows: Any = now.vectors[order[np.searchsorted(now.ids, part, sorter=order)]]
+            elif kind == "images":
+                images = self._store.images(part)
+                part = part[np.isin(part, list(images))]
+                rows = [images[image_id] for image_id in part.tolist()]
+            else:
+                rows = [self._store.captions(image_id) for image_id in part.tolist()]
+            yield Batch(part, digests[np.searchsorted(known, part)], rows)
