@@ -94,7 +94,7 @@ class LunaDTBatchQueue:
         node = (unique_id or [""])[0]
 
         def tell(now: TrackedBatch) -> None:
-            host.show_text(node, f"batch {now.id}: {now}")
+            host.show_text(node, type(self).__name__, f"batch {now.id}: {now}")
 
         try:
             batch = opened.batches.queue(batch.id, host.progress())

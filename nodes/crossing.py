@@ -23,7 +23,7 @@ def guarded(node: type[Any]) -> type[Any]:
             raise words.raised(error) from error
         # the page itself shows the texts of ComfyUI's own nodes only
         if isinstance(answer, dict) and (told := answer.get("ui", {}).get("text")):
-            host.show_text(host.running_node(), "\n".join(told))
+            host.show_text(host.running_node(), node.__name__, "\n".join(told))
         return answer
 
     node.run = runs

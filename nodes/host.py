@@ -69,11 +69,14 @@ def running_node() -> str:
     return str(context.node_id) if context else ""
 
 
-def show_text(node: str, text: str) -> None:
-    """Shows a line of text in a node, while a page is open that can."""
+def show_text(node: str, kind: str, text: str) -> None:
+    """Shows a line of text in a node of that class, while a page is open; web/texts.mjs has it shown there.
+
+    Not by ComfyUI's own message, which puts it on whatever has that number in the workflow that is open then.
+    """
     instance = server()
-    if instance is not None and hasattr(instance, "send_progress_text"):
-        instance.send_progress_text(text, str(node))
+    if instance is not None and hasattr(instance, "send_sync"):
+        instance.send_sync("luna_dt.text", {"nodeId": str(node), "type": kind, "text": text})
 
 
 # -- its folders ------------------------------------------------------------------------------------

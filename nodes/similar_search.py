@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, get_args
 
+from ..luna_dt import LunaError
 from ..luna_dt.errors import BadInput, NotFound, PictureMissing
 from ..luna_dt.pixels import read_pictures
 from ..luna_dt.search.plan import Engine
@@ -178,7 +180,12 @@ class LunaDTSimilarSearch:
                 if handed is not None:
                     return handed
             return self._nothing(search_mode, where, min_similarity, results)
-        query = read_pictures(reference_image)[0] if reference_image is not None else None
+        query = None
+        if reference_image is not None:
+            query = read_pictures(reference_image)[0]
+        elif "image_id" in reference:
+            with contextlib.suppress(LunaError):  # the hits are shown without it
+                query = library.picture(reference_image_id)
         title = (
             text_query
             if "text" in reference

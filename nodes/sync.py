@@ -70,7 +70,7 @@ class LunaDTSync:
             kind, count, total = done[0]
             show(kind, count, total)
             if kind:
-                host.show_text(unique_id, f"{kind}: {count:,} of {total:,}")
+                host.show_text(unique_id, type(self).__name__, f"{kind}: {count:,} of {total:,}")
 
         try:
             changes = contact.apart(sync, look)

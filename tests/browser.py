@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import threading
@@ -51,6 +52,46 @@ def chromium() -> Iterator[Any]:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+def complaints(page: Any) -> dict[str, str]:
+    """What a page's console has of errors and warnings from now on: each whole, with the scripts that it came through,
+    under what is the same of it in every run."""
+    found: dict[str, str] = {}
+
+    def note(kind: str, text: str, stack: dict[str, Any] | None) -> None:
+        scripts = []
+        while stack:
+            scripts += [frame["url"] for frame in stack["callFrames"]]
+            stack = stack.get("parent")
+        short = re.sub(r"https?://127[^/\s]*([^?\s]*)\S*", r"\1", text)
+        short = re.sub(r"https?://[^\s'\"]*", "elsewhere", short)
+        found.setdefault(re.sub(r"\d[\d.,% ]*", "#", f"{kind}: {short}")[:100], f"{kind}: {text} {' '.join(scripts)}")
+
+    def called(event: dict[str, Any]) -> None:
+        if event["type"] in ("error", "warning", "assert"):
+            texts = (str(each.get("value", each.get("description", ""))) for each in event["args"])
+            note(event["type"], " ".join(texts), event.get("stackTrace"))
+
+    def thrown(event: dict[str, Any]) -> None:
+        details = event["exceptionDetails"]
+        text = f"{details['text']} {details.get('exception', {}).get('description', '')}"
+        note("exception", text.partition("\n")[0], details.get("stackTrace"))
+
+    def logged(event: dict[str, Any]) -> None:
+        entry = event["entry"]
+        if entry["level"] in ("error", "warning"):
+            note("log", f"{entry.get('url', '')} {entry['text']}", entry.get("stackTrace"))
+
+    session = page.context.new_cdp_session(page)
+    for name, hear in {
+        "Runtime.consoleAPICalled": called,
+        "Runtime.exceptionThrown": thrown,
+        "Log.entryAdded": logged,
+    }.items():
+        session.on(name, hear)
+        session.send(f"{name.partition('.')[0]}.enable")
+    return found
 
 
 @contextmanager

@@ -60,9 +60,9 @@ def mirrored(folder: Path, postgres: str, schema: str, size: int) -> Iterator[st
 
 
 class ComfyUI:
-    """A running ComfyUI of its own, with this pack as its only custom node."""
+    """A running ComfyUI of its own, with this pack as its only custom node, or none."""
 
-    def __init__(self, base: Path, environment: dict[str, str], port: int = 0) -> None:
+    def __init__(self, base: Path, environment: dict[str, str], port: int = 0, pack: bool = True) -> None:
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         settings = base / "user" / "default" / "comfy.settings.json"
         if not settings.exists():
@@ -71,7 +71,7 @@ class ComfyUI:
                 json.dumps({"Comfy.TutorialCompleted": True})
             )  # else templates are offered over the graph
         link = base / "custom_nodes" / "luna_dt"
-        if not link.exists():
+        if pack and not link.exists():
             link.symlink_to(ROOT, target_is_directory=True)
         if not port:
             with socket.socket() as free:
@@ -131,7 +131,9 @@ class ComfyUI:
         """Has a browser's page be ComfyUI's, until nodes are there: the last workflow, else the one that all begin with."""
         page.goto(self.url)
         page.wait_for_function("!!(window.app?.extensionManager && app.canvas && app.graph.nodes.length)")
-        page.wait_for_function("!!LiteGraph.registered_node_types.LunaDTSync")
+        page.wait_for_function(
+            "count => Object.keys(LiteGraph.registered_node_types).length >= count", arg=len(self.info)
+        )
 
     def run_in(self, page: Any) -> dict[str, Any]:
         """Queues what the page shows by its own key; the run's end as ComfyUI has it in its history."""

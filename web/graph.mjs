@@ -6,12 +6,15 @@ const SEVERAL = ["image_ids", "reference_ids"];
 /** The graph that is looked at, which in a subgraph is not the whole one. */
 const graphOf = (app) => app.canvas?.graph ?? app.graph;
 
+/** Whether the value of a widget comes from another node. */
+export const isLinked = (node, name) =>
+  node.inputs?.some((input, slot) => (input.widget?.name ?? input.name) === name && node.isInputConnected(slot)) ?? false;
+
 /** The widget of a node that takes those ids; an input that is linked takes none. */
 export function taker(node, ids = [0]) {
   const widgets = node?.widgets ?? [];
-  const linked = (name) => node.inputs?.some((input, slot) => (input.widget?.name ?? input.name) === name && node.isInputConnected(slot));
   const names = ids.length > 1 ? SEVERAL : [...ONE, ...SEVERAL];
-  return names.map((name) => widgets.find((widget) => widget.name === name)).find((widget) => widget && !linked(widget.name));
+  return names.map((name) => widgets.find((widget) => widget.name === name)).find((widget) => widget && !isLinked(node, widget.name));
 }
 
 /** The node that is chosen on the canvas, if it is ours and takes ids. */

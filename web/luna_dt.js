@@ -1,6 +1,7 @@
 import { app } from "../../scripts/app.js";
 import { galleryExtension } from "./gallery.mjs";
 import { mendWorkflow, saveOwnValues } from "./old_values.mjs";
+import { showTexts } from "./texts.mjs";
 
 app.registerExtension({
   name: "luna_dt.old_values",
@@ -12,3 +13,4 @@ app.registerExtension({
   },
 });
 app.registerExtension(galleryExtension(app));
+app.registerExtension({ name: "luna_dt.texts", setup: () => showTexts(app) });

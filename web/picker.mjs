@@ -1,5 +1,5 @@
 // At a node's inputs: what is chosen, as a small picture, and a button that opens the gallery to choose another.
-import { setValue, taker } from "./graph.mjs";
+import { isLinked, setValue, taker } from "./graph.mjs";
 
 const QUERIES = ["query", "where"]; // inputs that take a query in DT's language
 /** How a button of ours looks where no style sheet of ours reaches. */
@@ -22,17 +22,21 @@ export function addPicker(app, node, galleryPage) {
     made.style.cssText = BUTTON;
     made.onclick = () => choose(app, node, widget, galleryPage).then(show);
     place.append(made);
+    return { made, label, widget };
   };
-  if (one) open("choose …", one);
-  queries.forEach((widget) => open(`${widget.name} …`, widget));
+  const buttons = [...(one ? [open("choose …", one)] : []), ...queries.map((widget) => open(`${widget.name} …`, widget))];
   // the last of the widgets, and never saved: what is saved before another widget would shift it elsewhere
   const added = node.addDOMWidget("luna_picker", "luna_picker", place, { serialize: false, hideOnZoom: false, getMinHeight: () => 60, getMaxHeight: () => 76 });
   added.serialize = false;
   async function show() {
+    for (const { made, label, widget } of buttons) {
+      made.disabled = isLinked(node, widget.name); // what is chosen here would not be used
+      made.textContent = made.disabled ? `${widget.name} is linked` : label;
+    }
     const id = Number(String(one?.value ?? "").split(",")[0]);
-    if (!Number.isSafeInteger(id) || id <= 0) return void (image.style.visibility = "hidden");
+    if (!Number.isSafeInteger(id) || id <= 0 || isLinked(node, one.name)) return void (image.style.visibility = "hidden");
     const { data } = await galleryPage();
-    image.onload = () => (image.style.visibility = "visible");
+    image.onload = () => (image.style.visibility = isLinked(node, one.name) ? "hidden" : "visible");
     image.onerror = () => (image.style.visibility = "hidden");
     image.src = data.thumbnailAt(id, 128);
     image.title = `image ${id}`;
@@ -46,6 +50,12 @@ export function addPicker(app, node, galleryPage) {
     };
   }
   node.lunaShow = () => show().catch(() => {});
+  const connected = node.onConnectionsChange;
+  node.onConnectionsChange = function (...told) {
+    const answer = connected?.apply(this, told);
+    setTimeout(node.lunaShow); // some front ends tell before the link is there, or gone
+    return answer;
+  };
 }
 
 /** Opens the gallery over the page until something is chosen, or it is closed. */

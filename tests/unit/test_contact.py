@@ -251,8 +251,8 @@ def test_an_errors_class_is_shown_in_words(home: None) -> None:
 
 
 def test_what_a_node_tells_is_shown_on_it(home: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[tuple[str, str]] = []
-    page = SimpleNamespace(send_progress_text=lambda text, node: shown.append((node, text)))
+    shown: list[tuple[str, dict[str, str]]] = []
+    page = SimpleNamespace(send_sync=lambda event, told: shown.append((event, told)))
     context = {"get_executing_context": lambda: SimpleNamespace(node_id="3:7")}  # a node of a subgraph
     as_in_comfyui(
         monkeypatch, **FEW, server={"PromptServer": SimpleNamespace(instance=page)},
@@ -260,7 +260,7 @@ def test_what_a_node_tells_is_shown_on_it(home: None, monkeypatch: pytest.Monkey
     )  # fmt: skip
     monkeypatch.setenv("DT_API_URL", "http://127.0.0.1:9")
     _, message = run("LunaDTConnectionStatus")["result"]
-    assert shown == [("3:7", message)]
+    assert shown == [("luna_dt.text", {"nodeId": "3:7", "type": "LunaDTConnectionStatus", "text": message})]
 
 
 @pytest.mark.parametrize(

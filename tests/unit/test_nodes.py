@@ -784,3 +784,20 @@ def test_the_reference_is_handed_on_by_its_id_too(down: Path, drawn: Drawn) -> N
     np.testing.assert_array_equal(kept["images"][0], run("LunaDTImageLoader", image_id=31)["image"])
     with pytest.raises(ERRORS.NotFound, match="lower min_similarity"):
         run("LunaDTSimilarSearch", search_mode="semantic", text_query="a cat", **asked)  # a text is no picture
+
+
+def test_a_search_by_id_shows_its_reference(down: Path, drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    sheets: Any = pack_module("luna_dt.sheet")
+    shown: list[Any] = []
+    monkeypatch.setattr(sheets, "contact_sheet", lambda query, *_: shown.append(query))
+    asked = {"reference_image_id": 31, "min_similarity": 0.1}
+    run("LunaDTSimilarSearch", **asked)
+    with Image.open(drawn.drawings[30].path) as picture:
+        assert shown[0].tobytes() == picture.convert("RGB").tobytes()
+    moved = drawn.drawings[30].path.with_suffix(".away")
+    drawn.drawings[30].path.rename(moved)
+    try:
+        assert run("LunaDTSimilarSearch", **asked)["count"]
+    finally:
+        moved.rename(drawn.drawings[30].path)
+    assert shown[1] is None
