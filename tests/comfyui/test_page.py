@@ -382,6 +382,34 @@ def test_what_is_muted_or_bypassed_is_not_recorded_or_queued(
         assert not [entry for entry in library.outbox.entries() if entry.generation.prompt == name]
 
 
+def test_nodes_in_a_subgraph_record_and_queue_as_outside(
+    page: Any, comfyui: ComfyUI, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.name
+    values = {**WRITER, "source_image_id": 3, "image": ("picture", 0), "prompt": name, "seed": 4711}
+    workflow: dict[str, Any] = {
+        "picture": ("LunaDTImageLoader", {"image_id": 3}),
+        "writer": ("LunaDTMetadataWriter", values),
+        "shown": ("PreviewImage", {"images": ("writer", 0)}),
+        "batch": ("LunaDTBatchQueue", {"image_ids": "5, 6", "operation": "variation"}),
+    }
+    open_saved(page, saved(workflow), tmp_path)
+    if not page.evaluate("typeof app.graph.convertToSubgraph === 'function'"):
+        pytest.skip("this front end has no subgraphs")
+    page.evaluate("() => { app.graph.convertToSubgraph(new Set([1, 2].map(id => app.graph.getNodeById(id)))); }")
+    open_saved(page, json.loads(page.evaluate("JSON.stringify(app.graph.serialize())")), tmp_path)
+    inside = {node["class_type"]: node["inputs"] for node in prompt(page).values()}
+    assert inside["LunaDTMetadataWriter"]["seed"] == 4711
+    assert inside["LunaDTImageLoader"]["image_id"] == 3
+    assert comfyui.run_in(page)["status"]["status_str"] == "success"
+    with Library(comfyui.home, dt=AWAY) as library:
+        until(lambda: not any(batch.is_open for batch in library.batches.all()))
+        made = [entry.generation for entry in library.outbox.entries() if entry.generation.prompt == name]
+    assert sorted((each.source_image_id, each.operation, each.seed) for each in made) == [
+        (3, "img2img", 4711), (5, "variation", 4711), (6, "variation", 4711),
+    ]  # fmt: skip
+
+
 def test_two_tabs_keep_what_each_shows(page: Any, comfyui: ComfyUI, tmp_path: Path) -> None:
     other = page.context.new_page()
     other.set_default_timeout(30_000)
