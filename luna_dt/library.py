@@ -75,6 +75,10 @@ class _Told(Rooms):
         """The models that the mirrored images were made with, and how many each, the most used first."""
         return self._store.models()
 
+    def tags(self) -> list[tuple[str, int]]:
+        """The tags of the 5,000 mirrored images that were captioned last, and how many have each, the most used first."""
+        return self._store.tags()
+
     def stamp(self, image_id: int) -> str:
         """A text that changes when an image's file does, "" where that is not known; raises UnknownImage."""
         return self._pictures.stamp(self._lookups.image(image_id))

@@ -23,16 +23,22 @@ from luna_dt.server.run import prepared
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 HOSTILE = '<img src=x onerror="document.title=1"> \u202e\u0645\u0631 🦊'
+SQUARE_TAG = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+    'xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:subject><rdf:Bag><rdf:li>green square</rdf:li></rdf:Bag></dc:subject>'
+    "</rdf:Description></rdf:RDF></x:xmpmeta>"
+)
 
 
 def draw_home(folder: Path, pictures: int) -> Path:
-    """A folder with a ``home`` that mirrors its ``pictures``, drawn ones, with two layers; one more has a hostile prompt and
-    a map."""
+    """A folder with a ``home`` that mirrors its ``pictures``, drawn ones, with two layers; one more has a hostile prompt, a
+    tag and a map."""
     database.draw_library(folder / "pictures", pictures, seed=11)
     info = PngInfo()
     info.add_text(
         "parameters", f"{HOSTILE}\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 77, Size: 64x64, Model: evil"
     )
+    info.add_itxt("XML:com.adobe.xmp", SQUARE_TAG)
     Image.new("RGB", (64, 64), "green").save(folder / "pictures" / "hostile.png", pnginfo=info)
     with Library(folder / "home", dt=str(folder / "pictures")) as library:
         library.sync()

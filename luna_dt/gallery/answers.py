@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 MOST_RECORDS = 500  # asked for at once
 MOST_HITS = 1000
 MOST_TERMS = 20
-MOST_MODELS = 200  # that are suggested
+MOST_MODELS, MOST_SUGGESTED_TAGS = 200, 1000  # that are suggested
 MOST_SENT = 64 << 20  # bytes of a picture that is sent to search by
 KEPT_FOR = "private, max-age=3600"  # thumbnails, in the browser
 #: The page's files by their names, and as what they are served; nothing else of the folder can be asked for.
@@ -145,7 +145,7 @@ def one(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
 
 
 def suggest(gallery: Gallery, _: Mapping[str, Any]) -> Any:
-    """What a query can be made of: tokens, models, clusters."""
+    """What a query can be made of: tokens, models, tags, clusters."""
     library = gallery.library
     clusters = [
         {"id": each.id, "name": each.name, "images": each.image_count}
@@ -154,6 +154,7 @@ def suggest(gallery: Gallery, _: Mapping[str, Any]) -> Any:
     return {
         "tokens": [spelling for token in TOKENS for spelling in SPELLINGS[token]],
         "models": library.models()[:MOST_MODELS],
+        "tags": [tag for tag, _ in library.tags()[:MOST_SUGGESTED_TAGS]],
         "clusters": clusters,
     }
 

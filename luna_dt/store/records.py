@@ -9,6 +9,7 @@ import random
 import sqlite3
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
@@ -27,6 +28,7 @@ _ORDERS: dict[ImageOrder, str] = {
 }  # fmt: skip
 IDS = {"images": "id", "captions": "image_id", "clusters": "id"}  # what a row of each kind is known by
 VISIBLE_PAGE = 1000  # records taken in one go
+TAGGED = 5000  # images whose tags are counted
 _IMAGE_COLUMNS = [f.name for f in fields(ImageRecord) if f.name != "tags"]  # tags are synced with the captions
 #: Where the flags are among them.
 _FLAGS = [_IMAGE_COLUMNS.index(flag) for flag in FLAGS]
@@ -146,6 +148,13 @@ class Records(Database):
     def models(self) -> list[tuple[str, int]]:
         """The models that images were made with and how many each, the most used first."""
         return self.rows("SELECT model, COUNT(*) FROM images WHERE model <> '' GROUP BY 1 ORDER BY 2 DESC, 1")
+
+    def tags(self) -> list[tuple[str, int]]:
+        """The tags that the images captioned last have, and how many of these, the most used first; of at most
+        ``TAGGED`` images, since to count millions takes longer than a page may wait."""
+        rows = self.rows("SELECT tags FROM captions WHERE tags <> '' ORDER BY image_id DESC LIMIT ?", [TAGGED])
+        counts = Counter(tag for (tags,) in rows for tag in _split(tags))
+        return sorted(counts.items(), key=lambda each: (-each[1], each[0]))
 
     def in_order(self, ids: Int64s, order: Literal["date", "rating"]) -> Int64s:
         """The places of those ids that are known, the newest or the best rated first; equal ones stay as they were."""

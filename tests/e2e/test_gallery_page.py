@@ -109,7 +109,7 @@ def test_a_filter_takes_the_place_of_its_token(page: Any) -> None:
     wait_shown(page, "1 picture")
 
 
-def test_tokens_and_models_are_suggested(page: Any) -> None:
+def test_tokens_models_and_tags_are_suggested(page: Any) -> None:
     query = page.get_by_label("Query in DT's language")
     query.press_sequentially("mod")
     page.get_by_role("option", name="model:", exact=True).wait_for()
@@ -122,6 +122,11 @@ def test_tokens_and_models_are_suggested(page: Any) -> None:
     page.keyboard.press("Enter")
     wait_shown(page, "1 picture")
     assert query.input_value() == "model: evil"
+    query.fill("")
+    query.press_sequentially("tag: squ")
+    page.get_by_role("option", name="green square", exact=True).click()
+    page.keyboard.press("Enter")
+    wait_shown(page, "1 picture")
 
 
 def test_similar_to_a_picture_to_a_text_and_to_a_dropped_one(page: Any, tmp_path: Path) -> None:

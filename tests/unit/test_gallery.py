@@ -16,7 +16,7 @@ from PIL import Image
 
 from luna_dt import Library
 from luna_dt.gallery.answers import Gallery, page_files
-from luna_dt.records import Batch, ImageRecord
+from luna_dt.records import Batch, Captions, ImageRecord
 from tests.conftest import fill, mirror, unit_vectors
 
 HOSTILE = '<img src=x onerror="document.title=1">\u202e 🦊'
@@ -73,6 +73,10 @@ def test_what_is_known_and_suggested(gallery: Gallery) -> None:
     told = asked(gallery, "suggest")
     assert told["models"] == [["m0", 3], ["m1", 3]]
     assert "rating" in told["tokens"]
+    assert told["tags"] == []
+    captions = [Captions.of_tags(1, ["fox", "red hat"]), Captions.of_tags(2, ["fox"])]
+    mirror(gallery.library, "captions", Batch(np.arange(1, 3), np.full(2, 2, np.int64), captions))
+    assert asked(gallery, "suggest")["tags"] == ["fox", "red hat"]
     assert asked(gallery, "one", id="2")["layers"] == ["visual"]
     status = asked(gallery, "status")
     assert (status["images"], status["layers"][0]["name"], status["sync"]["running"]) == (6, "visual", False)

@@ -24,7 +24,7 @@ export class SearchBar {
     this.host = host;
     this.layers = layers;
     this.terms = [];
-    this.known = { tokens: [], models: [], clusters: [] };
+    this.known = { tokens: [], models: [], tags: [], clusters: [] };
     this.list = h("ul", { className: "luna-suggestions", role: "listbox", id: "luna-suggestions", hidden: true, "aria-label": "Suggestions" });
     this.query = h("input", {
       type: "search", placeholder: "a fox, red hat rating: >= 7 model: pony", "aria-label": "Query in DT's language", autocomplete: "off",
@@ -112,6 +112,7 @@ export class SearchBar {
     if (value) {
       const token = value[1].toLowerCase();
       const values = token === "model" ? this.known.models.map(([name]) => name)
+        : token === "tag" ? this.known.tags
         : token === "cluster" ? this.known.clusters.map((each) => each.name).filter(Boolean) : (FLAGS[token] ?? []);
       const word = value[2].toLowerCase();
       return { word: value[2], found: values.filter((each) => each.toLowerCase().includes(word) && each !== value[2]) };
