@@ -1,4 +1,4 @@
-"""The pictures that fit a query in a folder, with captions beside them: a training set."""
+"""Pictures that fit a query, or are named, in a folder, with captions beside them: a training set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
@@ -56,7 +56,7 @@ def export(
     lookups: Lookups,
     pictures: Pictures,
     path_map: Mapping[str, str],
-    query: str,
+    which: str | Iterable[int],
     folder: Path,
     link: bool,
     captions: Caption,
@@ -69,15 +69,18 @@ def export(
     trigger = " ".join(trigger.split())
     if trigger and captions == "none":
         raise BadInput("a trigger begins a caption, and without captions (none) there is none to begin")
-    lookups.images(query, 0, 1)  # of a query that cannot be read no folder is made
+    if isinstance(which, str):
+        lookups.images(which, 0, 1)  # of a query that cannot be read no folder is made
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, timeout=0):
             work = _Export(lookups, pictures, path_map, folder, link, captions, trigger)
-            records = list(fitting(lookups.images, query))
-            for done, record in enumerate(records, 1):
-                work.put(record)
-                progress("export", done, len(records))
+            images: list[ImageRecord | int] = (
+                [*fitting(lookups.images, which)] if isinstance(which, str) else [*dict.fromkeys(map(int, which))]
+            )
+            for done, image in enumerate(images, 1):
+                work.put(image)
+                progress("export", done, len(images))
         (folder / LOCK).unlink(missing_ok=True)
     except Timeout as error:
         raise SettingsError(f"another export into {folder} is running; wait for it or stop it") from error
@@ -108,9 +111,11 @@ class _Export:
         self.kept: list[str] = []  # captions that are there with other words
         self.wordless: list[int] = []
 
-    def put(self, record: ImageRecord) -> None:
+    def put(self, image: ImageRecord | int) -> None:
         """An image's picture and caption; one that was put there before is left as it is.  Raises OSError."""
+        image_id = image if isinstance(image, int) else image.id
         try:
+            record = self._lookups.image(image_id) if isinstance(image, int) else image
             data, caption = self._pictures.file(record.id), self._caption(record).encode("utf-8", "replace")
             original = self._original(record, data) if self._link else None
             stem, suffix = _name(record, data)
@@ -122,7 +127,7 @@ class _Export:
                 self._write(name, data, original)
                 self._counts["exported"] += 1
         except LunaError as error:
-            self.failed.append((record.id, str(error)))
+            self.failed.append((image_id, str(error)))
             return
         self._put_caption(Path(name).with_suffix(".txt").name, caption, record.id)
 

@@ -369,7 +369,7 @@ class Library(_Told):
 
     def export(
         self,
-        query: str,
+        which: str | Iterable[int],
         folder: str | os.PathLike[str],
         *,
         link: bool = False,
@@ -377,7 +377,7 @@ class Library(_Told):
         trigger: str = "",
         progress: Progress = silent,
     ) -> exporting.Exported:
-        """Puts the pictures that fit a query into a folder, each with its caption beside it: a training set.
+        """Puts the pictures that fit a query, or have these ids, into a folder, each with its caption: a training set.
 
         The folder is made if need be, and nothing in it is overwritten; may be stopped at any moment, and the next one
         goes on.  ``link``: links in the place of copies.  ``captions``: combined, tags, joycaption, prompt or none; each
@@ -386,7 +386,7 @@ class Library(_Told):
         """
         path_map = self.settings.path_map
         return exporting.export(
-            self._lookups, self._pictures, path_map, query, Path(folder), link, captions, trigger, progress
+            self._lookups, self._pictures, path_map, which, Path(folder), link, captions, trigger, progress
         )
 
     def map(

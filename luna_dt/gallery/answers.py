@@ -8,10 +8,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import BadInput, BadQuery, LunaError, NotFound
 from ..library import Library
@@ -23,12 +24,16 @@ from . import choices
 from .sights import Sights
 from .work import Syncing
 
+if TYPE_CHECKING:
+    from ..export import Caption
+
 log = logging.getLogger(__name__)
 
 MOST_RECORDS = 500  # asked for at once
 MOST_HITS = 1000
 MOST_TERMS = 20
 MOST_MODELS, MOST_SUGGESTED_TAGS = 200, 1000  # that are suggested
+MOST_EXPORTED = 1000  # in one go: who asks waits for it
 MOST_SENT = 64 << 20  # bytes of a picture that is sent to search by
 KEPT_FOR = "private, max-age=3600"  # thumbnails, in the browser
 #: The page's files by their names, and as what they are served; nothing else of the folder can be asked for.
@@ -241,6 +246,15 @@ def stop(gallery: Gallery, _: Mapping[str, Any]) -> Any:
     return gallery.syncing.to_json()
 
 
+def export(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
+    """Puts some pictures and their captions into a new folder of the library's home, and tells what became of them."""
+    folder = gallery.library.settings.home / "exports" / time.strftime("%Y-%m-%d %H-%M-%S")
+    captions = cast("Caption", _text(asked, "captions", "combined"))
+    return gallery.library.export(
+        _ids(asked, MOST_EXPORTED), folder, captions=captions, trigger=_text(asked, "trigger")
+    ).to_json()
+
+
 def batches(gallery: Gallery, _: Mapping[str, Any]) -> Any:
     """Every batch and how it stands, newest first."""
     return [
@@ -349,4 +363,5 @@ CALLS: Mapping[tuple[str, str], Callable[[Gallery, Mapping[str, Any]], Any]] = {
     ("GET", "thumbnail"): thumbnail, ("GET", "picture"): picture, ("GET", "map"): map_of, ("POST", "sync"): sync,
     ("POST", "stop"): stop, ("GET", "batches"): batches, ("POST", "batch"): batch, ("GET", "outbox"): outbox,
     ("POST", "send"): send, ("GET", "doctor"): doctor, ("GET", "settings"): settings, ("POST", "settings"): change,
+    ("POST", "export"): export,
 }  # fmt: skip

@@ -129,6 +129,20 @@ def test_tokens_models_and_tags_are_suggested(page: Any) -> None:
     wait_shown(page, "1 picture")
 
 
+def test_chosen_pictures_become_a_training_set(page: Any, drawn_home: Path) -> None:
+    page.locator(".luna-tile").nth(0).click()
+    page.locator(".luna-tile").nth(1).click(modifiers=["Shift"])
+    page.get_by_role("button", name="training set …").click()
+    page.get_by_label("Word that each caption begins with").fill("snorri")
+    page.get_by_label("Beside each picture").select_option("prompt")
+    page.get_by_role("button", name="export", exact=True).click()
+    expect(page.get_by_role("dialog", name="Training set")).to_contain_text("2 pictures are in")
+    (folder,) = (drawn_home / "home" / "exports").iterdir()
+    assert len(list(folder.glob("*.png"))) == 2
+    assert [file.read_text(encoding="utf-8")[:7] for file in folder.glob("*.txt")] == ["snorri,"] * 2
+    page.get_by_role("dialog", name="Training set").get_by_role("button", name="Close").click()
+
+
 def test_similar_to_a_picture_to_a_text_and_to_a_dropped_one(page: Any, tmp_path: Path) -> None:
     page.locator(".luna-tile").nth(2).click(button="right")
     page.get_by_role("menuitem", name="similar: style").click()

@@ -82,6 +82,20 @@ def test_what_is_known_and_suggested(gallery: Gallery) -> None:
     assert (status["images"], status["layers"][0]["name"], status["sync"]["running"]) == (6, "visual", False)
 
 
+def test_chosen_pictures_become_a_training_set_in_the_home(gallery: Gallery) -> None:
+    done = asked(gallery, "export", "POST", {"ids": "2,1,99", "captions": "prompt", "trigger": "snorri"})
+    assert (done["exported"], [each["id"] for each in done["failed"]]) == (2, [99])
+    folder = Path(done["folder"])
+    assert folder.parent == gallery.library.settings.home / "exports"
+    assert {file.name: file.read_text() for file in folder.glob("*.txt")} == {
+        "1.txt": "snorri, prompt 1", "2.txt": "snorri, prompt 2"
+    }  # fmt: skip
+    again = gallery.library.export(gallery.library.find("model: m1")[:1], folder, captions="prompt", trigger="snorri")
+    assert (again.exported, again.present) == (0, 1)
+    assert gallery.answer("POST", "export", {}, b'{"ids": "1", "captions": "/etc"}').status == 422
+    assert gallery.answer("POST", "export", {}, json.dumps({"ids": "1," * 1001}).encode()).status == 422
+
+
 def test_pictures_are_made_small_and_given_whole(gallery: Gallery, tmp_path: Path) -> None:
     small = gallery.answer("GET", "thumbnail", {"id": "6", "size": "128"})
     assert small.type == "image/webp"

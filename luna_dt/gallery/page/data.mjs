@@ -40,6 +40,7 @@ export const batches = () => json("batches");
 export const batch = (id, what) => json("batch", { method: "POST", body: { id, do: what } });
 export const outbox = () => json("outbox");
 export const send = () => json("send", { method: "POST" });
+export const exported = (ids, captions, trigger) => json("export", { method: "POST", body: { ids: ids.join(","), captions, trigger } });
 export const doctor = () => json("doctor");
 export const settings = () => json("settings");
 export const change = (changes) => json("settings", { method: "POST", body: changes });

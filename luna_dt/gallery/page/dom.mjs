@@ -18,7 +18,7 @@ export const button = (label, onclick, properties = {}) => h("button", { type: "
 
 /** A select of [value, label] pairs. */
 export function select(label, pairs, value, onchange) {
-  const made = h("select", { "aria-label": label, title: label, onchange: () => onchange(made.value) });
+  const made = h("select", { "aria-label": label, title: label, onchange: () => onchange?.(made.value) });
   made.append(...pairs.map(([each, told]) => h("option", { value: each, selected: each === value }, told)));
   return made;
 }

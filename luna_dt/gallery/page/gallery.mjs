@@ -5,6 +5,7 @@ import { Detail } from "./detail.mjs";
 import { Grid } from "./grid.mjs";
 import { showMenu } from "./menu.mjs";
 import { SearchBar } from "./search.mjs";
+import { exportTrainingSet } from "./training.mjs";
 import { Work } from "./work.mjs";
 
 const SIZE = "luna_dt.size", VEIL = "luna_dt.veil";
@@ -105,6 +106,7 @@ export function mountGallery(place, host) {
       one && one.prompt && ["copy prompt", () => copy(one.prompt, "prompt")],
       [ids.length > 1 ? "copy ids" : "copy id", () => copy(ids.join(", "), ids.length > 1 ? "ids" : "id")],
       ids.length === 2 && ["compare", () => detail.compare(...ids)],
+      ids.length > 1 && ["training set …", () => exportTrainingSet(root, ids)],
     ].filter(Boolean);
   }
 
