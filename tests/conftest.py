@@ -36,7 +36,19 @@ NEEDS = {
 }
 #: Modules that import torch or what stands on it; where there is no torch (a light environment) they are left out.
 if importlib.util.find_spec("torch") is None:
-    heavy = ("clip", "contact", "doctor", "gate", "layers", "nodes", "pixels", "preproc", "results", "sentence")
+    heavy = (
+        "clip",
+        "contact",
+        "doctor",
+        "gate",
+        "interruption",
+        "layers",
+        "nodes",
+        "pixels",
+        "preproc",
+        "results",
+        "sentence",
+    )
     collect_ignore = ["comfyui", "e2e", *(f"unit/test_{name}.py" for name in heavy)]
 
 IDENTITY = Identity("test", "", "image", "pooled", "squash", 16)
