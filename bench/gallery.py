@@ -13,6 +13,7 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,13 @@ SCROLL = """([pixels, frames]) => new Promise((resolve) => {
         requestAnimationFrame(step);
     });
 })"""
+
+SCROLL_ON = """async (scroll) => {
+    for (;;) {
+        await scroll([3000, 120]);
+        await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+}"""
 
 
 def fill(home: Path, entries: int) -> None:
@@ -73,22 +81,34 @@ def scrolled(browser: Browser, page: Page, pixels: int) -> str:
     return f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, worst {gaps.max():.0f} ms of {len(gaps)} frames"
 
 
-def memory(browser: Browser, page: Page) -> str:
-    """Of JavaScript's objects and what they hold, after a collection; and of all the processes that draw, where Linux
-    tells it: with its pictures."""
-    session = page.context.new_cdp_session(page)
-    session.send("HeapProfiler.collectGarbage")
-    told = f"{session.send('Runtime.getHeapUsage')['usedSize'] / 1e6:.1f} MB of JavaScript"
-    processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
-    drawing = [
-        Path("/proc", str(each["id"]), "smaps_rollup") for each in processes if each["type"] in ("renderer", "GPU")
-    ]
-    if not all(file.exists() for file in drawing):
-        return told
-    own = sum(
-        int(line.split()[1]) for file in drawing for line in file.read_text().splitlines() if line.startswith("Pss:")
-    )
-    return f"{told}, {own / 1e3:.0f} MB of the browser's for this page"
+class Unwatched:
+    """A tab that Playwright does not listen to: where it does, the browser keeps what the page has loaded for it."""
+
+    def __init__(self, browser: Browser, address: str) -> None:
+        self._browser, self._answers = browser.new_browser_cdp_session(), Queue[str]()
+        context = self._browser.send("Target.createBrowserContext")
+        where = {"url": address, "browserContextId": context["browserContextId"], "width": 1280, "height": 800}
+        target = self._browser.send("Target.createTarget", where)["targetId"]
+        self._browser.on("Target.receivedMessageFromTarget", lambda told: self._answers.put(told["message"]))
+        self._session = self._browser.send("Target.attachToTarget", {"targetId": target, "flatten": False})["sessionId"]
+
+    def send(self, method: str, **values: Any) -> Any:
+        message = json.dumps({"id": 1, "method": method, "params": values})
+        self._browser.send("Target.sendMessageToTarget", {"sessionId": self._session, "message": message})
+        while self._answers.empty():
+            self._browser.send("Browser.getVersion")  # by which Playwright hears of the answer
+        return json.loads(self._answers.get())["result"]
+
+    def memory(self) -> str:
+        """Of JavaScript's objects after a collection, and, where Linux tells it, of all processes that show pages."""
+        self.send("HeapProfiler.collectGarbage")
+        told = f"{self.send('Runtime.getHeapUsage')['usedSize'] / 1e6:.1f} MB of JavaScript"
+        processes = self._browser.send("SystemInfo.getProcessInfo")["processInfo"]
+        files = [Path("/proc", str(each["id"]), "smaps_rollup") for each in processes if each["type"] == "renderer"]
+        if not all(file.exists() for file in files):
+            return told
+        own = [line.split()[1] for file in files for line in file.read_text().splitlines() if line.startswith("Pss:")]
+        return f"{told}, {sum(map(int, own)) / 1e3:.0f} MB with what the browser keeps of pictures"
 
 
 def main() -> None:
@@ -115,12 +135,14 @@ def main() -> None:
                 asked.clear()
                 told = scrolled(browser, page, pixels)
                 print(f"{pixels:>6} px a frame: {told}, {len(asked)} pictures asked for")
-            begun = time.monotonic()
-            for part in range(LOOKS + 1):
-                while time.monotonic() < begun + args.seconds * part / LOOKS:
-                    page.evaluate(SCROLL, [3000, 120])
-                    page.wait_for_timeout(200)
-                print(f"after {time.monotonic() - begun:.0f} s of scrolling: {memory(browser, page)}")
+            page.close()
+            unwatched = Unwatched(browser, f"http://127.0.0.1:{port}/")
+            time.sleep(3)
+            print(f"before: {unwatched.memory()}")
+            unwatched.send("Runtime.evaluate", expression=f"({SCROLL_ON})({SCROLL})")
+            for part in range(LOOKS):
+                time.sleep(args.seconds / LOOKS)
+                print(f"after {args.seconds * (part + 1) / LOOKS:.0f} s of scrolling: {unwatched.memory()}")
 
 
 if __name__ == "__main__":
