@@ -92,6 +92,10 @@ def _texts(values: list[Any]) -> bool:
     return True
 
 
+def _lines(values: list[Any]) -> bool:
+    return _texts(values) and all(values) and not any("\n" in value for value in values)
+
+
 def _known(values: list[Any]) -> list[Any]:
     return [value for value in values if value is not None]
 
@@ -157,7 +161,8 @@ def _tags(name: str, value: Any) -> tuple[str, ...]:
         raise BadAnswer(f"its {name} are no list")
     for tag in value:
         _text("list of tags", tag)
-    return value
+    lines = tuple(tag.replace("\n", " ") for tag in value if tag)  # as they are kept
+    return value if lines == value else lines
 
 
 def _or_none(read: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
@@ -172,7 +177,7 @@ _SOUND: dict[Callable[[str, Any], Any], Callable[[list[Any]], bool]] = {
     _real: _reals,
     _text: _texts,
     _flag: lambda values: set(map(type, values)) <= {bool},
-    _tags: lambda values: set(map(type, values)) <= {tuple} and _texts([tag for tags in values for tag in tags]),
+    _tags: lambda values: set(map(type, values)) <= {tuple} and _lines([tag for tags in values for tag in tags]),
     _whole_or_none: lambda values: _whole_numbers(_known(values)),
     _real_or_none: lambda values: _reals(_known(values)),
 }

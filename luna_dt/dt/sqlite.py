@@ -45,6 +45,7 @@ _DATE = (  # .NET's ticks of local time: 100 ns since year 1
 _TEXT, _COUNT, _FLAG = ("COALESCE({0}, '')", "''"), ("COALESCE({0}, 0)", "0"), ("COALESCE({0}, 0) <> 0", "0")
 _REAL = "COALESCE({0}, 0.0)", "0.0"
 _KNOWN = "{0}", "NULL"
+_TAG = "replace(Tag.Name, char(10), ' ')"  # which is one line, and an empty one is none
 #: ImageRecord's fields (but tags) in their order: column, SQL with {0} for it, SQL where there is none.
 IMAGE_FIELDS = {
     "id": ("Id", "{0}", ""), "path": ("Path", *_KNOWN), "prompt": ("Prompt", *_TEXT),
@@ -265,21 +266,19 @@ class SqliteCatalog(Catalog):
         if not (self._has("Tag") and self._has("ImageTag")):
             return found
         links = (
-            "SELECT ImageId, Name, ImageTag.rowid FROM ImageTag JOIN Tag ON Tag.Id = TagId "
-            "WHERE ImageId IS NOT NULL AND typeof(Name) = 'text' AND"
+            f"SELECT ImageId, {_TAG}, ImageTag.rowid FROM ImageTag JOIN Tag ON Tag.Id = TagId "
+            f"WHERE ImageId IS NOT NULL AND typeof(Name) = 'text' AND {_TAG} <> '' AND"
         )
         if ids is None:
             for image_id, tag in self._paged(links, "ImageTag.rowid"):
-                _add(found[image_id], tag)
+                found[image_id].append(tag)
         else:
             for at in range(0, len(ids), 500):
                 part = ids[at : at + 500]
                 marks = ", ".join("?" * len(part))
                 for image_id, tag, _ in self._rows(f"{links} ImageId IN ({marks})", part):
-                    _add(found[image_id], tag)
-        for tags in found.values():
-            tags.sort()
-        return defaultdict(list, {i: tags for i, tags in found.items() if tags})
+                    found[image_id].append(tag)
+        return defaultdict(list, {i: sorted(set(tags)) for i, tags in found.items()})
 
     def _albums(self, ids: Sequence[int] | None = None) -> list[tuple[int, Cluster]]:
         """Every album (of ``ids``) with its digest, in id order."""
@@ -314,7 +313,7 @@ class SqliteCatalog(Catalog):
         if self._has("Tag") and self._has("ImageTag"):
             names["tag"] = Names(
                 "Image.Id IN (SELECT ImageId FROM ImageTag JOIN Tag ON Tag.Id = TagId WHERE typeof(Name) = 'text' AND {})",
-                "Tag.Name",
+                _TAG,
             )
         if self._has("Album") and self._has("AlbumImage"):
             names["cluster"] = Names(
@@ -419,11 +418,6 @@ def _flagged(row: Sequence[Any]) -> list[Any]:
     for place in _FLAG_PLACES:
         values[place] = bool(values[place])
     return values
-
-
-def _add(tags: list[str], tag: str) -> None:
-    if tag and tag not in tags:
-        tags.append(tag)
 
 
 def _digest(said: str) -> int:

@@ -44,10 +44,8 @@ class MirroredCatalog(Catalog):
                 part = part[np.isin(part, now.ids)]
                 order = np.argsort(now.ids)
                 rows: Any = now.vectors[order[np.searchsorted(now.ids, part, sorter=order)]]
-            elif kind == "images":
-                images = self._store.images(part)
-                part = part[np.isin(part, list(images))]
-                rows = [images[image_id] for image_id in part.tolist()]
-            else:
-                rows = [self._store.captions(image_id) for image_id in part.tolist()]
+            else:  # without those that are damaged
+                here: dict[int, Any] = self._store.images(part) if kind == "images" else self._store.captions_of(part)
+                part = part[np.isin(part, list(here))]
+                rows = [here[image_id] for image_id in part.tolist()]
             yield Batch(part, digests[np.searchsorted(known, part)], rows)

@@ -63,7 +63,7 @@ def read(data: BinaryIO) -> Told:
     comments = [user_comment(exif.get(_USER_COMMENT))]
     comments += [value.partition(":")[2] for value in exif.values() if _names_prompt(value)]
     made, model_hash = _made({name: _text(said) for name, said in texts.items()}, comments)
-    known = dict.fromkeys(tag.strip() for tag in tags)
+    known = dict.fromkeys(" ".join(line.strip() for line in tag.strip().split("\n")) for tag in tags)
     tags = tuple(tag for tag in known if tag and len(tag) <= MOST_TAG)[:MOST_TAGS]
     size = (height, width) if exif.get(ORIENTATION) in (5, 6, 7, 8) else (width, height)
     return Told(*size, made, model_hash, rating, tags)

@@ -17,8 +17,8 @@ _FIELDS = {"negative": "negative_prompt", "delete": "for_deletion", "nometa": "n
 @dataclass(frozen=True)
 class Names:
     """Names that images have through another table: ``within``, SQL that holds for an image, with {} for a condition on
-    the name; SQL for the ``name``, and for the number that may stand for it.  ``start`` and ``end`` are what stands
-    around a name, as regular expressions, where all of an image's lie in one text."""
+    the name; SQL for the ``name``, and for the number that may stand for it, without which an empty name is none.
+    ``start`` and ``end`` are what stands around a name, as regular expressions, where all of an image's lie in one text."""
 
     within: str
     name: str
@@ -29,7 +29,12 @@ class Names:
     @property
     def any(self) -> str:
         """The condition that an image has one."""
-        return self.within.format("1 = 1" if self.start == r"\A" else f"{self.name} <> ''")
+        return self.within.format(self.there)
+
+    @property
+    def there(self) -> str:
+        """The condition, within, that there is a name."""
+        return "1 = 1" if self.number else f"{self.name} <> ''"
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _name(columns: Columns, token: str, value: str) -> Sql:
     if names.number and re.fullmatch("[0-9]{1,18}", value):
         return names.within.format(f"{names.number} = {columns.parameter}"), [int(value)]
     sql, values = _matched(columns, names.name, value, names.start, names.end)
-    return names.within.format(sql), values
+    return names.within.format(f"{names.there} AND {sql}"), values
 
 
 def _in_album(columns: Columns, token: str, value: str) -> Sql:

@@ -59,10 +59,13 @@ _CAPTION_COLUMNS = [f.name for f in fields(Captions)]
 #: What a row's checksum is of, and the checksum, which rows of earlier versions have not.
 _STORED = {
     "images": ", ".join(f"images.{name}" for name in (*_IMAGE_COLUMNS, "digest", "checksum")),
-    "captions": ", ".join([*_CAPTION_COLUMNS, "digest", "checksum"]),
+    "captions": ", ".join(f"captions.{name}" for name in (*_CAPTION_COLUMNS, "digest", "checksum")),
     "clusters": "id, name, image_count, digest, checksum",
 }
-_SELECT_IMAGE = f"{_STORED['images']}, (SELECT tags FROM captions WHERE captions.image_id = images.id)"
+#: An image with its whole captions, for its tags are told only where these are what was stored.
+_SELECT_IMAGE = f"{_STORED['images']}, {_STORED['captions']}"
+_FROM_IMAGES = "images LEFT JOIN captions ON captions.image_id = id"
+_CAPTIONS_OF = f"SELECT {_STORED['captions']} FROM captions WHERE image_id"
 
 
 def hidden(flags: tuple[str, ...]) -> str:
@@ -75,21 +78,30 @@ class Records(Database):
 
     def images(self, ids: Iterable[int]) -> dict[int, ImageRecord]:
         """The records of those ids that are known."""
-        wanted = [int(i) for i in ids]
-        found: dict[int, ImageRecord] = {}
+        rows = self._of_ids(f"SELECT {_SELECT_IMAGE} FROM {_FROM_IMAGES} WHERE id", ids)
+        return {record.id: record for record in self._images(rows)}
+
+    def _of_ids(self, select: str, ids: Iterable[int]) -> list[Any]:
+        """What a SELECT that ends in an id's column finds of those ids."""
+        wanted, rows = [int(i) for i in ids], list[Any]()
         for start in range(0, len(wanted), 500):
             part = wanted[start : start + 500]
-            marks = ",".join("?" * len(part))
-            rows = self.rows(f"SELECT {_SELECT_IMAGE} FROM images WHERE id IN ({marks})", part)
-            found |= {record.id: record for record in self._images(rows)}
-        return found
+            rows += self.rows(f"{select} IN ({','.join('?' * len(part))})", part)
+        return rows
 
     def _images(self, rows: list[Any]) -> list[ImageRecord]:
-        """The records of rows of _SELECT_IMAGE; those that are not what was stored are forgotten."""
-        good = [row for row in rows if _is_sound(row[:_WHOLE])]
+        """The records of rows of _SELECT_IMAGE; what is not as it was stored, of them or their captions, is forgotten."""
+        images = self._sound("images", [row[:_WHOLE] for row in rows])
+        said = self._sound("captions", [row[_WHOLE:] for row in rows if row[_WHOLE] is not None])
+        tags = {row[0]: row[-3] for row in said}
+        return [_image([*row[:-2], tags.get(row[0])]) for row in images]
+
+    def _sound(self, kind: str, rows: list[Any]) -> list[Any]:
+        """The rows of _STORED that are what was stored; the others are forgotten."""
+        good = [row for row in rows if _is_sound(row)]
         if len(good) < len(rows):
-            self.forget("images", [row[0] for row in rows if not _is_sound(row[:_WHOLE])])
-        return [_image([*row[: _WHOLE - 2], row[_WHOLE]]) for row in good]
+            self.forget(kind, [row[0] for row in rows if not _is_sound(row)])
+        return good
 
     def forget(self, kind: str, ids: Iterable[int]) -> None:
         """Takes out rows that are not what was stored, for a damaged file says what never was; the next sync has them anew.
@@ -152,8 +164,10 @@ class Records(Database):
     def tags(self) -> list[tuple[str, int]]:
         """The tags that the images captioned last have, and how many of these, the most used first; of at most
         ``TAGGED`` images, since to count millions takes longer than a page may wait."""
-        rows = self.rows("SELECT tags FROM captions WHERE tags <> '' ORDER BY image_id DESC LIMIT ?", [TAGGED])
-        counts = Counter(tag for (tags,) in rows for tag in _split(tags))
+        rows = self.rows(
+            f"SELECT {_STORED['captions']} FROM captions WHERE tags <> '' ORDER BY image_id DESC LIMIT ?", [TAGGED]
+        )
+        counts = Counter(tag for row in self._sound("captions", rows) for tag in _split(row[-3]))
         return sorted(counts.items(), key=lambda each: (-each[1], each[0]))
 
     def in_order(self, ids: Int64s, order: Literal["date", "rating"]) -> Int64s:
@@ -178,7 +192,7 @@ class Records(Database):
     def _find(self, where: query.Sql, after_id: int, limit: int) -> list[ImageRecord]:
         condition, values = where
         rows = self.rows(
-            f"SELECT {_SELECT_IMAGE} FROM images WHERE id > ? AND {condition} ORDER BY id LIMIT ?",
+            f"SELECT {_SELECT_IMAGE} FROM {_FROM_IMAGES} WHERE id > ? AND {condition} ORDER BY id LIMIT ?",
             [after_id, *values, limit],
         )
         return self._images(rows)
@@ -205,13 +219,20 @@ class Records(Database):
         return found
 
     def captions(self, image_id: int) -> Captions:
-        for row in self.rows(f"SELECT {_STORED['captions']} FROM captions WHERE image_id = ?", [image_id]):
-            if _is_sound(row):
-                return Captions(*[*row[:-3], _split(row[-3])])
-            self.forget("captions", [image_id])
+        rows = self._of_ids(_CAPTIONS_OF, [image_id])
+        for found in self._captions(rows):
+            return found
+        if rows:
             raise UnknownImage(f"the captions of image {image_id} are damaged here; sync again to have them anew")
         self.image(image_id)
         return Captions(image_id)
+
+    def captions_of(self, ids: Iterable[int]) -> dict[int, Captions]:
+        """What is known to be said of those images."""
+        return {each.image_id: each for each in self._captions(self._of_ids(_CAPTIONS_OF, ids))}
+
+    def _captions(self, rows: list[Any]) -> list[Captions]:
+        return [Captions(*[*row[:-3], _split(row[-3])]) for row in self._sound("captions", rows)]
 
     def clusters(self) -> list[Cluster]:
         return [Cluster(*row) for row in self.rows("SELECT id, name, image_count FROM clusters ORDER BY id")]
@@ -221,8 +242,8 @@ class Records(Database):
         if not self.rows("SELECT 1 FROM clusters WHERE id = ?", [cluster_id]):
             raise UnknownCluster(f"cluster {cluster_id} is not in this library; if DT has it, sync again")
         rows = self.rows(
-            f"SELECT {_SELECT_IMAGE}, confidence FROM cluster_members JOIN images ON id = image_id "
-            f"WHERE cluster_id = ? AND NOT ({hidden(self.hide)}) ORDER BY COALESCE(rating, 0) DESC, confidence DESC, id",
+            f"SELECT {_SELECT_IMAGE}, confidence FROM cluster_members JOIN {_FROM_IMAGES} WHERE cluster_members.image_id = id "
+            f"AND cluster_id = ? AND NOT ({hidden(self.hide)}) ORDER BY COALESCE(rating, 0) DESC, confidence DESC, id",
             [cluster_id],
         )
         confidences = {row[0]: row[-1] for row in rows}

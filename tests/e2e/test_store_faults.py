@@ -129,7 +129,7 @@ def meet(home: Path) -> None:
     with Library(home, dt=NOWHERE) as library:
         for record in THERE.images_[::3]:
             with suppress(LunaError):
-                assert replace(library.image(record.id), tags=record.tags) == record
+                assert library.image(record.id) in (record, replace(record, tags=()))
         for ask in (lambda: library.find("moon"), library.clusters, lambda: library.cluster_images(3), library.status,
                     lambda: library.nearest(THERE.vectors[0], "visual", 5), lambda: library.captions(7)):  # fmt: skip
             with suppress(LunaError):

@@ -232,7 +232,7 @@ def test_names_of_other_tables_and_what_an_image_has(library: Library) -> None:
         Captions(2, combined="1girl, solo", tags=("1girl", "solo")),
         Captions(3, joycaption="Straße", combined="Straße"),
     ]
-    mirror(library, "captions", Batch(ids, ids, said))
+    mirror(library, "captions", Batch(ids, ids, said))  # the third has no tags
     groups = [
         Cluster(1, "Luna", 2, (Member(1, 0.9), Member(3, 0.8))), Cluster(2, "луна", 1, (Member(2, 1.0),)),
         Cluster(3, "2026", 0, ()),
@@ -247,7 +247,8 @@ def test_names_of_other_tables_and_what_an_image_has(library: Library) -> None:
         "has: tag": [1, 2], "has: caption": [1, 3], "not has: caption": [2], "has: cluster": [1, 2, 3],
         "cluster: luna": [1, 3], "album: ЛУНА": [2], "cluster: 2": [2], "cluster: 2026": [], "cluster: l*": [1, 3],
         "in_album: false": [], "in_album:": [1, 2, 3], "album: luna|2": [1, 2, 3],
-        "has: vectors.visual": [1, 2], "has: vectors.style": [], "has: map": [],
+        "tag: *": [1, 2], "tag: **": [1, 2], 'tag: ""': [], "not tag: *": [3], "tag: *|solo": [1, 2], 'not tag: ""': [1, 2, 3],
+        "cluster: *": [1, 2, 3], 'cluster: ""': [], "has: vectors.visual": [1, 2], "has: vectors.style": [], "has: map": [],
     }.items():  # fmt: skip
         assert [image.id for image in library.images(query)] == expected, query
 

@@ -27,6 +27,7 @@ from luna_dt.errors import (
     UnknownLayer,
     WeightsError,
 )
+from luna_dt.mirror.mirrored import MirroredCatalog
 from luna_dt.records import Batch, Captions, Cluster, ImageRecord, Member
 from luna_dt.store import COMPACT_ROWS, Store
 from tests.conftest import IDENTITY, beside, fill, image_batch, unit_vectors
@@ -45,6 +46,32 @@ def test_a_record_comes_back_whole(library: Library, store: Store) -> None:
     store.put("captions", Batch(ids_of(record.id), ids_of(1), [Captions(record.id, tags=record.tags)]))
     assert library.image(record.id) == record
     assert store.digests("images")[1].tolist() == [-(2**63)]
+
+
+def test_captions_that_are_damaged_say_nothing(library: Library, store: Store) -> None:
+    ids = ids_of(*range(1, 8))
+    store.put("images", image_batch(ids))
+    store.put("captions", Batch(ids, ids, [Captions(i, combined="cat", tags=("cat",)) for i in ids.tolist()]))
+    store.put("clusters", Batch(ids[:1], ids[:1], [Cluster(1, "all", 7, tuple(Member(i, 1.0) for i in ids.tolist()))]))
+    for kind in ("images", "captions", "clusters"):
+        store.finish(kind, "a test")
+    mirrored = MirroredCatalog(store)
+
+    def shared() -> list[tuple[str, ...]]:
+        return [row.tags for batch in mirrored.fetch("captions", ids) for row in batch.rows]  # type: ignore[union-attr]
+
+    asks: list[Callable[[], object]] = [
+        lambda: library.image(3).tags, lambda: library.images(limit=10)[2].tags, lambda: dict(store.tags()).get("rat", ()),
+        lambda: {each.image.id: each.image.tags for each in library.cluster_images(1)}[3], lambda: shared()[6:],
+    ]  # fmt: skip
+    for ask in asks:
+        with contextlib.closing(sqlite3.connect(library.settings.home / "library.db")) as db:
+            db.execute("INSERT OR REPLACE INTO captions SELECT 3, wd14_tags, joytag_tags, joycaption, combined, tags, digest, checksum FROM captions WHERE image_id = 1")  # fmt: skip
+            db.execute("UPDATE captions SET tags = 'rat' WHERE image_id = 3")
+            db.commit()
+        assert not ask()
+        assert store.digests("captions")[0].tolist() == [1, 2, 4, 5, 6, 7]  # so that they are taken anew
+        assert library.image(2).tags == ("cat",)
 
 
 def test_unknown_things_are_told(library: Library) -> None:

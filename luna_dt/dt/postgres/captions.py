@@ -6,7 +6,7 @@ import functools
 from collections import defaultdict
 
 from ...records import Captions
-from .columns import CAPTIONERS, LATEST, TableColumns
+from .columns import CAPTIONERS, LATEST, TAG, TableColumns
 from .connection import Database, among
 
 
@@ -15,9 +15,8 @@ def read_tags(database: Database, columns: TableColumns, ids: list[int]) -> dict
     found: dict[int, list[tuple[str, str]]] = defaultdict(list)
     if columns.of("image_tags"):
         for image_id, tag, source in database.rows(
-            "SELECT image_id::bigint, tag::text, COALESCE(source::text, '') FROM image_tags "
-            f"WHERE image_id {among(ids)} AND tag IS NOT NULL "
-            'ORDER BY image_id, confidence DESC NULLS LAST, tag::text COLLATE "C"'
+            f"SELECT image_id::bigint, {TAG}, COALESCE(source::text, '') FROM image_tags "
+            f"WHERE image_id {among(ids)} AND {TAG} <> '' ORDER BY image_id, confidence DESC NULLS LAST, {TAG}"
         ):
             found[image_id].append((tag, source))
     return found

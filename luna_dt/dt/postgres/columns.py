@@ -72,6 +72,7 @@ LATEST = (
     "COALESCE(caption::text, '') AS caption FROM image_captions {}"
     "ORDER BY image_id, source, updated_at DESC NULLS LAST, id DESC"
 )
+TAG = "replace(tag::text, E'\\n', ' ') COLLATE \"C\""  # which is one line, and an empty one is none
 CAPTIONERS = ("manual", "joycaption", "openai")  # the best first
 #: What of other tables is read; a table that lacks any of it is not.
 TABLES = {
@@ -221,7 +222,7 @@ class TableColumns:
         """The names that images have through other tables, and what they may have."""
         names, has = dict[str, Names](), dict[str, str]()
         if self.of("image_tags"):
-            names["tag"] = Names("image.id IN (SELECT image_id FROM image_tags WHERE {})", 'tag::text COLLATE "C"')
+            names["tag"] = Names("image.id IN (SELECT image_id FROM image_tags WHERE {})", TAG)
         if self.of("face_group"):
             names["cluster"] = Names(
                 "image.id IN (SELECT d.image_id FROM face_group g JOIN face_group_member m ON m.face_group_id = g.id "
