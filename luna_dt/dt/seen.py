@@ -29,7 +29,7 @@ from ..query import matches
 from ..records import content_digest
 from .tree import NOT_EVERYWHERE, Stamp, Tree, look
 
-FORMAT = 1
+FORMAT = 2
 PART_READ = 64 << 10  # bytes of a large file's beginning, middle and end
 READERS = 8  # files that are read at once: disks and servers answer several as fast as one
 FILES_AT_ONCE = 512  # files whose texts are kept in one transaction
@@ -45,7 +45,7 @@ CREATE TABLE looked (
   folder TEXT NOT NULL, digest INTEGER NOT NULL, prompt TEXT NOT NULL, negative_prompt TEXT NOT NULL,
   width INTEGER NOT NULL, height INTEGER NOT NULL, model TEXT NOT NULL, model_hash TEXT NOT NULL, sampler TEXT NOT NULL,
   scheduler TEXT NOT NULL, steps INTEGER NOT NULL, cfg REAL NOT NULL, seed INTEGER NOT NULL, rating INTEGER,
-  no_metadata INTEGER NOT NULL, created TEXT NOT NULL, tags TEXT NOT NULL
+  no_metadata INTEGER NOT NULL, created TEXT NOT NULL, tags TEXT NOT NULL, reading INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
 
@@ -75,6 +75,7 @@ class Looked(NamedTuple):
     no_metadata: bool = False
     created: str = ""
     tags: str = "[]"
+    reading: int = picture.READING
 
 
 class Seen:
@@ -99,17 +100,19 @@ class Seen:
             return db.execute(statement, values).fetchall()
 
     def scan(self) -> None:
-        """Brings what is known to what is there; only files whose size or time is new are read.
+        """Brings what is known to what is there; only files whose size or time is new, or that were understood by an
+        older version, are read.
 
         What was read is kept as it comes, so that a scan that was stopped goes on from there.
         """
         with self._scanning:
             tree = self._find()
             known = {
-                path: Stamp(size, time) for path, size, time in self.rows("SELECT path, size, mtime_ns FROM looked")
+                path: (Stamp(size, time), reading)
+                for path, size, time, reading in self.rows("SELECT path, size, mtime_ns, reading FROM looked")
             }
             new = sorted(
-                (path for path, stamp in tree.pictures.items() if known.get(path) != stamp),
+                (path for path, stamp in tree.pictures.items() if known.get(path) != (stamp, picture.READING)),
                 key=lambda path: (tree.pictures[path].mtime_ns, path),  # ids in the order in which pictures were made
             )
             failed: dict[str, str] = {}
@@ -292,6 +295,9 @@ class Seen:
                     "INSERT INTO library (identity, folder) VALUES (?, ?)", [secrets.token_hex(16), str(self.folder)]
                 )
                 db.execute(f"PRAGMA user_version = {FORMAT}")
+            elif version == 1:
+                db.execute("ALTER TABLE looked ADD COLUMN reading INTEGER NOT NULL DEFAULT 0")
+                db.execute(f"PRAGMA user_version = {FORMAT}")
             elif version != FORMAT:
                 raise Refused(f"{self._file} was written by a newer version of luna_dt; use that one")
             db.execute("COMMIT")
@@ -323,7 +329,7 @@ def _looked(base: tuple[str, int, int, str], folder: str, told: picture.Told) ->
         created=_local_time(base[2]),
         tags=_storable(json.dumps(told.tags, ensure_ascii=False)),
     )
-    return said._replace(digest=content_digest(repr(said).encode()))
+    return said._replace(digest=content_digest(repr(said._replace(reading=0)).encode()))
 
 
 def _storable(text: str | None) -> str:

@@ -16,6 +16,7 @@ from ..errors import BadPicture
 from ..pixels import FORMATS, MAX_PIXELS, ORIENTATION
 from . import Made, graph, others, parameters, xmp
 
+READING = 1  # to be raised when a picture is understood otherwise than before, so that those of a folder are read again
 MOST_BYTES = 8 << 20  # of one text, unpacked
 MOST_CHUNKS = 100_000  # of one PNG
 MOST_TAGS, MOST_TAG = 500, 200  # tags of a picture, characters of one

@@ -325,6 +325,25 @@ def test_an_idle_scan_opens_no_picture(library: Library, folder: Path, monkeypat
     assert opened == ["3.png"]
 
 
+def test_what_an_older_version_understood_is_read_again(library: Library, folder: Path) -> None:
+    draw(folder / "a.png", parameters=PARAMETERS)
+    draw(folder / "b.png", "blue", parameters=PARAMETERS)
+    found = ids(library)
+    told = library.records(found.values())
+    (known,) = (library.settings.home / "folders").glob("*.db")
+    for older in (
+        "UPDATE looked SET reading = reading - 1",
+        "ALTER TABLE looked DROP COLUMN reading; PRAGMA user_version = 1",  # the format that did not keep it
+    ):
+        library.catalog.close()
+        with closing(sqlite3.connect(known)) as db:
+            db.executescript(f"UPDATE looked SET prompt = '', steps = 0, digest = digest + 1; {older}")
+        assert [image.prompt for image in library.catalog.images()] == ["", ""]  # nothing is read before a sync
+        assert ids(library) == found
+        assert library.records(found.values()) == told
+        assert all((c.added, c.changed, c.removed) == (0, 0, 0) for c in library.sync())
+
+
 def test_what_was_read_before_an_interruption_is_kept(
     library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
