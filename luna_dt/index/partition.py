@@ -22,12 +22,18 @@ class Partition:
         self.centres, self.head = centres, head
         self._squares = (centres**2).sum(axis=1)
         self.head_centres = centres @ head.T
+        self._head_squares = (self.head_centres**2).sum(axis=1)
         apart = self._squares + self._squares[:, None] - 2 * centres @ centres.T
         self._apart = 2 * np.sqrt(np.maximum(apart, 1e-12))
 
     def distances(self, unit: Float32s) -> Float32s:
         """float32[lists]: squared, to all centres."""
         found: Float32s = 1 + self._squares - 2 * (self.centres @ unit)
+        return found
+
+    def head_distances(self, head: Float32s) -> Float32s:
+        """float32[lists]: squared, from a vector's head to those of all centres."""
+        found: Float32s = head @ head + self._head_squares - 2 * (self.head_centres @ head)
         return found
 
     def by_border(self, distances: Float32s) -> tuple[Int64s, Float32s]:

@@ -9,8 +9,7 @@ from .base import Bools, Index
 from .exact import nearest_of
 from .points import Points
 
-FEW, SHARE = 4096, 20  # of that many points, or a part of all, every one is compared: as quick as any index, and exact
-SMALL = 1000  # and so it is where there are no more
+SMALL, SHARE = 1000, 20  # of that many points every one is compared, and if there are more, of a part of all at most
 HALF = 0.5  # of the points: where fewer may be found, a graph, which walks past the others, finds too little
 
 
@@ -24,7 +23,7 @@ class RowIndex:
 
     def compares(self, count: int, k: int = 1) -> bool:
         """Whether a search among so many points compares every one of them, rather than asking the index."""
-        few = count <= max(k, min(FEW, len(self.points) // SHARE)) or len(self.points) <= SMALL
+        few = count <= max(k, min(SMALL, len(self.points) // SHARE)) or len(self.points) <= SMALL
         return few or (not self.index.knows_conditions and count < HALF * len(self.points))
 
     def query(self, vector: Float32s, k: int, allowed: Bools | None = None) -> tuple[Int64s, Float32s]:

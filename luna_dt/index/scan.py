@@ -9,8 +9,9 @@ scale, length and rounding error.  A query
 2. there looks first at codes of the ``head``, an eighth of the dimensions, and drops what is, even so, farther than
    the k-th; looks at the rest by the whole code; compares what is left exactly, from the mapped float32 rows.
 
-A query is its own int8 code and that of what this lacks, the same for every list: what its product with a point's
-code would be, had the list's centre been taken away from it as well, is less by the product of centre and code.
+A query is its own int8 code and that of what this lacks, the same for every list, and so is its head: what its product
+with a point's code would be, had the list's centre been taken away from it as well, is less by the product of centre
+and code.
 
 With ``reach`` and ``trust`` 1 the answer is proven exact: a point beyond a border is at least as far as the border,
 and what a code lacks adds at most the product of the lengths of what both codes lack (Cauchy-Schwarz).  Smaller values
@@ -41,19 +42,18 @@ Int8s = npt.NDArray[np.int8]
 ROUNDING = np.float32(1e-6)  # of float32 itself
 TRUST = 0.5  # of the bound of a whole code's rounding: errors of many dimensions cancel; the most that was seen used is 0.31
 EVEN = np.float32(0.1)  # evens out how long a head is and how long what rounding takes from it
-FORM = 2  # of the file: another one is made anew
+FORM = 3  # of the file: another one is made anew
 GROWN = 4  # times as many points as trained on: trained anew
 FIRST_LISTS, MORE_LISTS = 4, 4  # lists in the first batch, and how much larger each next one is
-SPARSE = 24  # usable points in a list, below which looking at their heads first takes longer than it saves
 
 
 @dataclass(frozen=True)
 class Codes:
     """What is in the file: of codes, in the order of their lists, ``slots`` int32 their point; ``starts`` int64[lists
-    + 1] where each list begins; ``heads`` and ``codes`` int8; ``facts`` float32[3]: step of the head, squared length,
-    length of what the head lacks; ``fine`` float32[3]: step of the whole code, length of its error, product of code and
-    centre.  Then the partition: ``centres`` float32[lists, dim], ``head`` float32[dim / 8, dim], ``trained`` int64[1]
-    points there were then."""
+    + 1] where each list begins; ``heads`` and ``codes`` int8; ``facts`` float32[4]: step of the head, squared length,
+    length of what the head lacks, product of head and the centre's; ``fine`` float32[3]: step of the whole code, length
+    of its error, product of code and centre.  Then the partition: ``centres`` float32[lists, dim], ``head``
+    float32[dim / 8, dim], ``trained`` int64[1] points there were then."""
 
     slots: Int32s
     starts: Int64s
@@ -86,11 +86,12 @@ class ScanIndex:
         best, similarities = nearest_of(self._vectors, self._points.first[candidates], vector, k)
         return candidates[best], similarities
 
-    def _reach(self, k: int) -> float:
-        """As measured: proof costs next to nothing below 100,000 points; more neighbours lie behind more borders."""
+    def _reach(self, k: int, rare: bool) -> float:
+        """As measured: proof costs next to nothing below 100,000 points; more neighbours, and those of few that a condition
+        allows, lie behind more borders."""
         if self._wide or len(self.codes.slots) < 100_000 or k > 100:
             return 1.0
-        return 0.6 if k > 10 else 0.45
+        return 0.6 if k > 10 or rare else 0.45
 
     def _candidates(self, vector: Float32s, k: int, usable: Bools | None) -> Int64s:
         """The points that can be among the first ``k``."""
@@ -104,7 +105,7 @@ class ScanIndex:
         found: list[Int64s] = []
         lows: list[Float32s] = []
         highs = np.empty(0, np.float32)
-        reach, worst, at, batch = self._reach(k), np.float32(np.inf), 0, FIRST_LISTS
+        reach, worst, at, batch = self._reach(k, only is not None), np.float32(np.inf), 0, FIRST_LISTS
         while at < len(order):
             end = min(at + batch, int(np.searchsorted(borders, reach * worst**0.5, side="right")))
             if end <= at:
@@ -119,13 +120,14 @@ class ScanIndex:
             elif usable is not None:
                 good = np.flatnonzero(usable.take(np.concatenate([c.slots[part] for part in parts])))
                 where, which = _placed(parts, which, good)
-            if where is None or len(where) > SPARSE * len(lists):
-                middle, slack = self._by_head(query, lists, which, parts if where is None else where)
-                if len(highs) < k:
-                    worst = _kth(middle + slack, k)
-                middle -= slack
-                good = np.flatnonzero(middle <= worst)
-                where, which = _placed(parts, which, good) if where is None else (where[good], which[good])
+            if not len(which):
+                continue
+            middle, slack = self._by_head(query, lists[which], parts if where is None else where)
+            if len(highs) < k:
+                worst = _kth(middle + slack, k)
+            middle -= slack
+            good = np.flatnonzero(middle <= worst)
+            where, which = _placed(parts, which, good) if where is None else (where[good], which[good])
             if not len(where):
                 continue
             low, high = self._by_code(query, where, query.distances[lists][which])
@@ -138,32 +140,23 @@ class ScanIndex:
             return np.empty(0, np.int64)
         return c.slots[np.concatenate(found)[np.concatenate(lows) <= worst]].astype(np.int64)
 
-    def _by_head(
-        self, query: _Query, lists: Int64s, which: Int64s, at: list[slice] | Int64s
-    ) -> tuple[Float32s, Float32s]:
-        """The squared distance by the head of codes in list ``which``, and how wrong that may be; ``at``: their places
-        one by one, or all of the lists."""
-        away = query.distances[lists]
-        left = query.head - self._partition.head_centres[lists]
-        codes, scale = rounded(left)
-        lost = ((left - codes * scale[:, None]) ** 2).sum(axis=1)
-        beyond = _lacking(away, (left**2).sum(axis=1), lost)
-        ends = np.searchsorted(which, np.arange(len(lists)), side="right").tolist()
+    def _by_head(self, query: _Query, lists: Int64s, at: list[slice] | Int64s) -> tuple[Float32s, Float32s]:
+        """The squared distance by the head of codes, each in one of ``lists``, and how wrong that may be; ``at``: their places
+        one by one, or those of whole lists."""
         heads, facts = self.codes.heads, self.codes.facts
+        products = np.empty((2, len(lists)), np.float32)
         if isinstance(at, list):
-            step, square, lacking = np.concatenate([facts[:, part] for part in at], axis=1)
+            end = 0
+            for part in at:
+                begin, end = end, end + part.stop - part.start
+                if end > begin:
+                    _products(query.head, heads[part], products[:, begin:end])
+            step, square, lacking, own = np.concatenate([facts[:, part] for part in at], axis=1)
         else:
-            heads, (step, square, lacking) = heads.take(at, axis=0), facts.take(at, axis=1)
-            at = [slice(*part) for part in zip([0, *ends], ends, strict=False)]
-        middle = np.empty(len(which), np.float32)
-        for i, (part, end) in enumerate(zip(at, ends, strict=True)):
-            if part.stop > part.start:
-                _products(codes[i : i + 1], heads[part], middle[None, end - part.stop + part.start : end])
-        middle *= step
-        middle *= (-2 * scale)[which]
-        middle += square
-        middle += away[which]
-        lacking *= (2 * beyond)[which]
+            _products(query.head, heads.take(at, axis=0), products)
+            step, square, lacking, own = facts.take(at, axis=1)
+        middle = _distance(query.distances[lists], square, step, query.head_steps @ products, own)
+        lacking *= 2 * query.lacking[lists]
         lacking += ROUNDING
         return middle, lacking
 
@@ -183,7 +176,7 @@ class ScanIndex:
         _products(query.codes, c.codes.take(where, axis=0), products)
         square = c.facts[1].take(where)
         step, error, own = c.fine.take(where, axis=1)
-        middle = away + square - 2 * step * (query.steps @ products - own)
+        middle = _distance(away, square, step, query.steps @ products, own)
         slack = np.sqrt(np.maximum(away, 0)) * error + query.rest * np.sqrt(square)
         slack = np.float32(2 if self._wide else 2 * TRUST) * slack + ROUNDING
         return middle - slack, middle + slack
@@ -191,24 +184,25 @@ class ScanIndex:
 
 @dataclass(frozen=True)
 class _Query:
-    """A unit ``vector`` with its part in the ``head``'s dimensions and its squared ``distances`` to all centres; as
-    ``codes`` int8[2, dim] of ``steps`` float32[2], the second of what the first lacks, and the length of the ``rest``."""
+    """A unit vector's squared ``distances`` to all centres; as ``codes`` int8[2, dim] of ``steps`` float32[2], the second of
+    what the first lacks, and the length of the ``rest``; likewise its ``head``, which ``lacking`` tells how wrong it may be
+    with each list's codes."""
 
-    head: Float32s
     distances: Float32s
     codes: Int8s
     steps: Float32s
     rest: np.float32
+    head: Int8s
+    head_steps: Float32s
+    lacking: Float32s
 
     @classmethod
     def of(cls, vector: Float32s, partition: Partition) -> _Query:
-        rough, step = rounded(vector[None])
-        left = vector - step * rough[0]
-        fine, small = rounded(left[None])
-        return cls(
-            partition.head @ vector, partition.distances(vector), np.concatenate([rough, fine]),
-            np.concatenate([step, small]), np.float32(np.linalg.norm(left - small * fine[0])),
-        )  # fmt: skip
+        distances, head = partition.distances(vector), partition.head @ vector
+        codes, steps, rest = _twice_rounded(vector)
+        heads, head_steps, lost = _twice_rounded(head)
+        lacking = _lacking(distances, partition.head_distances(head), lost**2)
+        return cls(distances, codes, steps, rest, heads, head_steps, lacking)
 
 
 class ScanEngine:
@@ -256,7 +250,7 @@ class ScanEngine:
         slots = np.concatenate([old.slots, new.astype(np.int32)]) if old else new.astype(np.int32)
         made = Codes(
             slots[order], np.searchsorted(labels[order], np.arange(len(partition.centres) + 1)),
-            np.empty((3, len(points)), np.float32), np.empty((3, len(points)), np.float32),
+            np.empty((4, len(points)), np.float32), np.empty((3, len(points)), np.float32),
             partition.centres, partition.head, np.array([trained]),
             np.empty((len(points), len(partition.head)), np.int8), np.empty((len(points), vectors.shape[1]), np.int8),
         )  # fmt: skip
@@ -310,7 +304,7 @@ def _encode(block: Float32s, labels: Int32s, partition: Partition, made: Codes, 
     lost = ((head - heads * head_step[:, None]) ** 2).sum(axis=1)
     lacking = _lacking(square, (head**2).sum(axis=1), lost)
     made.codes[to], made.heads[to] = codes, heads
-    made.facts[:, to] = head_step, square, lacking
+    made.facts[:, to] = head_step, square, lacking, np.einsum("ij,ij->i", heads, partition.head_centres[labels])
     made.fine[:, to] = step, error, np.einsum("ij,ij->i", codes, centres)
 
 
@@ -320,7 +314,22 @@ def rounded(rows: Float32s) -> tuple[Int8s, Float32s]:
     return np.rint(rows / step[:, None]).astype(np.int8), step
 
 
-def _lacking(whole: Float32s, head: Float32s, lost: Float32s) -> Float32s:
+def _twice_rounded(vector: Float32s) -> tuple[Int8s, Float32s, np.float32]:
+    """Two int8 codes of a vector, the second of what the first lacks, what one step of each is, and the length of the rest."""
+    rough, step = rounded(vector[None])
+    left = vector - step * rough[0]
+    fine, small = rounded(left[None])
+    return np.concatenate([rough, fine]), np.concatenate([step, small]), np.linalg.norm(left - small * fine[0])
+
+
+def _distance(away: Float32s, square: Float32s, step: Float32s, product: Float32s, own: Float32s) -> Float32s:
+    """The squared distance of a query that is ``away`` from a centre to codes of that ``square``, by its ``product`` with them;
+    their ``own`` is that of the centre."""
+    distance: Float32s = away + square - 2 * step * (product - own)
+    return distance
+
+
+def _lacking(whole: Float32s, head: Float32s, lost: Float32s | np.float32) -> Float32s:
     """From squared lengths: a length whose product with another code's bounds how wrong the product of both heads is.
 
     What is wrong is beyond times beyond, plus lost times lost, plus lost times head both ways, at most: four products, so

@@ -54,8 +54,7 @@ def index_of(name: str, vectors: Float32s = VECTORS) -> Any:
 @pytest.fixture(autouse=True)
 def _engines_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few points are compared exactly, whatever the engine; here the engine is to answer."""
-    monkeypatch.setattr(rows_module, "SMALL", 20)
-    monkeypatch.setattr(rows_module, "FEW", 0)
+    monkeypatch.setattr(rows_module, "SMALL", 0)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -151,6 +150,25 @@ def test_conditions_are_kept_at_every_share(name: str, share: float, spread: flo
         found_of += int(np.count_nonzero(similarities >= best - 1e-5))
         possible += len(best)
     assert found_of >= (0.75 if name == "hnswlib" and spread else 1) * possible  # as few as without a condition
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ENGINES["scan"].installed(), reason="scan is not installed")
+def test_few_that_a_condition_allows_are_found_where_less_is_scanned_than_is_proven() -> None:
+    """As of 100,000 points and more: the nearest of few lie behind more borders than the nearest of all."""
+    rng = np.random.default_rng(0)
+    vectors = (unit_vectors(400, 32)[rng.integers(0, 400, 120_000)] + 0.03 * rng.normal(size=(120_000, 32))).astype(
+        "f4"
+    )
+    index = built("scan", vectors)
+    allowed = np.zeros(len(vectors), bool)
+    allowed[rng.choice(len(vectors), 120, replace=False)] = True
+    units = vectors[allowed] / np.linalg.norm(vectors[allowed], axis=1, keepdims=True)
+    found = 0
+    for query in vectors[:100]:
+        best = np.sort(units @ (query / np.linalg.norm(query)))[-10:]
+        found += int(np.count_nonzero(index.query(query, 10, allowed)[1] >= best[0] - 1e-5))
+    assert found >= 0.995 * 1000
 
 
 def test_the_exact_comparison_passes_over_dead_rows() -> None:
