@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from luna_dt import Library
 from luna_dt.demo import database
 from luna_dt.gallery.answers import Gallery
 from luna_dt.gallery.server import create_app
-from luna_dt.server.run import prepared
+from luna_dt.server.run import listening, prepared
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 HOSTILE = '<img src=x onerror="document.title=1"> \u202e\u0645\u0631 🦊'
@@ -103,16 +102,14 @@ def complaints(page: Any) -> dict[str, str]:
 @contextmanager
 def served(gallery: Gallery) -> Iterator[int]:
     """The gallery's server, on a free port of this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    server = prepared(create_app(gallery), "127.0.0.1", port)
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = prepared(create_app(gallery))
+    listener, address = listening("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
     try:
-        yield port
+        yield int(address.rpartition(":")[2])
     finally:
         server.should_exit = True
         thread.join(30)

@@ -20,12 +20,12 @@ def gallery(settings: Settings, port: int, no_open: bool, dt: str | None) -> Non
     """Look at the library in the browser: find, compare, sync. For this machine alone."""
     from ..gallery.answers import Gallery
     from ..gallery.server import create_app
-    from ..server.run import prepared
+    from ..server.run import listening, prepared
 
     with Library(settings=settings, dt=dt) as library:
-        server = prepared(create_app(Gallery(lambda: library)), "127.0.0.1", port)
-        address = f"http://127.0.0.1:{port}/"
-        err.print(f"the gallery is at {address}  (Ctrl+C ends)")
+        server = prepared(create_app(Gallery(lambda: library)))
+        listener, address = listening("127.0.0.1", port)
+        err.print(f"the gallery is at {address}/  (Ctrl+C ends)")
         if not no_open:
-            webbrowser.open(address)
-        server.run()
+            webbrowser.open(f"{address}/")
+        server.run(sockets=[listener])

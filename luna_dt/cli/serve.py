@@ -23,7 +23,7 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
     """Serve a DT database as the REST contract, for ComfyUI and for other machines."""
     from ..origin import is_loopback
     from ..server.app import create_app
-    from ..server.run import prepared
+    from ..server.run import listening, prepared
 
     settings = settings.replace(dt=db, token=token)
     if settings.dt.startswith("http"):
@@ -42,5 +42,6 @@ def serve(settings: Settings, db: str | None, host: str, port: int, token: str |
             maps=library.served_maps,
             thumbnails=library.thumbnails,
         )
-        err.print(f"serving {plain(library.catalog.address)} at http://{host}:{port}  (Ctrl+C ends)")
-        prepared(app, host, port).run()
+        listener, address = listening(host, port)
+        err.print(f"serving {plain(library.catalog.address)} at {address}  (Ctrl+C ends)")
+        prepared(app).run(sockets=[listener])

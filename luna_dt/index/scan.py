@@ -91,7 +91,7 @@ class ScanIndex:
         allows, lie behind more borders."""
         if self._wide or len(self.codes.slots) < 100_000 or k > 100:
             return 1.0
-        return 0.6 if k > 10 or rare else 0.45
+        return 0.6 if k > 10 else 0.55 if rare else 0.45
 
     def _candidates(self, vector: Float32s, k: int, usable: Bools | None) -> Int64s:
         """The points that can be among the first ``k``."""

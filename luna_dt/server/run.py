@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from typing import Any
 
@@ -11,18 +12,30 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..errors import SettingsError
+
 MAX_SOCKETS = 256
 LOOK_AT_SOCKETS = 10.0  # seconds between two looks at whether something still comes from a client
 UNREAD = 30.0  # seconds in which a client must go on reading its answer
 LOG_LINES = 60  # a minute
 
 
-def prepared(app: Starlette, host: str, port: int) -> uvicorn.Server:
-    """A server that is ready to ``run``, until it is told to end; what is under way then has some seconds."""
+def listening(host: str, port: int) -> tuple[socket.socket, str]:
+    """A socket that listens there, on a free port for 0, and its address as a browser takes it; raises SettingsError."""
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise SettingsError(
+            f"nothing can listen at {host}, port {port} ({error.strerror or error}): if another program does, end it, or "
+            "give another --port (0: any that is free)"
+        ) from error
+    return listener, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def prepared(app: Starlette) -> uvicorn.Server:
+    """A server that is ready to ``run`` on sockets, until it is told to end; what is under way then has some seconds."""
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         http=Connection,
         ws="none",
         log_level="warning",

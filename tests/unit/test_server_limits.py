@@ -21,10 +21,10 @@ import requests
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from luna_dt.errors import MissingExtra
+from luna_dt.errors import MissingExtra, SettingsError
 from luna_dt.server.guard import Guard
 from luna_dt.server.metrics import Metrics
-from luna_dt.server.run import Few, prepared
+from luna_dt.server.run import Few, listening, prepared
 
 PIECE = bytes(1 << 18)
 
@@ -55,11 +55,10 @@ class Served:
         def body(said: list[int]) -> int:
             return len(said)
 
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self._server = prepared(app, "127.0.0.1", self.port)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        listener, _ = listening("127.0.0.1", 0)
+        self.port = listener.getsockname()[1]
+        self._server = prepared(app)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
         wait_until(lambda: self._server.started)
 
@@ -80,6 +79,15 @@ class Served:
         self.gate.set()
         self._server.should_exit = True
         self._thread.join(30)
+
+
+def test_a_port_that_is_taken_is_told_and_zero_takes_a_free_one() -> None:
+    listener, address = listening("127.0.0.1", 0)
+    with listener:
+        port = listener.getsockname()[1]
+        assert address == f"http://127.0.0.1:{port}"
+        with pytest.raises(SettingsError, match=f"port {port} .*another --port"):
+            listening("127.0.0.1", port)
 
 
 def wait_until(true: Callable[[], bool]) -> None:
