@@ -58,6 +58,14 @@ class Status:
     left_out: tuple[str, ...] = ()
     shared: str = ""
 
+    @property
+    def no_layer(self) -> str:
+        """Why nothing can be searched by likeness, and what makes that possible; "" where it can."""
+        if self.shared or any(layer.state.count for layer in self.layers):
+            return ""
+        first = "luna-dt sync takes those that DT has" if not self.counts["images"][1] else "DT has none"
+        return f"no layer holds vectors: {first}; luna-dt embed --layer visual makes one here"
+
     def to_json(self) -> dict[str, Any]:
         kinds = {name: {"count": count, "synced": synced} for name, (count, synced) in self.counts.items()}
         layers = [layer.to_json() for layer in self.layers]

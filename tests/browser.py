@@ -99,6 +99,18 @@ def complaints(page: Any) -> dict[str, str]:
     return found
 
 
+def dropped(page: Any, picture: bytes) -> Any:
+    """What a browser tells of a picture's file that is dropped onto a page."""
+    return page.evaluate_handle(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "reference.png", { type: "image/png" }));
+            return transfer;
+        }""",
+        list(picture),
+    )
+
+
 @contextmanager
 def served(gallery: Gallery) -> Iterator[int]:
     """The gallery's server, on a free port of this machine."""

@@ -65,8 +65,7 @@ def status(settings: Settings, as_json: bool) -> None:
         out.print(plain(found.shared))
         return
     if not found.layers:
-        first = "luna-dt sync takes those that DT has" if not found.counts["images"][1] else "DT has none"
-        out.print(f"no layer holds vectors: {first}; luna-dt embed --layer visual makes one here")
+        out.print(found.no_layer)
         return
     table = Table("layer", "vectors", "coverage", "index", "MB", "last synced", "verified", box=None)
     for layer in found.layers:

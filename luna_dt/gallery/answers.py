@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import BadInput, BadQuery, LunaError, NotFound
+from ..errors import BadInput, BadQuery, LunaError, NotFound, Unreachable
 from ..library import Library
 from ..plain import shown
 from ..query import SPELLINGS, TOKENS
@@ -77,7 +77,8 @@ class Gallery:
     def answer(self, method: str, name: str, asked: Mapping[str, Any], body: bytes = b"") -> Answer:
         """The answer to a question: ``asked`` are the values in its address, ``body`` JSON, or of PUT a picture.
 
-        Every error becomes a problem (RFC 9457) with its stable ``code``; a query's also says ``at`` which character.
+        Every error becomes a problem (RFC 9457) with its stable ``code``; a query's also says ``at`` which character, and
+        where it came of a DT that does not answer it says ``dt_away``.
         """
         try:
             call = CALLS.get((method, name))
@@ -89,8 +90,10 @@ class Gallery:
                 asked = {**asked, "body": body}
             found = call(self, asked)
         except LunaError as error:
-            at = error.at if isinstance(error, BadQuery) else None
-            return problem(error.http_status, error.code, self.said(str(error)), {} if at is None else {"at": at})
+            more = {"at": error.at} if isinstance(error, BadQuery) and error.at is not None else {}
+            if isinstance(error, Unreachable) or isinstance(error.__cause__, Unreachable):
+                more["dt_away"] = True
+            return problem(error.http_status, error.code, self.said(str(error)), more)
         except Exception:
             log.exception("the gallery could not answer %s", name)
             return problem(500, "error", "this failed; the log says why")
@@ -120,10 +123,14 @@ def status(gallery: Gallery, _: Mapping[str, Any]) -> Any:
     library = gallery.library
     told = library.status()
     count, synced = told.counts["images"]
-    layers = [{"name": each.state.name, "vectors": each.state.count, "coverage": each.coverage} for each in told.layers]
+    layers = [
+        {"name": each.state.name, "vectors": each.state.count, "coverage": each.coverage}
+        for each in told.layers
+        if each.state.count
+    ]
     return {
         "images": count, "synced": synced, "dt": told.dt, "layers": layers, "text_layer": library.text_layer(),
-        "sync": gallery.syncing.to_json(), "outbox": library.outbox.counts(), "left_out": list(told.left_out),
+        "no_layer": gallery.said(told.no_layer), "sync": _syncing(gallery), "outbox": library.outbox.counts(), "left_out": list(told.left_out),
     }  # fmt: skip
 
 
@@ -237,13 +244,19 @@ def map_of(gallery: Gallery, asked: Mapping[str, Any]) -> Answer:
 def sync(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
     """Starts a sync, unless one runs."""
     gallery.syncing.start(gallery.settings(), bool(asked.get("accept")))
-    return gallery.syncing.to_json()
+    return _syncing(gallery)
 
 
 def stop(gallery: Gallery, _: Mapping[str, Any]) -> Any:
     """Has the sync stop; the next one goes on from there."""
     gallery.syncing.stop()
-    return gallery.syncing.to_json()
+    return _syncing(gallery)
+
+
+def _syncing(gallery: Gallery) -> dict[str, Any]:
+    told = gallery.syncing.to_json()
+    ended = told["ended"]
+    return {**told, "ended": {**ended, "error": gallery.said(ended["error"])}} if "error" in ended else told
 
 
 def export(gallery: Gallery, asked: Mapping[str, Any]) -> Any:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections import OrderedDict
 
-from ..errors import BadInput, BadPicture, PictureMissing
+from ..errors import BadInput, BadPicture, PictureMissing, Unreachable
 from ..library import Library
 from ..paths import local_path, on_disk
-from ..pixels import FORMATS, read_pictures
+from ..pixels import FORMATS, Picture, read_pictures
 from ..records import content_digest
 
+AWAY_FOR = (
+    10.0  # seconds for which a DT that was found away is asked for no other small picture: each would wait for it
+)
 THUMBNAILS_BYTES = 96 << 20  # of small pictures whose files only DT has
 SENT_PICTURES, SENT_BYTES = 16, 256 << 20  # that are kept to be searched by
 QUALITY = 78  # WebP's; some 10 kB for 256 pixels
@@ -47,6 +51,7 @@ class Sights:
     def __init__(self) -> None:
         self._small = _Kept(THUMBNAILS_BYTES)
         self._sent = _Kept(SENT_BYTES, SENT_PICTURES)
+        self._away = float("-inf"), ""  # when a DT was last found away, and what it is like
 
     def thumbnail(self, library: Library, image_id: int, size: int) -> bytes:
         """An image's picture, small, as WebP: kept on disk where its file is here, else in memory.
@@ -63,13 +68,24 @@ class Sights:
         name = (image_id, size, stamp)
         found = self._small.get(name)
         if found is None:
-            picture = library.picture(image_id)
+            picture = self._from_dt(library, image_id)
             picture.thumbnail((size, size), reducing_gap=2.0)
             out = io.BytesIO()
             picture.save(out, "WEBP", quality=QUALITY, method=0)
             found = out.getvalue()
             self._small.put(name, found)
         return found
+
+    def _from_dt(self, library: Library, image_id: int) -> Picture:
+        when, said = self._away
+        if time.monotonic() - when < AWAY_FOR:
+            raise PictureMissing(f"image {image_id} is not on this machine, and {said}") from Unreachable(said)
+        try:
+            return library.picture(image_id)
+        except PictureMissing as error:
+            if isinstance(error.__cause__, Unreachable):
+                self._away = time.monotonic(), str(error.__cause__)
+            raise
 
     def whole(self, data: bytes) -> tuple[bytes, str]:
         """A picture's file and its type, made WebP where browsers do not show it; raises BadPicture."""

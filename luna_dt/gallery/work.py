@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from .. import threads
-from ..errors import LunaError
+from ..errors import LunaError, Unreachable
 from ..library import Library
 from ..settings import Settings
 
@@ -48,7 +48,7 @@ class Syncing:
         except _Stopped:
             ended = {"stopped": True}
         except LunaError as error:
-            ended = {"code": error.code, "error": str(error)}
+            ended = {"code": error.code, "error": str(error), "dt_away": isinstance(error, Unreachable)}
         except Exception:
             log.exception("the sync failed")
             ended = {"code": "error", "error": "the sync failed; the log says why"}

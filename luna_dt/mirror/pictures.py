@@ -63,7 +63,7 @@ class Pictures:
             return self._catalog().file(image_id)
         except (CatalogError, NotFound) as error:
             tried.append(str(error))
-        raise PictureMissing(f"image {image_id} could not be opened: {'; '.join(tried)}")
+            raise PictureMissing(f"image {image_id} could not be opened: {'; '.join(tried)}") from error
 
     def _is_what_dt_read(self, image_id: int, data: bytes) -> bool:
         """Whether DT noted the hash of these bytes: then they are its picture, however their text was understood."""

@@ -17,7 +17,7 @@ from playwright.sync_api import expect
 from luna_dt import Library
 from luna_dt.demo import drawing
 from luna_dt.gallery.answers import Gallery
-from tests.browser import CHROMIUM, HOSTILE, chromium, draw_home, served
+from tests.browser import CHROMIUM, HOSTILE, chromium, draw_home, dropped, served
 
 pytestmark = [
     pytest.mark.browser,
@@ -157,14 +157,7 @@ def test_similar_to_a_picture_to_a_text_and_to_a_dropped_one(page: Any, tmp_path
 
     reference = drawing.draw(drawing.random_scene(random.Random(3), "cat"), (96, 96))
     reference.save(tmp_path / "reference.png")
-    transfer = page.evaluate_handle(
-        """bytes => {
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(bytes)], "reference.png", { type: "image/png" }));
-            return transfer;
-        }""",
-        list((tmp_path / "reference.png").read_bytes()),
-    )
+    transfer = dropped(page, (tmp_path / "reference.png").read_bytes())
     page.dispatch_event(".luna-gallery", "drop", {"dataTransfer": transfer})
     page.get_by_text("reference.png").wait_for()
     wait_shown(page, "found")
@@ -218,17 +211,6 @@ def test_a_sync_is_started_and_its_end_seen(page: Any) -> None:
     expect(page.locator(".luna-sync")).to_contain_text("images, synced")
     page.get_by_role("button", name="check").click()
     page.locator(".luna-findings").get_by_text("library: ok").first.wait_for()
-
-
-def test_an_empty_library_says_what_to_do(browser: Any, tmp_path: Path) -> None:
-    with Library(tmp_path / "home", dt="http://127.0.0.1:9") as library, served(Gallery(lambda: library)) as port:
-        opened = browser.new_page()
-        opened.goto(f"http://127.0.0.1:{port}/")
-        opened.get_by_text("Nothing is here yet").wait_for()
-        opened.get_by_role("button", name="Library").click()
-        opened.get_by_role("button", name="sync").click()
-        opened.get_by_text("The last sync failed").wait_for()
-        opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])

@@ -172,6 +172,32 @@ def test_the_page_is_a_handful_of_files() -> None:
 # -- over HTTP ----------------------------------------------------------------------------------------
 
 
+def test_what_a_dt_that_is_away_kept_from_being_shown_says_so(gallery: Gallery, tmp_path: Path) -> None:
+    (tmp_path / "3.png").unlink()
+    for name in ("thumbnail", "picture"):
+        assert asked(gallery, name, id="3")["dt_away"] is True
+        assert "dt_away" not in asked(gallery, name, id="7x")
+    assert asked(gallery, "thumbnail", id="3")["code"] == "picture_missing"  # and DT is not waited for once more
+
+
+def test_a_library_without_a_layer_says_what_makes_one_in_the_words_of_the_place(library: Library) -> None:
+    told = asked(Gallery(lambda: library, said=lambda text: text.replace("luna-dt", "here")), "status")
+    assert "here sync takes those that DT has; here embed" in told["no_layer"]
+    fill(library, unit_vectors(6))
+    assert asked(Gallery(lambda: library), "status")["no_layer"] == ""
+
+
+def test_how_a_sync_failed_is_in_the_words_of_the_place(tmp_path: Path) -> None:
+    with Library(tmp_path / "home", dt=str(tmp_path / "gone")) as library:
+        gallery = Gallery(lambda: library, said=str.upper)
+        asked(gallery, "sync", "POST")
+        while asked(gallery, "status")["sync"]["running"]:
+            time.sleep(0.05)
+        ended = asked(gallery, "status")["sync"]["ended"]
+    assert (ended["code"], ended["dt_away"]) == ("dt_unreachable", True)
+    assert "CANNOT BE READ" in ended["error"]
+
+
 @pytest.fixture
 def address(gallery: Gallery) -> Iterator[int]:
     pytest.importorskip("fastapi")

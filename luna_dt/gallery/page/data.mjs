@@ -9,6 +9,7 @@ export class Problem extends Error {
     super(told.detail ?? "the gallery does not answer");
     this.code = told.code ?? "unreachable";
     this.at = told.at;
+    this.away = Boolean(told.dt_away); // DT did not answer; the program behind this page does
   }
 }
 
@@ -55,6 +56,13 @@ const at = (name, values) => `${new URL(name, API)}?${new URLSearchParams(values
 export const thumbnailAt = (id, size) => at("thumbnail", { id, size });
 export const pictureAt = (id) => at("picture", { id });
 export const mapAt = (id, kind) => at("map", { id, kind });
+
+/** Why a picture that was asked for by such an address was not shown; undefined where it is to be had now. */
+export async function whyNot(address) {
+  const answer = await fetch(address).catch(() => undefined);
+  if (!answer) return new Problem({ detail: "The program behind this page does not answer; is it still running?" });
+  return answer.ok ? undefined : new Problem(await answer.json().catch(() => ({})));
+}
 
 const known = new Map();
 

@@ -1,12 +1,13 @@
 // One picture, whole, with all that is known of it; or two, side by side.
 import { button, h, said } from "./dom.mjs";
-import { mapAt, one, pictureAt, record, records, thumbnailAt } from "./data.mjs";
+import { mapAt, one, pictureAt, record, records, thumbnailAt, whyNot } from "./data.mjs";
+import { STILL } from "./states.mjs";
 
 const SETTINGS = [["model", "model"], ["sampler", "sampler"], ["scheduler", "scheduler"], ["steps", "steps"], ["cfg", "CFG"], ["seed", "seed"],
   ["rating", "rating"], ["aesthetic_score", "aesthetic"], ["created", "made"], ["loras", "LoRAs"], ["path", "file"]];
 
 export class Detail {
-  /** host: ids() that are gone through, actions(ids) as [label, run], similar(id, layer), cluster(each), layers(), veil(). */
+  /** host: ids() that are gone through, actions(ids) and similar(id) as [label, run] pairs, cluster(each), veil(). */
   constructor(host) {
     this.host = host;
     this.body = h("div", { className: "luna-detail-body" });
@@ -37,15 +38,18 @@ export class Detail {
     const image = h("img", { src: pictureAt(id), alt: known?.prompt || `image ${id}`, className: hides ? "luna-hidden" : "" });
     const figure = h("figure", {}, image);
     if (hides) figure.append(button("show", (event) => (image.classList.remove("luna-hidden"), event.target.remove())));
-    image.addEventListener("error", () =>
-      figure.replaceChildren(h("p", { role: "alert" }, `The file of image ${id} cannot be shown: it is not where DT says, or is no picture. The check in “Library” tells more.`)));
+    image.addEventListener("error", async () => {
+      const problem = await whyNot(image.src);
+      figure.replaceChildren(h("p", { role: "alert" }, said(problem?.message ?? "The file is no picture that a browser shows."), " ",
+        problem?.away ? STILL : "The check in “Library” tells more."));
+    });
     return figure;
   }
 
   bar(id) {
     return h("div", { className: "luna-row luna-detail-bar" },
       button("‹", () => this.step(-1), { "aria-label": "The picture before" }), button("›", () => this.step(1), { "aria-label": "The next picture" }),
-      ...this.host.layers().map((layer) => button(`similar: ${layer}`, () => (this.element.close(), this.host.similar(id, layer)))),
+      ...this.host.similar(id).map(([label, run]) => button(label, () => (this.element.close(), run()))),
       ...this.host.actions([id]).filter(Boolean).map(([label, run]) => button(label, () => run())),
       button("×", () => this.element.close(), { "aria-label": "Close", className: "luna-close" }));
   }

@@ -5,20 +5,11 @@ import { Detail } from "./detail.mjs";
 import { Grid } from "./grid.mjs";
 import { showMenu } from "./menu.mjs";
 import { SearchBar } from "./search.mjs";
+import { emptiness, Notice, STILL } from "./states.mjs";
 import { exportTrainingSet } from "./training.mjs";
 import { Work } from "./work.mjs";
 
 const SIZE = "luna_dt.size", VEIL = "luna_dt.veil";
-
-/** What an empty page waits for, and the next step. */
-export function emptiness(status, asked) {
-  if (!status.images) {
-    if (status.sync.running) return "The first sync is running; pictures come when it is done.";
-    return `Nothing is here yet. Press “Library”, then “sync”, to mirror DT (${status.dt}).`;
-  }
-  if (asked.terms.length) return "Nothing is similar enough, or fits the query.";
-  return "No picture fits the query.";
-}
 
 /**
  * Shows the gallery in an element, which must have a height.  host: actions(ids) gives more [label, run] pairs;
@@ -26,7 +17,8 @@ export function emptiness(status, asked) {
  * beside the tools, closed() closes what it is shown in.
  */
 export function mountGallery(place, host) {
-  let layers = [], asking, now;
+  let layers = [], asking, now, looking;
+  const notice = new Notice();
   const tell = (message) => {
     note.textContent = message;
     clearTimeout(tell.timer);
@@ -34,18 +26,17 @@ export function mountGallery(place, host) {
   };
   const note = h("div", { className: "luna-tell", role: "status" });
   const shown = h("span", { className: "luna-count", role: "status" });
-  const empty = h("p", { className: "luna-empty", hidden: true });
-  const bar = new SearchBar({ ask: () => ask(), tell }, () => layers);
+  const empty = h("div", { className: "luna-empty", role: "status", hidden: true });
+  const bar = new SearchBar({ ask: () => ask(), tell, comparable }, () => layers);
   const grid = new Grid({
     opened: (id) => (host.opened ? host.opened(id) : detail.show(id)),
-    detail: (id) => detail.show(id), menu, chosen, dragged: (event, ids) => host.dragged?.(event, ids),
+    detail: (id) => detail.show(id), menu, chosen, dragged: (event, ids) => host.dragged?.(event, ids), missing,
   });
   const detail = new Detail({
-    ids: () => grid.ids, actions: (ids) => own(ids).concat(host.actions?.(ids) ?? []), layers: () => layers,
-    similar: (id, layer) => bar.refer({ image_id: id, layer }), veil: () => grid.veil,
+    ids: () => grid.ids, actions: (ids) => own(ids).concat(host.actions?.(ids) ?? []), similar, veil: () => grid.veil,
     cluster: (each) => bar.put("cluster", `"${(each.name || each.id).toString().replaceAll('"', "")}"`),
   });
-  const work = new Work({ changed: () => (bar.learn().catch(() => {}), ask()), tell, seen: (status) => (now = status) });
+  const work = new Work({ changed, tell, seen });
   const size = h("input", { type: "range", min: 96, max: 400, step: 4, "aria-label": "Size of the pictures", value: stored(SIZE, 168),
     oninput: () => {
       localStorage.setItem(SIZE, size.value);
@@ -64,7 +55,7 @@ export function mountGallery(place, host) {
     bar.element, h("div", { className: "luna-row luna-tools" }, shown, size, h("label", {}, veil, "blur NSFW"),
       button("Library", () => work.open().catch((problem) => tell(problem.message)), { title: "Sync, batches, outbox, check" }),
       host.done && button(...host.done), host.closed && button("×", host.closed, { "aria-label": "Close" })),
-    empty, grid.element, selection, note, detail.element, work.element);
+    work.line, notice.element, empty, grid.element, selection, note, detail.element, work.element);
   place.append(root);
 
   async function ask() {
@@ -83,21 +74,65 @@ export function mountGallery(place, host) {
       if (problem.name === "AbortError" || mine !== asking) return;
       if (problem.code === "bad_query") bar.fault(problem);
       else {
-        show([], undefined, asked);
-        empty.textContent = problem.message ?? String(problem);
+        const told = problem.message ?? String(problem);
+        show([], undefined, asked, problem.away ? `${told} ${STILL}` : told);
       }
     }
   }
 
-  async function show(ids, labels, asked) {
+  async function show(ids, labels, asked, failed) {
     grid.show(ids, labels);
     shown.textContent = `${count(ids.length)} picture${ids.length === 1 ? "" : "s"}${labels ? ", found" : ""}`;
     empty.hidden = ids.length > 0;
-    if (!ids.length) {
-      empty.textContent = "…";
-      now ??= await data.status().catch(() => undefined);
-      if (now && empty.textContent === "…") empty.textContent = emptiness(now, asked);
+    looking = ids.length || failed ? undefined : asked;
+    empty.replaceChildren(failed ?? "…");
+    if (!looking) return;
+    if (now) wait();
+    else await work.look().catch((problem) => looking === asked && empty.replaceChildren(problem.message));
+  }
+
+  /** Says what an empty page waits for, as it is now. */
+  function wait() {
+    empty.replaceChildren(emptiness(now, looking));
+    if (!now.images && !now.sync.running) empty.append(h("p", {}, button("sync", () => work.sync())));
+  }
+
+  /** What is here, or goes on, may be other than before. */
+  function seen(status) {
+    now = status;
+    layers = now.layers.map((each) => each.name);
+    if (now.sync.running) notice.hide();
+    if (looking) wait();
+  }
+
+  /** A sync has ended. */
+  function changed(told, failed) {
+    if (failed) notice.show(told);
+    bar.learn().catch(() => {});
+    ask();
+  }
+
+  /** Whether there is a layer to compare in; says why not.  One may have been made meanwhile. */
+  async function comparable() {
+    if (layers.length) return true;
+    try {
+      const { no_layer: why } = await work.look();
+      if (why) notice.show(`Nothing can be searched by likeness yet: ${why}. Queries work all the same.`);
+      else notice.hide();
+      return !why;
+    } catch (problem) {
+      notice.show(problem.message);
+      return false;
     }
+  }
+
+  /** A small picture did not come: where DT is away that is said, once, and not of each. */
+  async function missing(address) {
+    if (missing.asking || !notice.element.hidden) return;
+    missing.asking = true;
+    const problem = await data.whyNot(address);
+    if (problem?.away) notice.show(problem.message, STILL);
+    setTimeout(() => (missing.asking = false), 2000);
   }
 
   function own(ids) {
@@ -111,12 +146,21 @@ export function mountGallery(place, host) {
   }
 
   function references(ids) {
-    if (ids.length > 1) return [["similar to these", () => ids.forEach((id, index) => bar.refer({ image_id: id, layer: layers[0] ?? "visual" }, index > 0))]];
+    if (ids.length > 1) return [["similar to these", () => referAll(ids)]];
     return [
-      ...layers.map((layer) => [`similar: ${layer}`, () => bar.refer({ image_id: ids[0], layer })]),
-      ...(bar.terms.length ? [["and like this", () => bar.refer({ image_id: ids[0], layer: layers[0] ?? "visual" }, true)],
-        ["but unlike this", () => bar.refer({ image_id: ids[0], layer: layers[0] ?? "visual", weight: -0.5 }, true)]] : []),
+      ...similar(ids[0]),
+      ...(bar.terms.length ? [["and like this", () => bar.refer({ image_id: ids[0], layer: bar.layer }, true)],
+        ["but unlike this", () => bar.refer({ image_id: ids[0], layer: bar.layer, weight: -0.5 }, true)]] : []),
     ];
+  }
+
+  async function referAll(ids) {
+    for (const [index, id] of ids.entries()) if (!(await bar.refer({ image_id: id, layer: bar.layer }, index > 0))) return;
+  }
+
+  function similar(id) {
+    if (!layers.length) return [["similar: no layer yet …", () => bar.refer({ image_id: id, layer: bar.layer })]];
+    return layers.map((layer) => [`similar: ${layer}`, () => bar.refer({ image_id: id, layer })]);
   }
 
   function menu(ids, x, y) {
@@ -174,12 +218,10 @@ export function mountGallery(place, host) {
   async function start() {
     try {
       await ask(); // pictures first
-      now = await work.look();
-      layers = now.layers.map((each) => each.name);
+      if (!now) await work.look();
       await bar.learn();
     } catch (problem) {
-      empty.hidden = false;
-      empty.textContent = problem.message;
+      notice.show(problem.message);
     }
   }
   start();

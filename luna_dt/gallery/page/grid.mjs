@@ -9,7 +9,7 @@ const GAP = 6;
 let grids = 0;
 
 export class Grid {
-  /** host: opened(id), menu(ids, x, y), chosen(ids), dragged(event, ids). */
+  /** host: opened(id), menu(ids, x, y), chosen(ids), dragged(event, ids), missing(address) of a picture that did not come. */
   constructor(host) {
     this.host = host;
     this.name = `luna-grid-${++grids}`;
@@ -68,7 +68,10 @@ export class Grid {
     const image = h("img", { alt: "", draggable: true, decoding: "async" });
     const note = h("span", { className: "luna-note" });
     const element = h("div", { className: "luna-tile", role: "option", hidden: true }, image, note);
-    image.addEventListener("error", () => element.classList.toggle("luna-missing", image.hasAttribute("src")));
+    image.addEventListener("error", () => {
+      element.classList.toggle("luna-missing", image.hasAttribute("src"));
+      if (image.hasAttribute("src")) this.host.missing(image.src);
+    });
     image.addEventListener("load", () => element.classList.remove("luna-missing"));
     this.element.append(element);
     return { element, image, note, index: -1 };

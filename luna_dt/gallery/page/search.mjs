@@ -19,7 +19,7 @@ export function withToken(query, token, value, tokens) {
 }
 
 export class SearchBar {
-  /** host: ask() when something else is looked for; tell(message). */
+  /** host: ask() when something else is looked for; tell(message); comparable(): whether there is a layer to compare in. */
   constructor(host, layers) {
     this.host = host;
     this.layers = layers;
@@ -166,26 +166,33 @@ export class SearchBar {
   // -- references ---------------------------------------------------------------------------------
 
   /** Adds a reference: {image_id}, {text} or {picture, label}; alone, or beside those there are. */
-  refer(term, beside = false) {
+  async refer(term, beside = false) {
+    if (!(await this.host.comparable())) return false;
     if (!this.terms.length) this.order.value = "similarity";
     if (!beside) this.terms = [];
     this.terms.push({ weight: 1, ...term });
     this.draw();
     this.host.ask();
+    return true;
   }
 
-  addText() {
+  async addText() {
     const text = this.text.value.trim();
-    if (!text) return;
-    this.text.value = "";
-    this.refer({ text, layer: "" }, this.terms.length > 0);
+    if (text && (await this.refer({ text, layer: "" }, this.terms.length > 0))) this.text.value = "";
+  }
+
+  /** The layer that pictures are compared in where none is named. */
+  get layer() {
+    const there = this.layers();
+    return there.includes("visual") ? "visual" : (there[0] ?? "visual");
   }
 
   /** A picture that was dropped or pasted. */
   async takePicture(file) {
     try {
+      if (!(await this.host.comparable())) return;
       const { picture } = await reference(file);
-      this.refer({ picture, layer: "visual", label: file.name || "pasted picture", shown: URL.createObjectURL(file) }, this.terms.length > 0);
+      this.refer({ picture, layer: this.layer, label: file.name || "pasted picture", shown: URL.createObjectURL(file) }, this.terms.length > 0);
     } catch (problem) {
       this.host.tell(problem.message);
     }

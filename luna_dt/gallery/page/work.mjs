@@ -1,15 +1,17 @@
 // What goes on: the sync, batches, what waits to be sent, and what is well.
 import { button, count, h, said } from "./dom.mjs";
 import * as data from "./data.mjs";
+import { STILL } from "./states.mjs";
 
 const LOOK = 1000; // milliseconds between two looks at a sync
 
 export class Work {
-  /** host: changed() when a sync has ended, tell(message). */
+  /** host: changed(told, failed) when a sync has ended, tell(message), seen(status). */
   constructor(host) {
     this.host = host;
     this.bar = h("progress", { "aria-label": "Sync", max: 1 });
     this.told = h("span", { role: "status" });
+    this.line = h("div", { className: "luna-row luna-notice", hidden: true }); // in the panel itself, while a sync runs
     this.syncing = h("div", { className: "luna-row luna-sync" });
     this.rest = h("div", {});
     this.element = h("dialog", { className: "luna-work", "aria-label": "Library" },
@@ -28,26 +30,36 @@ export class Work {
   /** Looks at the sync, and goes on while it runs; gives the library's status. */
   async look() {
     clearTimeout(this.timer);
-    const now = await data.status();
+    const now = await data.status().catch((problem) => {
+      if (this.running) this.again(); // it may answer again
+      throw problem;
+    });
     const { running, kind, done, total, ended } = now.sync;
     const was = this.running;
     this.running = running;
     this.bar.max = Math.max(1, total);
     this.bar.value = done;
     this.told.textContent = running ? `${kind || "asking DT"}: ${count(done)} of ${count(total)}`
-      : ended.error ? `The last sync failed: ${ended.error}`
+      : ended.error ? `The last sync failed: ${ended.error}${ended.dt_away ? `. ${STILL}` : ""}`
       : ended.stopped ? "Stopped; the next sync goes on from there."
       : `${count(now.images)} images${now.synced ? `, synced ${new Date(now.synced).toLocaleString()}` : ""}`;
     const accept = ended.code === "another_dt" && button("take what is there", () => this.sync(true));
     this.syncing.replaceChildren(...[running ? button("stop", () => data.stop()) : button("sync", () => this.sync()),
       accept, running && this.bar, this.told].filter(Boolean));
-    if (running) this.timer = setTimeout(() => this.look().catch(() => {}), LOOK);
+    this.line.hidden = !running;
+    this.line.replaceChildren(...(running ? [h("span", {}, `syncing ${this.told.textContent}`),
+      h("progress", { "aria-label": "Sync", max: this.bar.max, value: this.bar.value }), button("stop the sync", () => data.stop())] : []));
+    this.host.seen(now);
+    if (running) this.again();
     else if (was) {
       data.forget();
-      this.host.changed();
+      this.host.changed(this.told.textContent, Boolean(ended.error));
     }
-    this.host.seen?.(now);
     return now;
+  }
+
+  again() {
+    this.timer = setTimeout(() => this.look().catch(() => {}), LOOK);
   }
 
   async sync(accept = false) {
