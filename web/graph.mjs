@@ -26,14 +26,23 @@ export function chosenTaker(app) {
 
 const ours = (node) => String(node?.comfyClass ?? node?.type ?? "").startsWith("LunaDT");
 
-export function setValue(app, node, widget, value) {
-  const graph = node.graph ?? graphOf(app);
-  graph?.beforeChange?.();
+/** Makes one change of the graph, which is undone as one: the page takes note of it where the canvas tells of it. */
+function change(app, make) {
+  app.canvas.emitBeforeChange?.();
+  try {
+    make();
+  } finally {
+    app.canvas.emitAfterChange?.();
+    app.canvas.setDirty?.(true, true);
+  }
+}
+
+function write(app, node, widget, value) {
   widget.value = value;
   widget.callback?.(value, app.canvas, node);
-  graph?.afterChange?.();
-  graph?.setDirtyCanvas?.(true, true);
 }
+
+export const setValue = (app, node, widget, value) => change(app, () => write(app, node, widget, value));
 
 /** Gives a node of ours those ids; false where it takes none. */
 export function give(app, node, ids) {
@@ -49,18 +58,14 @@ export function addNode(app, type, values, at) {
   if (!node) return undefined;
   const graph = graphOf(app), box = app.canvas.canvas.getBoundingClientRect();
   node.pos = at ?? free(graph, app.clientPosToCanvasPos([box.left + box.width / 2 - 120, box.top + box.height / 4]));
-  graph.beforeChange?.();
-  graph.add(node);
-  for (const [name, value] of Object.entries(values)) {
-    const widget = node.widgets?.find((each) => each.name === name);
-    if (widget) {
-      widget.value = value;
-      widget.callback?.(value, app.canvas, node);
+  change(app, () => {
+    graph.add(node);
+    for (const [name, value] of Object.entries(values)) {
+      const widget = node.widgets?.find((each) => each.name === name);
+      if (widget) write(app, node, widget, value);
     }
-  }
+  });
   app.canvas.selectNode?.(node);
-  graph.afterChange?.();
-  graph.setDirtyCanvas?.(true, true);
   return node;
 }
 

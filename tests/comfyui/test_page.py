@@ -25,8 +25,8 @@ from tools.make_workflows import saved
 
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 OLD = ROOT / "tests" / "formats" / "workflow_of_0_1_begun.json"
-#: Of which each does something to the graph.
-KEYS = ("Delete", "Backspace", "Control+a", "Control+m", "Control+b", "r", "w", ".", "Control+Enter", "Control+z")
+#: Of which each does something to the graph; what undoes is heard by the page before anything in it.
+KEYS = ("Delete", "Backspace", "Control+a", "Control+m", "Control+b", "r", "w", ".", "Control+Enter")
 VALUES = "app.graph.serialize().nodes.map(node => node.widgets_values)"
 #: The first Vue nodes keep only the one, later front ends warn of it.
 CHOSEN = """window.__COMFYUI_FRONTEND_VERSION__.startsWith("1.27.")
@@ -184,6 +184,9 @@ def test_the_gallery_keeps_its_keys_and_gives_its_pictures(page: Any, comfyui: C
     page.wait_for_function("app.graph.nodes.length === 4")
     made = next(node for node in prompt(page).values() if node["class_type"] == "LunaDTImageLoader")
     assert made["inputs"]["image_id"] > 0
+    page.keyboard.press("Control+z")
+    page.wait_for_function("app.graph.nodes.length === 3")
+    assert prompt(page) == before
     page.get_by_role("button", name="Luna DT: your pictures").click()
     expect(page.locator(".luna-gallery")).not_to_be_visible()
 
@@ -445,12 +448,24 @@ def test_a_batch_is_told_on_its_own_node_only(page: Any, comfyui: ComfyUI, tmp_p
 
 
 def test_a_workflow_in_another_tab_of_the_page_comes_back_as_it_was(page: Any, tmp_path: Path) -> None:
-    open_saved(page, sampled("77: Gone (3)"), tmp_path)
-    page.evaluate("app.graph.getNodeById(1).widgets.find(widget => widget.name === 'seed').value = 5")
+    values = {"cluster": "77: Gone (3)", "sample_count": 2, "min_quality": 0, "sort_by": "random", "seed": 77}
+    workflow: dict[str, Any] = {
+        "sampler": ("LunaDTClusterSampler", values),
+        "text": ("PreviewAny", {"source": ("sampler", 3)}),
+        "dt": ("LunaDTPromptInjector", {"image_id": 0}),
+        "prompt": ("PreviewAny", {"source": ("dt", 0)}),
+    }
+    open_saved(page, saved(workflow), tmp_path)
+    page.evaluate("app.canvas.selectNode(app.graph.getNodeById(3))")
+    page.get_by_role("button", name="Luna DT: your pictures").click()
+    page.locator(".luna-tile img[src]").nth(5).wait_for()
+    page.locator(".luna-tile").nth(2).click(button="right")
+    page.get_by_role("menuitem", name="into").click()
     before = prompt(page)
+    assert before["3"]["inputs"]["image_id"] > 0
     page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     page.wait_for_function("app.graph.nodes.length === 0")
     page.evaluate("app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
-    page.wait_for_function("app.graph.nodes.length === 3")
+    page.wait_for_function("app.graph.nodes.length === 4")
     page.wait_for_timeout(300)
     assert prompt(page) == before
