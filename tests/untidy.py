@@ -12,13 +12,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tests.stock import ticks
+from tests.stock import insert, ticks
 
 PHRASES = (
     "1girl, red hair, (best quality:1.2), <lora:film grain:0.8>", "Eine große KATZE im Garten, Straße, \u017f", "кошка в саду, ёлка",
     "猫の肖像、夜、雨", "صورة قطة في الحديقة", "ΣΟΦΟΣ άνθρωπος, ς", "\u0130stanbul, \u0131\u015f\u0131k, I", "🦊👩‍👩‍👧 emoji, \u202eright to left",
     'quotes "and" \'more\', 100%_\\ $^[a-z]+', "a\r\nb\tc, newline", "x" * 3000, " ", "",
 )  # fmt: skip
+TAGS = (
+    "red hair", "RED HAIR", "1girl", "ärger", "e\u0301clair", "\u00c9CLAIR", "100%", "1_0%", "c\\d", 'the "one"', "it's", "a*b", "two\nlines",
+    "\u0131\u015f\u0131k", "猫", "straße", " ", "",
+)  # fmt: skip
+CLUSTERS = {1: "Luna", 2: None, 3: "Луна 100%_", 4: "", 5: "2", 6: "a\nb*", 7: "LUNA", 9: "empty"}
+CAPTIONS = ("A girl.", "größer, 猫", "red hair", " ", "")
 FOLDERS = ("D:\\Bilder\\", "/srv/Bilder Ünï/", "\\\\nas\\ai\\", "C:\\Users\\Öz\\猫\\")
 #: What stands where numbers should be; databases of both kinds take some of it.
 NUMBERS = (0, -1, 1, 20, 2**31 - 1, 2**53 + 1, 2**63 - 1, -(2**63), None)
@@ -54,6 +60,17 @@ def rows(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def names(count: int, seed: int = 0) -> Iterator[tuple[int, list[str], list[int], list[str]]]:
+    """For each image its tags, clusters and captions: half have any, one or two in four more than once."""
+    rng = random.Random(seed)
+    for i in range(1, count + 1):
+        tags, clusters = (
+            rng.choices(TAGS, k=rng.choice((0, 0, 1, 3))),
+            rng.choices(range(1, 8), k=rng.choice((0, 0, 1, 3))),
+        )
+        yield i, tags, clusters, rng.choices(CAPTIONS, k=rng.choice((0, 0, 1, 2)))
+
+
 STOCK = {
     "id": "Id", "path": "Path", "prompt": "Prompt", "negative_prompt": "NegativePrompt", "width": "Width", "height": "Height",
     "steps": "Steps", "cfg": "CFGScale", "seed": "Seed", "sampler": "Sampler", "model": "Model", "model_hash": "ModelHash",
@@ -81,6 +98,18 @@ def fill_stock(file: Path, count: int, seed: int = 0) -> None:
         db.commit()
 
 
+def name_stock(file: Path, count: int, seed: int = 0, tagged: bool = True) -> None:
+    """Puts images of a stock database into albums, and gives them tags where it has tables of any."""
+    every = [*names(count, seed)]
+    insert(file, "Album", *({"Id": i, "Name": name} for i, name in CLUSTERS.items()))
+    insert(file, "AlbumImage", *({"AlbumId": album, "ImageId": i} for i, _, albums, _ in every for album in albums))
+    if tagged:
+        known = {tag: number for number, tag in enumerate(TAGS, 1)}
+        insert(file, "Tag", *({"Id": number, "Name": tag} for tag, number in known.items()), {"Id": 99, "Name": None})
+        links = [(i, known[tag]) for i, tags, *_ in every for tag in tags]
+        insert(file, "ImageTag", *({"ImageId": i, "TagId": tag} for i, tag in [*links, (1, 99), (2, 1000)]))
+
+
 def fill_fork(connection: Any, count: int, seed: int = 0) -> None:
     """Fills the fork's table in the search path of a psycopg connection, as far as its types let it."""
     for row in rows(count, seed):
@@ -92,4 +121,25 @@ def fill_fork(connection: Any, count: int, seed: int = 0) -> None:
         known |= {"root_folder_id": 1, "folder_id": 1, "file_name": "", "created_date": when, "modified_date": when}
         marks = ", ".join(["%s"] * len(known))
         connection.execute(f"INSERT INTO image ({', '.join(known)}) VALUES ({marks})", [*known.values()])
+    connection.commit()
+
+
+def name_fork(connection: Any, count: int, seed: int = 0) -> None:
+    """Gives the fork's images tags, captions and faces, of which one may have several in a group."""
+    for cluster, name in CLUSTERS.items():
+        connection.execute("INSERT INTO face_group (id, name) VALUES (%s, %s)", [cluster, name])
+    for image_id, tags, clusters, captions in names(count, seed):
+        for number, tag in enumerate(sorted(tags)):
+            values = [image_id, tag, 1 - number / 10, ("joytag", "wdv3large", "manual")[number]]
+            connection.execute(
+                "INSERT INTO image_tags (image_id, tag, confidence, source) VALUES (%s, %s, %s, %s)", values
+            )
+        for caption, source in zip(captions, ("joycaption", "manual"), strict=False):
+            values = [image_id, caption, source]
+            connection.execute("INSERT INTO image_captions (image_id, caption, source) VALUES (%s, %s, %s)", values)
+        for cluster in clusters:
+            face = "INSERT INTO face_detection (image_id) VALUES (%s) RETURNING id"
+            ((face_id,),) = connection.execute(face, [image_id]).fetchall()
+            member = "INSERT INTO face_group_member (face_group_id, face_detection_id, similarity_score) VALUES (%s, %s, 0.5)"
+            connection.execute(member, [cluster, face_id])
     connection.commit()

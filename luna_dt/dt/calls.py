@@ -18,7 +18,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from ..errors import BadAnswer, LunaError, NotFound, NotOffered, Refused, Unreachable, by_code
+from ..errors import BadAnswer, BadQuery, LunaError, NotFound, NotOffered, Refused, Unreachable, by_code
 from ..plain import shown
 
 RETRIES = 3  # of calls that only read, when the server says that it is busy; once when the connection breaks
@@ -117,6 +117,9 @@ class Calls:
         told = problem.get("detail") or problem.get("title") or answer.reason or "no reason given"
         message = shown(told, 500)
         kind = by_code(str(problem.get("code")))
+        if kind is BadQuery:
+            at = problem.get("at")
+            return BadQuery(message, at if type(at) is int else None)
         if kind is not None and kind not in (LunaError, Refused):
             return kind(message)
         if 300 <= status < 400:

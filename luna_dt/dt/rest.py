@@ -13,6 +13,7 @@ from urllib.parse import quote
 from ..errors import (
     BadAnswer,
     BadInput,
+    BadQuery,
     MapMissing,
     NotFound,
     NotOffered,
@@ -24,6 +25,7 @@ from ..errors import (
 from ..generation import Generation
 from ..identity import Identity
 from ..plain import shown
+from ..query import must_be_sayable
 from ..records import (
     EMBEDDINGS,
     LAYERS,
@@ -108,10 +110,15 @@ class RestCatalog(Catalog):
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         """Asked in pages, each of which must go on from the one before it."""
+        must_be_sayable(query)
         until, found = self._calls.until(), list[ImageRecord]()
         while (wanted := min(limit - len(found), ROWS_AT_ONCE)) > 0:
             asked = {"query": query, "after_id": after_id, "limit": wanted}
-            rows = self._list("images", "GET", "/api/images", params=asked, until=until)
+            try:
+                rows = self._list("images", "GET", "/api/images", params=asked, until=until)
+            except BadQuery as error:
+                at = error.at if error.at is not None and 0 <= error.at <= len(query) else None
+                raise BadQuery(str(error), at, query) from error
             ids = [i for row in rows if (i := _id(row)) is not None]
             if any(i <= before for before, i in zip([after_id, *ids], ids, strict=False)) or (rows and not ids):
                 raise self._bad("/api/images", f"images that do not go on after {after_id} in the order of their ids")

@@ -21,11 +21,23 @@ from ..errors import BadQuery
 from .columns import Columns, Names, Sql
 from .tokens import NEVER, InSql
 from .values import MAX_TEXT
-from .words import HIDEABLE, HIDING, MAX_LENGTH, MAX_TERMS, SAVED, SPELLINGS, TOKENS, Part, parts, terms
+from .words import (
+    HIDEABLE,
+    HIDING,
+    MAX_LENGTH,
+    MAX_TERMS,
+    SAVED,
+    SPELLINGS,
+    TOKENS,
+    Part,
+    must_be_sayable,
+    parts,
+    terms,
+)
 
 __all__ = [
     "HIDEABLE", "HIDING", "MAX_LENGTH", "MAX_TERMS", "MAX_TEXT", "NONE_SAVED", "SPELLINGS", "TOKENS", "Columns", "Language", "Names", "Part", "Sql", "hidden",
-    "matches", "parts", "terms", "translated", "where",
+    "matches", "must_be_sayable", "parts", "terms", "translated", "where",
 ]  # fmt: skip
 
 

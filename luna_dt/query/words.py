@@ -69,12 +69,7 @@ class Part:
 
 def parts(text: str) -> list[Part]:
     """A query's conditions, all of which must hold, in their order; raises BadQuery."""
-    if len(text) > MAX_LENGTH:
-        raise BadQuery(f"a query has at most {MAX_LENGTH:,} characters, this one has {len(text):,}; leave some out")
-    if odd := re.search("[\0\ud800-\udfff]", text):
-        raise BadQuery(
-            "a query holds neither NUL nor half a surrogate pair; leave these characters out", odd.start(), text
-        )
+    must_be_sayable(text)
     unquoted = _blanked(text)  # what is quoted is text, whatever it says
     marks = list(_TOKEN.finditer(unquoted))
     begins, ends, negations = [0], [], [False]
@@ -107,13 +102,24 @@ def parts(text: str) -> list[Part]:
     return found
 
 
+def must_be_sayable(text: str) -> None:
+    """Raises BadQuery for what can be asked of no DT, whatever it knows."""
+    if len(text) > MAX_LENGTH:
+        raise BadQuery(f"a query has at most {MAX_LENGTH:,} characters, this one has {len(text):,}; leave some out")
+    if odd := re.search("[\0\ud800-\udfff]", text):
+        raise BadQuery(
+            "a query holds neither NUL nor half a surrogate pair; leave these characters out", odd.start(), text
+        )
+
+
 def terms(token: str, text: str) -> tuple[Part, ...]:
     """A text's terms, between its commas, whatever else they look like."""
     return tuple(_terms(token, text, _blanked(text), 0, len(text)))
 
 
 def _blanked(text: str) -> str:
-    return _QUOTED.sub(lambda m: " " * len(m[0]), text)
+    """A text with what is in quotes made NUL, which no query holds and which is neither a letter nor a space."""
+    return _QUOTED.sub(lambda m: "\0" * len(m[0]), text)
 
 
 def _none_of(values: tuple[Part, ...], at: int, text: str) -> Part:
@@ -136,13 +142,14 @@ def _alternatives(token: str, text: str, unquoted: str, begin: int, end: int) ->
     begin, end = _stripped(text, begin, end, " \t\r\n,")
     found = [text[slice(*_stripped(text, *cut))] for cut in _cut(unquoted, "|", begin, end)]
     if token in ("model", "model_or_hash"):  # DT's way: "one, another"
-        found = [
-            each
-            for part in found
-            for each in ([f'"{one.strip()}"' for one in part.strip('"').split(",")] if part[:1] == '"' else [part])
-        ]
+        found = [each for part in found for each in (_either(part.strip('"')) if part[:1] == '"' else [part])]
     values = tuple(each for part in found if (each := part.strip()))
     return values or (("true",) if token in FLAGS and begin == end else ())
+
+
+def _either(names: str) -> list[str]:
+    """What stands between commas, each in quotes."""
+    return [f'"{name}"' for name in filter(None, map(str.strip, names.split(",")))] or ['""']
 
 
 def _cut(unquoted: str, at: str, begin: int, end: int) -> Iterator[tuple[int, int]]:

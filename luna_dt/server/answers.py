@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from ..errors import LunaError
+from ..errors import BadQuery, LunaError
 from ..plain import shown
 from ..records import ImageRecord
 
@@ -58,12 +58,13 @@ class Wanted(Body):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details; ``code`` is stable."""
+    """RFC 9457 problem details; ``code`` is stable; ``at``, of a bad_query, is the character where what is wrong begins."""
 
     status: int
     code: str
     title: str
     detail: str
+    at: int | None = None
 
 
 class Well(BaseModel):
@@ -178,10 +179,13 @@ def binary(*types: str) -> dict[str, Any]:
     return {"content": {name: {"schema": {"type": "string", "format": "binary"}} for name in types}}
 
 
-def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def problem(
+    status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, at: int | None = None
+) -> JSONResponse:
     """A Problem as an answer, which may repeat what was asked and so is made plain."""
     body = {"status": status, "code": code, "title": code.replace("_", " "), "detail": shown(detail, 1000)}
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    where = {} if at is None else {"at": at}
+    return JSONResponse(body | where, status, headers, media_type="application/problem+json")
 
 
 class Record(Protocol):
@@ -212,7 +216,7 @@ def answer_errors(app: FastAPI) -> None:
 
 async def _on_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, LunaError)
-    return problem(error.http_status, error.code, str(error))
+    return problem(error.http_status, error.code, str(error), at=error.at if isinstance(error, BadQuery) else None)
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:

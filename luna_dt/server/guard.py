@@ -18,12 +18,13 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 from ..origin import foreign_page, is_loopback
+from ..query import MAX_LENGTH
 from .answers import problem
 
 MAX_BODY = 4 << 20  # bytes; the largest honest request asks for some 100,000 ids
 MAX_MAP = 128 << 20  # bytes of a map's request: 4096x4096 pixels in three channels, hardly compressed
 MAX_HEADERS = 100
-MAX_QUERY = 16 << 10  # bytes of what follows the question mark
+MAX_QUERY = 12 * MAX_LENGTH + 1024  # bytes of what follows the question mark, where a character may take twelve
 COSTLY_AT_ONCE = 4  # calls; fewer than the database's connections, so that the others find one
 BODIES_AT_ONCE = 8  # requests whose bodies are in memory; of maps one
 BODY_SECONDS, MAP_SECONDS = 30.0, 120.0  # in which a body must have come
