@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,8 +11,7 @@ from typing import Any, get_args
 from . import export as exporting
 from . import status as state
 from .doctor import Finding, examine
-from .dt.catalog import Health
-from .dt.milvus.server import Server
+from .dt.catalog import Catalog, Health
 from .errors import BadInput
 from .generation import Generation
 from .identity import Identity, Verdict
@@ -47,7 +45,7 @@ from .rooms import Rooms
 from .search.plan import Engine, terms_of
 from .search.results import Collapse, Order, Wanted
 from .search.sampling import checked_sort, sampled
-from .settings import Settings, is_shared
+from .settings import Settings
 from .store.records import ImageOrder
 from .store.rescue import Rescued
 from .store.rescue import rescue as rescuing
@@ -179,9 +177,7 @@ class Library(_Told):
         """
         if self._shared:
             return share(self._shared.server, self.catalog, progress, accept)
-        changes = syncing.sync(self._store, self.catalog, progress, accept, self.outbox.keep)
-        self.index(progress)
-        return changes
+        return self._mirror(self.catalog, progress, accept)
 
     def copy_to(self, address: str, progress: Progress = silent, accept: bool = False) -> list[syncing.Change]:
         """Brings what is mirrored and made here of images, captions and layers to a Milvus server, as ``sync`` does from DT.
@@ -190,10 +186,23 @@ class Library(_Told):
         not sent; may be stopped at any moment and goes on from there.  ``accept`` as for ``sync``.
         Raises BadInput, CatalogError, StoreError.
         """
-        if not is_shared(address) or self._shared:
-            raise BadInput("a library that is mirrored here is copied to a Milvus server, at milvus+http://host:19530")
-        with closing(Server(address, self.settings.timeout)) as server:
-            return share(server, MirroredCatalog(self._store), progress, accept)
+        with self._milvus(address) as there:
+            return share(there.server, MirroredCatalog(self._store), progress, accept)
+
+    def copy_from(self, address: str, progress: Progress = silent, accept: bool = False) -> list[syncing.Change]:
+        """Mirrors here what a Milvus server has of a library: images, captions and all layers, as ``sync`` does from DT.
+
+        ``address`` and the rest as for ``copy_to``.  Layers made here stay as they are; those that were made elsewhere come as
+        DT's own, so a later ``sync`` from a DT that has none of that name removes them here again.
+        Raises BadInput, AnotherDT, CatalogError, StoreError.
+        """
+        with self._milvus(address) as there:
+            return self._mirror(there, progress, accept)
+
+    def _mirror(self, catalog: Catalog, progress: Progress, accept: bool) -> list[syncing.Change]:
+        changes = syncing.sync(self._store, catalog, progress, accept, self.outbox.keep)
+        self.index(progress)
+        return changes
 
     def index(self, progress: Progress = silent) -> None:
         """Brings the saved indexes up to the synced vectors (``sync`` does so by itself)."""

@@ -13,7 +13,7 @@ from .dt.catalog import Catalog
 from .dt.connection import Connection
 from .dt.milvus.catalog import MilvusCatalog
 from .dt.milvus.server import Server
-from .errors import SettingsError
+from .errors import BadInput, SettingsError
 from .made.batch import Batches
 from .made.outbox import Outbox
 from .maps.cache import MapCache
@@ -25,7 +25,7 @@ from .mirror.pictures import Pictures
 from .models import Encoders
 from .preproc import Detectors
 from .search.plan import Search
-from .settings import Settings
+from .settings import Settings, is_shared
 from .store import Store
 from .thumbnails import Thumbnails
 
@@ -81,6 +81,14 @@ class Rooms:
             )
         server = Server(self.settings.shared, self.settings.timeout)
         return opened.enter_context(closing(MilvusCatalog(server, self._dt)))
+
+    def _milvus(self, address: str) -> closing[MilvusCatalog]:
+        """A library on another Milvus server than this one's, closed with the context; raises BadInput."""
+        if not is_shared(address) or self._shared:
+            raise BadInput(
+                "a library that is mirrored here is copied to a Milvus server and back, at milvus+http://host:19530"
+            )
+        return closing(MilvusCatalog(Server(address, self.settings.timeout), self._dt))
 
     def _path_map(self) -> Mapping[str, str]:
         return self.settings.path_map  # as it is now

@@ -333,6 +333,17 @@ def test_a_mirror_and_the_layers_made_there_are_copied_to_a_server(
             assert [hit.image for hit in hits[0]] == [hit.image for hit in hits[1]]
         with pytest.raises(BadInput, match="Milvus server"):
             mirror.copy_to("http://127.0.0.1:9")
+        with Library(tmp_path / "back") as back:  # with DT closed
+            assert {each.kind: each.added for each in back.copy_from(address)} == {
+                "captions": 1, "images": 150, "embeddings.visual": 149, "embeddings.style": 150,
+            }  # fmt: skip
+            assert all(each.added == each.changed == each.removed == 0 for each in back.copy_from(address))
+            assert back.images() == mirror.images()
+            assert back.captions(7) == mirror.captions(7)
+            for layer, vectors in (("visual", dt.vectors), ("style", made)):
+                found = [library.nearest(vectors[7], layer=layer) for library in (mirror, back)]
+                np.testing.assert_array_equal(found[0][0], found[1][0])
+                np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 def test_what_changed_and_what_is_gone_is_followed_and_other_libraries_are_let_be(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,23 @@ import numpy as np
 from ...errors import NotOffered, NotSearchable, NoVector, UnknownImage, UnknownLayer
 from ...identity import Identity
 from ...query import Part, translated
-from ...records import EMBEDDINGS, Captions, Cluster, ClusterImage, Float32s, Hit, ImageRecord, checked_vectors
-from ..catalog import Catalog, Health, Sort
+from ...records import (
+    EMBEDDINGS,
+    Batch,
+    Captions,
+    Cluster,
+    ClusterImage,
+    Float32s,
+    Hit,
+    ImageRecord,
+    Int64s,
+    Kind,
+    checked_vectors,
+    layer_of,
+)
+from ..catalog import Catalog, Health, Sort, unknown_kind
 from .conditions import InMilvus
-from .server import MOST_NEAREST, Server, table_of
+from .server import MOST_NEAREST, RECORDS, Server, table_of
 
 KNOWN_FOR = 60.0  # seconds for which what a server said of a library is taken for true
 
@@ -69,7 +82,7 @@ class MilvusCatalog(Catalog):
 
     def health(self) -> Health:
         name, _ = self.library()
-        return Health("Milvus", self.server.version(), ("images", "similar", "captions"), library=name)
+        return Health("Milvus", self.server.version(), ("images", "similar", "captions", "sync"), library=name)
 
     def told(self) -> str:
         """What the server is and holds, in words."""
@@ -150,6 +163,35 @@ class MilvusCatalog(Catalog):
                 f"{self.address} has no layer '{layer}'; there is: {', '.join(sorted(layers)) or 'none yet'}"
             )
         return Identity.from_json(layers[layer])
+
+    def kinds(self) -> list[Kind]:
+        name, about = self.library()
+        made_by = {EMBEDDINGS + layer: Identity.from_json(told) for layer, told in about["layers"].items()}
+        tables = {"images": None, "captions": None, **made_by}
+        return [Kind(kind, self.server.count(table_of(kind, each), name), each) for kind, each in tables.items()]
+
+    def digests(self, kind: str) -> tuple[Int64s, Int64s]:
+        return self.server.digests(self._table(kind), self.library()[0])
+
+    def fetch(self, kind: str, ids: Int64s) -> Iterator[Batch]:
+        table, name, layer = self._table(kind), self.library()[0], layer_of(kind)
+        for at in range(0, len(ids), RECORDS):
+            asked = ids[at : at + RECORDS].tolist()
+            found = self.server.rows(table, name, asked, ["digest", "vector" if layer else "record"], "Strong")
+            here = [i for i in asked if i in found]
+            if layer:
+                rows: Any = np.array([found[i]["vector"] for i in here], np.float32)
+            elif kind == "images":
+                rows = [ImageRecord.from_json(found[i]["record"]) for i in here]
+            else:
+                rows = [Captions.from_json(found[i]["record"], i) for i in here]
+            if here:
+                yield Batch(np.array(here, np.int64), np.array([found[i]["digest"] for i in here], np.int64), rows)
+
+    def _table(self, kind: str) -> str:
+        if kind not in ("images", "captions") and layer_of(kind) is None:
+            raise unknown_kind(kind, [each.name for each in self.kinds()])
+        return table_of(kind, self.identity(layer) if (layer := layer_of(kind)) else None)
 
     def clusters(self) -> list[Cluster]:
         return self._dt().clusters()
