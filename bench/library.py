@@ -48,7 +48,9 @@ CONTENT = {
     "vectors": "(SELECT id, image_embedding FROM bench.image)",
 }
 COLUMNS = "path, prompt, negative_prompt, width, height, model, model_hash, sampler, scheduler, steps, cfg_scale, seed, rating, "
-COLUMNS += "aesthetic_score, favorite, nsfw, for_deletion, unavailable, no_metadata, created_date, custom_tags, loras"
+COLUMNS += (
+    "aesthetic_score, favorite, nsfw, for_deletion, unavailable, no_metadata, created_date, custom_tags, loras, hash"
+)
 
 
 def drawn_prompts(rng: random.Random) -> list[str]:
@@ -69,7 +71,7 @@ def tell(address: str, tags: int, bare_tables: bool) -> None:
         connection.execute(
             "UPDATE bench.image SET prompt = said.prompt, negative_prompt = 'blurry, lowres, bad hands, watermark', seed = "
             "said.id * 7919, steps = 28, cfg_scale = 6.5, sampler = 'Euler a', model = said.model, width = 1024, "
-            "height = 1536, rating = said.id % 11 FROM said WHERE said.id = image.id"
+            "height = 1536, rating = said.id % 11, hash = encode(sha256(said.id::text::bytea), 'hex') FROM said WHERE said.id = image.id"
         )
         with connection.cursor().copy("COPY bench.image_tags (image_id, tag, confidence, source) FROM STDIN") as copy:
             for _ in range(tags):

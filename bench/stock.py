@@ -35,12 +35,12 @@ def fill(file: Path, pictures: int) -> None:
     with closing(sqlite3.connect(file)) as db:
         db.executemany(
             "INSERT INTO Image (Id, Path, FileName, Prompt, NegativePrompt, Steps, Sampler, CFGScale, Seed, Width, Height, "
-            "ModelHash, Model, CreatedDate, ModifiedDate, Rating, Favorite, NSFW, FolderId, RootFolderId, Type, FileSize) "
+            "ModelHash, Model, CreatedDate, ModifiedDate, Rating, Favorite, NSFW, FolderId, RootFolderId, Type, FileSize, Hash) "
             "VALUES (?, ?, ?, ?, 'blurry, lowres, bad hands', 28, 'Euler a', 6.5, ?, 1024, 1536, 'ab12cd34', ?, ?, ?, ?, "
-            "?, 0, 1, 1, 0, 2000000)",
+            "?, 0, 1, 1, 0, 2000000, ?)",
             (
                 (i, f"D:\\Pictures\\{i // 1000}\\{i:08}.png", f"{i:08}.png", rng.choice(prompts), rng.getrandbits(48),
-                 f"m{i % 31}", begun + i * 10**7, begun, i % 11 or None, i % 7 == 0)
+                 f"m{i % 31}", begun + i * 10**7, begun, i % 11 or None, i % 7 == 0, f"{rng.getrandbits(256):064x}")
                 for i in range(1, pictures + 1)
             ),
         )  # fmt: skip
@@ -78,16 +78,16 @@ def bare(file: Path, copy: Path | None = None) -> float:
         closing(sqlite3.connect(copy or ":memory:")) as kept,
     ):
         kept.execute("PRAGMA journal_mode = WAL")
-        kept.execute(f"CREATE TABLE images (id INTEGER PRIMARY KEY, {', '.join(f'c{i}' for i in range(20))})")
+        kept.execute(f"CREATE TABLE images (id INTEGER PRIMARY KEY, {', '.join(f'c{i}' for i in range(21))})")
         while rows := db.execute(
             "SELECT Id, Path, Prompt, NegativePrompt, Width, Height, Model, ModelHash, Sampler, Steps, CFGScale, Seed, Rating, "
-            "AestheticScore, Favorite, NSFW, ForDeletion, Unavailable, NoMetadata, CreatedDate, CustomTags "
+            "AestheticScore, Favorite, NSFW, ForDeletion, Unavailable, NoMetadata, CreatedDate, CustomTags, Hash "
             "FROM Image WHERE Id > ? ORDER BY Id LIMIT ?",
             [last, PAGE],
         ).fetchall():
             last = rows[-1][0]
             if copy:
-                kept.executemany(f"INSERT INTO images VALUES (?{', ?' * 20})", rows)
+                kept.executemany(f"INSERT INTO images VALUES (?{', ?' * 21})", rows)
                 kept.commit()
     return time.perf_counter() - begun
 

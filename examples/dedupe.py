@@ -25,14 +25,14 @@ def main() -> None:
     words.add_argument("--where", default="", help="only images that fit this query")
     words.add_argument("--list", type=Path, required=True, help="where the paths of what can go are written")
     given = words.parse_args()
-    spare = []
+    spare: dict[str, None] = {}
     with Library(given.home) as library:
         for group in library.duplicates(given.layer, given.similarity, given.where):
             best, *others = sorted((library.image(each) for each in group.ids), key=worth, reverse=True)
-            print(f"keep {best.path}; {len(others)} like it")
-            spare += [each.path for each in others]
+            print(f"keep {best.path}; {len(others)} {'exact copies' if group.exact else 'like it'}")
+            spare |= dict.fromkeys(each.path for each in others)  # an image may be an exact copy and a near one
     given.list.write_text("".join(f"{path}\n" for path in spare), encoding="utf-8")
-    print(f"{len(spare)} images are near copies of a better one; their paths are in {given.list}")
+    print(f"{len(spare)} images are copies of a better one; their paths are in {given.list}")
 
 
 if __name__ == "__main__":

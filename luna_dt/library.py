@@ -130,6 +130,10 @@ class _Told(Rooms):
         found = state.status_of(self._store, self.settings.shown_dt, self._search, self._map_cache)
         return replace(found, shared=self._shared.told()) if self._shared else found
 
+    def explain(self, layer: str = "visual", where: str = "") -> str:
+        """One line: what answers a search of a layer, and how many images it is about; raises as ``search``."""
+        return self._search.explained(layer, where)
+
     def doctor(self) -> list[Finding]:
         """What is well and what is not, each finding with one next step; changes, sends and downloads nothing."""
         return examine(self.settings, self._store, self._dt, self.status, self.outbox)
@@ -285,9 +289,9 @@ class Library(_Told):
 
         Only images that fit ``where``, in DT's language, are found.  ``order``: similarity; date, newest first, or
         rating, of all that are at least ``min_similarity`` similar, which must be given then.  ``offset``: hits that
-        are passed over, for pages.  ``collapse``: of images with the same prompt and seed (``seed``), or of a cosine
-        of so much (0..1, 0 for none) in the first term's layer, the first stands for the others.  ``diverse``, 0..1:
-        how much hits are to differ from each other.  All but ``offset`` are answered from the mirror, or by a Milvus
+        are passed over, for pages.  ``collapse``: of images with the same prompt and seed (``seed``), of one file
+        (``file``, by ImageRecord.hash), or of a cosine of so much (0..1, 0 for none) in the first term's layer, the first
+        stands for the others.  ``diverse``, 0..1: how much hits are to differ from each other.  All but ``offset`` are answered from the mirror, or by a Milvus
         server, and not by DT.
 
         Raises BadInput, BadQuery, BadPicture, BadVector, UnknownLayer, UnknownImage, NoVector, NotSearchable,
@@ -303,16 +307,15 @@ class Library(_Told):
         """The layer that a text is searched in if none is named: made from pictures if there is one, else semantic."""
         return self._search.text_layer()
 
-    def explain(self, layer: str = "visual", where: str = "") -> str:
-        """One line: what answers a search of a layer, and how many images it is about; raises as ``search``."""
-        return self._search.explained(layer, where)
-
     def duplicates(
-        self, layer: str = "visual", similarity: float = 0.985, where: str = "", progress: Progress = silent
+        self, layer: str | None = "visual", similarity: float = 0.985, where: str = "", progress: Progress = silent
     ) -> list[Duplicates]:
-        """Groups of images that are near copies, the largest first; nothing is deleted.
+        """Groups of images that are exact copies, and of near ones, the largest first; nothing is deleted.
 
-        Images of equal vectors, and joined with these, link by link, those of a cosine of at least ``similarity``.
+        Exact copies are those whose files have one hash (ImageRecord.hash); near ones those of equal vectors, and joined
+        with these, link by link, those of a cosine of at least ``similarity``, of exact copies the first alone.
+        ``layer`` None: only exact copies, which takes no vectors; a layer that has none is an error, since to leave
+        near copies out in silence would look as if there were none.
         Raises BadInput, BadQuery, UnknownLayer, NotSearchable.
         """
         return self._search.duplicates(layer, similarity, where, progress)

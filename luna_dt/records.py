@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from .plain import checked_json
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
+
+Alike = Literal["seed", "file"]  # prompt and seed, or the file, that images have in common
 
 LAYERS = tuple(DT_IDENTITIES)
 RECORD_KINDS = ("images", "captions", "clusters")
@@ -79,7 +82,8 @@ class ImageRecord:
     """One image as DT knows it.
 
     ``rating`` is 1..10 or None; dates are ISO 8601 without zone, as DT writes them; ``path`` is DT's
-    own (often a Windows path), see ``paths.local_path``.
+    own (often a Windows path), see ``paths.local_path``.  ``hash`` is equal for equal files, as they were when DT read
+    them: their SHA-256 where it is DT's, in small hexadecimal digits; "" where none was noted.
     """
 
     id: int
@@ -106,6 +110,7 @@ class ImageRecord:
     custom_tags: str = ""
     loras: str = ""
     tags: tuple[str, ...] = ()
+    hash: str = ""
 
     @property
     def quality(self) -> float:
@@ -134,11 +139,21 @@ class ImageRecord:
         return cls(**known)
 
 
+def image_of(columns: Sequence[Any], tags: tuple[str, ...] = ()) -> ImageRecord:
+    """An image by its fields but the tags, in their order, as a database has them."""
+    return ImageRecord(*[*columns[:-1], tags, columns[-1]])
+
+
 def _text(value: Any) -> str:
     """Text as DT means it; a structure (loras may come as JSON) keeps its JSON form."""
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
+
+
+def file_hash(value: Any) -> str:
+    """A file's hash as it is kept, in small hexadecimal digits; "" for what is none, a number of fewer than 128 bits among it."""
+    return value.lower() if isinstance(value, str) and re.fullmatch("[0-9A-Fa-f]{32,128}", value) else ""
 
 
 def _flag(value: Any) -> bool:
@@ -158,6 +173,7 @@ _IMAGE_FIELDS: dict[str, Callable[[Any], Any]] = {
     "model_hash": _text, "sampler": _text, "scheduler": _text, "steps": int, "cfg": float, "seed": int, "rating": int,
     "aesthetic_score": float, "favorite": _flag, "nsfw": _flag, "for_deletion": _flag, "unavailable": _flag,
     "no_metadata": _flag, "created": _text, "custom_tags": _text, "loras": _text, "tags": _list,
+    "hash": file_hash,
 }  # fmt: skip
 
 
@@ -276,10 +292,12 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Images that are near copies of each other, by id; ``similarity`` is the least cosine to the first of them."""
+    """Images that are copies of each other, by id: ``exact`` ones, whose files have one hash, or near ones; ``similarity``
+    is the least cosine to the first of them."""
 
     ids: tuple[int, ...]
     similarity: float
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ _FIELDS: dict[type, dict[str, Callable[[str, Any], Any]]] = {
         "model": _text, "model_hash": _text, "sampler": _text, "scheduler": _text, "steps": _whole, "cfg": _real,
         "seed": _whole, "rating": _whole_or_none, "aesthetic_score": _real_or_none, "favorite": _flag,
         "nsfw": _flag, "for_deletion": _flag, "unavailable": _flag, "no_metadata": _flag, "created": _text,
-        "custom_tags": _text, "loras": _text, "tags": _tags,
+        "custom_tags": _text, "loras": _text, "tags": _tags, "hash": _text,
     },
     Captions: {
         "image_id": _id, "wd14_tags": _text, "joytag_tags": _text, "joycaption": _text, "combined": _text,

@@ -28,6 +28,8 @@ CAPTIONS = ("A girl.", "größer, 猫", "red hair", " ", "")
 FOLDERS = ("D:\\Bilder\\", "/srv/Bilder Ünï/", "\\\\nas\\ai\\", "C:\\Users\\Öz\\猫\\")
 #: What stands where numbers should be; databases of both kinds take some of it.
 NUMBERS = (0, -1, 1, 20, 2**31 - 1, 2**53 + 1, 2**63 - 1, -(2**63), None)
+#: What stands where a file's hash should be; the first two are one, the others are none.
+HASHES = ("AB" * 32, "ab" * 32, "ab" * 31 + "xy", "ab12", "ab" * 32 + "\n", "\uff11" * 64, " ", "", None)
 ODD_IN_SQLITE = (2.0**70, float("inf"), -0.5, 7.25, "many", "", b"\xff\xfe", "12")
 
 

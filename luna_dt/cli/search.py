@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 from rich.table import Table
 
 from ..errors import BadVector, SettingsError
 from ..library import Library
-from ..records import LAYERS, Term
+from ..records import LAYERS, Alike, Term
 from ..search.results import Collapse, Order
 from ..settings import Settings
 from .terminal import err, json_option, out, plain, print_json
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 def _collapse(_context: click.Context, _parameter: click.Parameter, value: str) -> Collapse:
     try:
-        return "seed" if value == "seed" else float(value)
+        return cast("Alike", value) if value in get_args(Alike) else float(value)
     except ValueError:
-        raise click.BadParameter(f"'{value}' is neither a cosine nor seed") from None
+        raise click.BadParameter(f"'{value}' is neither a cosine nor seed nor file") from None
 
 
 @click.command()
@@ -39,8 +39,8 @@ def _collapse(_context: click.Context, _parameter: click.Parameter, value: str) 
 @click.option("--order", type=click.Choice(get_args(Order)), default="similarity", show_default=True,
               help="Of what is at least --min-similarity similar: the newest or the best rated first.")  # fmt: skip
 @click.option("--offset", type=click.IntRange(0), default=0, help="Pass over so many hits, for pages.")
-@click.option("--collapse", metavar="COSINE|seed", default="0", callback=_collapse,
-              help="Of near copies give the first: of a cosine of so much, or of one prompt and seed.")  # fmt: skip
+@click.option("--collapse", metavar="COSINE|seed|file", default="0", callback=_collapse,
+              help="Of near copies give the first: of a cosine of so much, of one prompt and seed, or of one file.")  # fmt: skip
 @click.option("--diverse", type=click.FloatRange(0, 1), default=0.0, help="How much hits are to differ, 0 to 1.")
 @click.option("--exclude", type=int, multiple=True, help="Leave this id out (repeatable).")
 @click.option(

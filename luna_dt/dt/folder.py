@@ -49,7 +49,7 @@ _COLUMNS = Columns(
     },
 )
 _PICTURES = "pictures JOIN looked USING (path) WHERE problem = ''"
-_SELECT = f"SELECT digest, tags, {', '.join(FIELDS)} FROM {_PICTURES}"
+_SELECT = f"SELECT digest, tags, {', '.join(FIELDS)}, replace(looked.content, ':', '') FROM {_PICTURES}"
 
 
 def folder_at(place: str) -> Path | None:
@@ -189,6 +189,6 @@ class FolderCatalog(Catalog):
 
 
 def _record(row: Sequence[Any]) -> ImageRecord:
-    _, tags, *values = row
-    told = ImageRecord(**dict(zip(FIELDS, values, strict=True)))
+    _, tags, *values, content = row
+    told = ImageRecord(**dict(zip(FIELDS, values, strict=True)), hash=content)
     return replace(told, no_metadata=bool(told.no_metadata), tags=tuple(json.loads(tags)))

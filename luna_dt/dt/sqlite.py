@@ -28,7 +28,20 @@ from ..errors import BadQuery, Refused, UnknownCluster, UnknownImage, Unreachabl
 from ..letters import fold
 from ..plain import shown
 from ..query import Columns, Names, Part, matches, where
-from ..records import FLAGS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s, Kind, Member, content_digest
+from ..records import (
+    FLAGS,
+    Batch,
+    Captions,
+    Cluster,
+    ClusterImage,
+    ImageRecord,
+    Int64s,
+    Kind,
+    Member,
+    content_digest,
+    file_hash,
+    image_of,
+)
 from ..storable import checked, each
 from .catalog import Catalog, Health, Sort, unknown_kind
 from .saved import conditions
@@ -55,7 +68,7 @@ IMAGE_FIELDS = {
     "seed": ("Seed", *_COUNT), "rating": ("Rating", *_KNOWN), "aesthetic_score": ("AestheticScore", *_KNOWN),
     "favorite": ("Favorite", *_FLAG), "nsfw": ("NSFW", *_FLAG), "for_deletion": ("ForDeletion", *_FLAG),
     "unavailable": ("Unavailable", *_FLAG), "no_metadata": ("NoMetadata", *_FLAG), "created": ("CreatedDate", _DATE, "''"),
-    "custom_tags": ("CustomTags", *_TEXT), "loras": ("", "''", "''"),
+    "custom_tags": ("CustomTags", *_TEXT), "loras": ("", "''", "''"), "hash": ("Hash", *_TEXT),
 }  # fmt: skip
 #: Columns of Image by the version that added them, newest first.
 ADDED = {"type": "1.10", "hash": "1.9", "haserror": "1.8", "workflow": "1.7", "filename": "1.6"}
@@ -113,7 +126,7 @@ class SqliteCatalog(Catalog):
         found = self._records([image_id])
         if not found:
             raise UnknownImage(f"DT has no image {image_id}")
-        return self._with_tags([checked(ImageRecord(*_flagged(found[0])))])[0]
+        return self._with_tags([checked(_image(found[0]))])[0]
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         columns = self._columns()
@@ -125,7 +138,7 @@ class SqliteCatalog(Catalog):
                 "ORDER BY Id LIMIT ?",
                 [after_id, *values, min(wanted, ROWS_READ)],
             )
-            found += each(lambda row: ImageRecord(*_flagged(row)), rows)
+            found += each(_image, rows)
             if not rows:
                 break
             after_id = rows[-1][0]
@@ -163,7 +176,7 @@ class SqliteCatalog(Catalog):
             f"AND {_pictures(columns)} AND COALESCE({rating}, 0) / 2.0 >= ? AND {condition} ORDER BY {order} LIMIT ?",
             [cluster_id, min_quality, *values, limit],
         )
-        records = self._with_tags(each(lambda row: ImageRecord(*_flagged(row)), rows))
+        records = self._with_tags(each(_image, rows))
         return [ClusterImage(record, 1.0) for record in records]
 
     def captions(self, image_id: int) -> Captions:
@@ -231,7 +244,7 @@ class SqliteCatalog(Catalog):
             rows: Sequence[Any]
             if kind == "images":
                 found = self._records(wanted)
-                digests, rows = [_digest(repr(row)) for row in found], [ImageRecord(*_flagged(row)) for row in found]
+                digests, rows = [_digest(repr(row)) for row in found], [_image(row) for row in found]
                 keys = [row[0] for row in found]
             elif kind == "captions":
                 tags = self._tags(wanted)
@@ -413,11 +426,12 @@ def _all(connection: sqlite3.Connection, statement: str, values: Sequence[object
         connection.text_factory = str
 
 
-def _flagged(row: Sequence[Any]) -> list[Any]:
+def _image(row: Sequence[Any]) -> ImageRecord:
     values = list(row)
     for place in _FLAG_PLACES:
         values[place] = bool(values[place])
-    return values
+    values[-1] = file_hash(values[-1])
+    return image_of(values)
 
 
 def _digest(said: str) -> int:

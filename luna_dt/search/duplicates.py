@@ -1,21 +1,37 @@
-"""Groups of images that are near copies of each other, by their vectors; nothing is deleted."""
+"""Groups of images that are copies of each other, exact ones by their files, near ones by their vectors; nothing is deleted."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from ..errors import BadInput
 from ..progress import Progress
 from ..records import Duplicates, Int64s, content_digest
-from ..store import Layer, no_vectors
+from ..store import Layer, Store, no_vectors
 from .results import BLOCK, ROUNDING, units_of
 from .searcher import Searcher
 
 NEIGHBOURS = 32  # other vectors that each one is compared with: its nearest
 
 
-def duplicates(searcher: Searcher, similarity: float, only: Int64s | None, progress: Progress) -> list[Duplicates]:
-    """Groups of visible images (of ``only``), the largest first; see Library.duplicates.
+def duplicates(
+    store: Store, searcher: Searcher | None, similarity: float, where: str, only: Int64s | None, progress: Progress
+) -> list[Duplicates]:
+    """Groups of exact copies among visible images that fit ``where`` and, with a searcher, of near ones among those of
+    ``only``, the largest first; see Library.duplicates."""
+    found = [Duplicates(ids, 1.0, exact=True) for ids in store.same_files(where)]
+    if searcher is not None:
+        files = {image_id: copies.ids[0] for copies in found for image_id in copies.ids}
+        found += _near(searcher, similarity, only, progress, files)
+    return sorted(found, key=lambda each: (-len(each.ids), each.ids))
+
+
+def _near(
+    searcher: Searcher, similarity: float, only: Int64s | None, progress: Progress, files: Mapping[int, int]
+) -> Iterator[Duplicates]:
+    """Groups of near copies; ``files`` gives for ids with exact copies what all of these share, and one of them counts.
 
     Equal vectors are one; each is joined with those of its nearest that are similar enough.  What is held are
     some numbers for each image, no vectors.
@@ -42,9 +58,12 @@ def duplicates(searcher: Searcher, similarity: float, only: Int64s | None, progr
     group = np.array([_root(joined, i) for i in range(len(first))], np.int64)[same]
     order = np.argsort(group, kind="stable")
     ends = np.flatnonzero(np.diff(group[order])) + 1
-    groups = [part for part in np.split(order, ends) if len(part) > 1]
-    found = [Duplicates(tuple(ids[part].tolist()), _least_cosine(layer, rows[part])) for part in groups]
-    return sorted(found, key=lambda each: (-len(each.ids), each.ids))
+    file_of = np.array([files.get(image_id, image_id) for image_id in ids.tolist()], np.int64)
+    for part in np.split(order, ends):
+        if len(part) > 1:
+            part = part[np.sort(np.unique(file_of[part], return_index=True)[1])]
+        if len(part) > 1:
+            yield Duplicates(tuple(ids[part].tolist()), _least_cosine(layer, rows[part]))
 
 
 def _distinct(layer: Layer, rows: Int64s) -> tuple[Int64s, Int64s, Int64s]:

@@ -134,7 +134,7 @@ class Search:
     def _check_records(self) -> None:
         if not self._lookups.mirrors("images"):
             raise NotSearchable(
-                "conditions and orders ask the images' records, which are not synced; run: luna-dt sync"
+                "conditions, orders and exact copies ask the images' records, which are not synced; run: luna-dt sync"
             )
 
     def text_layer(self, engine: Engine = "auto") -> str:
@@ -159,9 +159,11 @@ class Search:
         fit = np.count_nonzero(now.visible & np.isin(now.ids, only))
         return f"{told}, of which {fit:,} fit the condition, {searcher.way(int(fit))}"
 
-    def duplicates(self, layer: str, similarity: float, where: str, progress: Progress) -> list[Duplicates]:
-        """Groups of near copies; see Library.duplicates."""
-        return duplicates(self.searcher(checked_layer(layer)), similarity, self.fitting(where), progress)
+    def duplicates(self, layer: str | None, similarity: float, where: str, progress: Progress) -> list[Duplicates]:
+        """Groups of exact and of near copies; see Library.duplicates."""
+        searcher = None if layer is None else self.searcher(checked_layer(layer))
+        self._check_records()
+        return duplicates(self._store, searcher, similarity, where, self.fitting(where), progress)
 
     def _in_dt(self, term: Term, wanted: Wanted, left_out: set[int]) -> list[Hit]:
         catalog, count = self._catalog(), wanted.offset + wanted.top_k + len(left_out)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
 from ..errors import BadInput
-from ..records import Float32s, Int64s
+from ..records import Alike, Float32s, Int64s
 from ..store import Layer, Store
 from .sampling import by_marginal_relevance
 
 Order = Literal["similarity", "date", "rating"]
-Collapse = float | Literal["seed"]
+Collapse = float | Alike
 
 FIRST_LOOK, WIDER = 200, 8  # candidates looked at first where it is not known how many are needed; then times so many
 POOL, POOL_SHARE, MOST_DIVERSE = 50, 5, 1000  # candidates of diverse results: at least, and for each wanted one
@@ -44,8 +44,11 @@ class Wanted:
             raise BadInput(f"'{self.order}' is no order of hits; there is: similarity, date, rating")
         if self.order != "similarity" and not self.min_similarity > -1:
             raise BadInput(f"order '{self.order}' sorts what is similar enough: say with min_similarity how similar")
-        if self.collapse != "seed" and not (isinstance(self.collapse, (int, float)) and 0 <= self.collapse <= 1):
-            raise BadInput(f"collapse is a cosine, 0 (nothing is collapsed) to 1, or 'seed', not {self.collapse!r}")
+        is_cosine = isinstance(self.collapse, (int, float)) and 0 <= self.collapse <= 1
+        if not is_cosine and self.collapse not in get_args(Alike):
+            raise BadInput(
+                f"collapse is a cosine, 0 (nothing is collapsed) to 1, or 'seed' or 'file', not {self.collapse!r}"
+            )
         if not (math.isfinite(self.diverse) and 0 <= self.diverse <= 1):
             raise BadInput(f"diverse must be 0 to 1, not {self.diverse}")
         if self.diverse and (self.offset or self.order != "similarity"):
@@ -56,7 +59,7 @@ class Wanted:
     @property
     def of_records(self) -> bool:
         """Whether it takes the images' records, and not only vectors, to answer."""
-        return bool(self.where.strip()) or self.order != "similarity" or self.collapse == "seed"
+        return bool(self.where.strip()) or self.order != "similarity" or isinstance(self.collapse, str)
 
     @property
     def only_here(self) -> bool:
@@ -78,8 +81,9 @@ class Candidates(Protocol):
         """The places of the ids, the newest or the best rated first; equal ones stay as they were."""
         ...
 
-    def made_alike(self, ids: Int64s) -> tuple[Int64s, Int64s]:
-        """The places of the first of each that have prompt and seed in common, in order, and how many each stands for."""
+    def made_alike(self, ids: Int64s, by: Alike) -> tuple[Int64s, Int64s]:
+        """The places of the first of each that have prompt and seed, or the file, in common, in order, and how many each
+        stands for; one of which that is not known is like no other."""
         ...
 
     def units(self, ids: Int64s) -> Callable[[slice], Float32s]:
@@ -98,8 +102,8 @@ class Mirrored:
     def in_order(self, ids: Int64s, order: Literal["date", "rating"]) -> Int64s:
         return self.store.in_order(ids, order)
 
-    def made_alike(self, ids: Int64s) -> tuple[Int64s, Int64s]:
-        return self.store.made_alike(ids)
+    def made_alike(self, ids: Int64s, by: Alike) -> tuple[Int64s, Int64s]:
+        return self.store.made_alike(ids, by)
 
     def units(self, ids: Int64s) -> Callable[[slice], Float32s]:
         layer = self.layer()
@@ -128,8 +132,8 @@ def chosen(
                 places = candidates.in_order(ids, wanted.order)
                 ids, similarities = ids[places], similarities[places]
             places, stands_for = np.arange(len(ids)), np.ones(len(ids), np.int64)
-            if wanted.collapse == "seed":
-                places, stands_for = candidates.made_alike(ids)
+            if isinstance(wanted.collapse, str):
+                places, stands_for = candidates.made_alike(ids, wanted.collapse)
             elif wanted.collapse:
                 places, stands_for = alike(candidates.units(ids), len(ids), wanted.collapse, wanted.needed)
             if is_all or len(places) >= wanted.needed:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..dt.catalog import Catalog
 from ..errors import BadInput
-from ..records import Float32s, Hit, ImageRecord, Int64s, Term, checked_vectors
+from ..records import Alike, Float32s, Hit, ImageRecord, Int64s, Term, checked_vectors
 from .reference import References
 from .results import Wanted, chosen
 
@@ -81,12 +81,12 @@ class _Found:
             keys = [(record.rating is not None, record.rating or 0) for record in records]
         return np.array(sorted(range(len(keys)), key=keys.__getitem__, reverse=True), np.int64)
 
-    def made_alike(self, ids: Int64s) -> tuple[Int64s, Int64s]:
-        groups: dict[tuple[str, int, int], list[int]] = {}
+    def made_alike(self, ids: Int64s, by: Alike) -> tuple[Int64s, Int64s]:
+        groups: dict[tuple[str | int, ...], list[int]] = {}
         for place, image_id in enumerate(ids.tolist()):
             record = self.records[image_id]
-            alone = image_id if not record.prompt or not record.seed else -1
-            groups.setdefault((record.prompt, record.seed, alone), []).append(place)
+            common = (record.prompt, record.seed) if by == "seed" else (record.hash,)
+            groups.setdefault(common if all(common) else (image_id,), []).append(place)
         places = [group[0] for group in groups.values()]
         return np.array(places, np.int64), np.array([len(group) for group in groups.values()], np.int64)
 

@@ -128,6 +128,14 @@ MIGRATIONS = (
             *(f"ALTER TABLE {table} ADD COLUMN checksum INTEGER" for table in ("images", "captions", "clusters")),
         ),
     ),
+    Migration(
+        7,
+        "hashes of files",
+        (
+            "ALTER TABLE images ADD COLUMN hash TEXT NOT NULL DEFAULT ''",
+            "UPDATE images SET checksum = NULL",  # those were of rows without it
+        ),
+    ),
 )
 
 

@@ -17,7 +17,19 @@ from typing import Any, Literal, cast
 
 from .. import query
 from ..errors import StoreError, UnknownCluster, UnknownImage
-from ..records import FLAGS, LAYERS, RECORD_KINDS, Batch, Captions, Cluster, ClusterImage, ImageRecord, Int64s
+from ..records import (
+    FLAGS,
+    LAYERS,
+    RECORD_KINDS,
+    Alike,
+    Batch,
+    Captions,
+    Cluster,
+    ClusterImage,
+    ImageRecord,
+    Int64s,
+    image_of,
+)
 from .database import Database
 
 log = logging.getLogger(__name__)
@@ -26,6 +38,11 @@ ImageOrder = Literal["id", "date", "rating"]
 _ORDERS: dict[ImageOrder, str] = {
     "id": "id", "date": "created DESC, id DESC", "rating": "rating DESC, created DESC, id DESC"
 }  # fmt: skip
+#: What images have in common that are made alike or the same file; one of which it is not known is like no other.
+_ALIKE: dict[Alike, str] = {
+    "seed": "prompt, seed, CASE WHEN prompt = '' OR seed = 0 THEN images.id END",
+    "file": "hash, CASE WHEN hash = '' THEN images.id END",
+}
 IDS = {"images": "id", "captions": "image_id", "clusters": "id"}  # what a row of each kind is known by
 VISIBLE_PAGE = 1000  # records taken in one go
 TAGGED = 5000  # images whose tags are counted
@@ -176,15 +193,25 @@ class Records(Database):
         sql = f"SELECT key FROM json_each(?) JOIN images ON images.id = value ORDER BY {by} DESC, key"
         return self._array([("place", "i8")], sql, [json.dumps(ids.tolist())])["place"].copy()
 
-    def made_alike(self, ids: Int64s) -> tuple[Int64s, Int64s]:
-        """The places of those ids that are known and the first with their prompt and seed, in order, and how many have
-        the same; one without a prompt or a seed is like no other."""
+    def made_alike(self, ids: Int64s, by: Alike) -> tuple[Int64s, Int64s]:
+        """The places of those ids that are known and the first with their prompt and seed, or file, in order, and how many
+        have the same; one of which that is not known is like no other."""
         sql = (
             "SELECT MIN(key), COUNT(*) FROM json_each(?) JOIN images ON images.id = value "
-            "GROUP BY prompt, seed, CASE WHEN prompt = '' OR seed = 0 THEN images.id END ORDER BY 1"
+            f"GROUP BY {_ALIKE[by]} ORDER BY 1"
         )
         found = self._array([("place", "i8"), ("count", "i8")], sql, [json.dumps(ids.tolist())])
         return found["place"].copy(), found["count"].copy()
+
+    def same_files(self, text: str = "") -> list[tuple[int, ...]]:
+        """The ids of each file that is there more than once among the images that fit a query and are not hidden."""
+        condition, values = self._where(text)
+        rows = self.rows(
+            f"SELECT json_group_array(id) FROM images WHERE hash <> '' AND {condition} AND NOT ({hidden(self.hide)}) "
+            "GROUP BY hash HAVING COUNT(*) > 1",
+            values,
+        )
+        return [tuple(sorted(json.loads(ids))) for (ids,) in rows]
 
     def _where(self, text: str) -> query.Sql:
         return query.where(text, replace(_COLUMNS, hide=self.hide, saved=self.saved))
@@ -320,8 +347,7 @@ def _image(row: Sequence[Any]) -> ImageRecord:
     values = list(row)
     for i in _FLAGS:
         values[i] = bool(values[i])
-    values[-1] = _split(values[-1])
-    return ImageRecord(*values)
+    return image_of(values[:-1], _split(values[-1]))
 
 
 def _split(tags: str | None) -> tuple[str, ...]:

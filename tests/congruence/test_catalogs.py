@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,7 @@ from luna_dt.records import StoredMap
 from luna_dt.storable import sifted
 from tests.conftest import Drawn
 from tests.unit.test_query import CASES, LETTERS, QUERIES, RECORDS, fill_records, written
+from tests.untidy import HASHES
 
 
 def made_anew(postgres: str, name: str, options: str) -> str:
@@ -87,6 +89,7 @@ def test_an_image_has_what_was_put_in(catalog: Catalog, drawn: Drawn) -> None:
     assert (image.rating, image.model, image.scheduler) == (drawing.rating, "drawings_v1", "normal")
     assert image.created == "2026-01-01T12:28:00"
     assert image.tags[0] == drawing.scene.subject
+    assert image.hash == hashlib.sha256(drawing.path.read_bytes()).hexdigest()
 
 
 def test_pages_and_queries(catalog: Catalog, drawn: Drawn) -> None:
@@ -351,6 +354,35 @@ def test_columns_are_discovered_and_the_live_one_counts(postgres: str, schema: s
     (batch,) = catalog.fetch("embeddings.visual", np.array([1]))
     assert np.asarray(batch.rows)[0, 0] == 0.5
     catalog.close()
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII"])
+def test_a_files_hash_is_that_of_the_file_in_one_form_or_none(
+    postgres: str, schema: str, tmp_path: Path, encoding: str
+) -> None:
+    address = made_anew(postgres, f"hashes_{encoding.lower()}", f"LOCALE 'C' ENCODING '{encoding}'")
+    columns = "UPDATE image SET metadata_hash = repeat('cd', 32), model_hash = repeat('ef', 32)"
+    fork(address, schema, columns, count=len(HASHES)).close()
+    with psycopg.connect(address, client_encoding="utf8") as connection:
+        for i, value in enumerate(HASHES, 1):
+            connection.execute(f"UPDATE {schema}.image SET hash = %s WHERE id = %s", [value, i])
+    copies, every = [1, 2], range(1, len(HASHES) + 1)
+    with Library(tmp_path, dt=f"{address}&schema={schema}") as library:
+        library.sync()
+        assert {i: library.image(i).hash for i in every if library.image(i).hash} == dict.fromkeys(copies, "ab" * 32)
+        assert [library.catalog.image(i) for i in every] == library.catalog.images() == library.records(every)
+        assert [group.ids for group in library.duplicates(None)] == [tuple(copies)]
+        for statement, changed, left in (
+            ("UPDATE image SET hash = repeat('12', 32) WHERE id IN (1, 3)", [1, 3], [(1, 3)]),
+            ("ALTER TABLE image ALTER hash TYPE bytea USING decode('ab12', 'hex')", [1, 2, 3], []),
+            ("ALTER TABLE image DROP COLUMN hash", [], []),
+        ):
+            with psycopg.connect(address) as connection:
+                connection.execute(f"SET search_path TO {schema}, public")
+                connection.execute(statement)
+            (images,) = (change for change in library.sync() if change.kind == "images")
+            assert (images.added, images.changed, images.removed) == (0, len(changed), 0), statement
+            assert [group.ids for group in library.duplicates(None)] == left, statement
 
 
 def fork(postgres: str, schema: str, *statements: str, count: int = 0) -> PostgresCatalog:

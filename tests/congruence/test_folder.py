@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -323,6 +324,23 @@ def test_an_idle_scan_opens_no_picture(library: Library, folder: Path, monkeypat
     draw(folder / "3.png", "white")
     assert ids(library) == found
     assert opened == ["3.png"]
+
+
+def test_copies_have_one_hash_as_long_as_they_are_copies(library: Library, folder: Path) -> None:
+    for name, size in (("a.png", (64, 32)), ("big.bmp", (400, 300))):
+        first = draw(folder / name, "red", size)
+        shutil.copy(first, folder / f"copy of {name}")
+    draw(folder / "other.png", "blue")
+    found = ids(library)
+    images = library.records(found.values())
+    assert all(re.fullmatch("[0-9a-f]{33,}", image.hash) for image in images)
+    assert images == [library.catalog.image(image.id) for image in images]
+    big, small = ((found[name], found[f"copy of {name}"]) for name in ("big.bmp", "a.png"))
+    groups = [group.ids for group in library.duplicates(None)]
+    assert sorted(groups) == sorted(tuple(sorted(pair)) for pair in (big, small))
+    draw(folder / "copy of big.bmp", "white", (400, 300))
+    ids(library)
+    assert [group.ids for group in library.duplicates(None)] == [tuple(sorted(small))]
 
 
 def test_what_an_older_version_understood_is_read_again(library: Library, folder: Path) -> None:

@@ -30,7 +30,7 @@ from luna_dt.errors import (
     Unreachable,
 )
 from luna_dt.records import Batch, Captions, Int64s
-from tests import stock
+from tests import stock, untidy
 from tests.conftest import beside
 
 DATE = stock.ticks("2026-01-31T23:59:58")
@@ -124,6 +124,20 @@ def test_the_mirror_gives_the_same_answers(file: Path, tmp_path: Path) -> None:
         assert [image.id for image in library.images("delete: true")] == [3]
         assert [image.id for image in library.images("σοφος")] == [9]
         assert library.status().left_out == ("2 videos, which no picture is of",)
+
+
+def test_a_files_hash_is_that_of_the_file_in_one_form_or_none(newest: Path, tmp_path: Path) -> None:
+    noted = [*untidy.HASHES, b"ab" * 32, "ab" * 32 + "\0", 0.5]
+    stock.insert(newest, "Image", *({"Id": i, "Path": f"{i}.png", "Hash": each} for i, each in enumerate(noted, 100)))
+    with Library(tmp_path / "home", dt=str(newest)) as library:
+        library.sync()
+        known = {image.id: image.hash for image in library.images(limit=500) if image.hash}
+        assert known == {100: "ab" * 32, 101: "ab" * 32}
+        assert library.images(limit=500) == library.catalog.images(limit=500)
+        assert [group.ids for group in library.duplicates(None)] == [(100, 101)]
+        stock.run(newest, "UPDATE Image SET Hash = (SELECT Hash FROM Image WHERE Id = 100) WHERE Id = 9")
+        assert {change.kind: change.changed for change in library.sync()}["images"] == 1
+        assert [group.ids for group in library.duplicates(None)] == [(9, 100, 101)]
 
 
 def test_albums_are_clusters_and_tags_are_tags(newest: Path, tmp_path: Path) -> None:

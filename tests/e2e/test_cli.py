@@ -87,7 +87,8 @@ def test_conditions_orders_pages_and_near_copies(home: Path, drawn: Drawn) -> No
     alike = answer("search", "--id", 31, "-k", 100, "--collapse", 0.9, home=home)
     assert len(alike) < 99
     assert sum(hit.get("stands_for", 1) for hit in alike) == 99
-    assert len(answer("search", "--id", 31, "-k", 5, "--diverse", 0.5, "--collapse", "seed", home=home)) == 5
+    for by in ("seed", "file"):
+        assert len(answer("search", "--id", 31, "-k", 5, "--diverse", 0.5, "--collapse", by, home=home)) == 5
     told = luna_dt(*asked, "--explain", "--collapse", 0.9, home=home)
     assert f"layer visual: 100 images, of which {len(cats)} fit the condition" in told.stderr
     assert told.stdout.split()[:3] == ["similarity", "id", "images"]
@@ -120,7 +121,29 @@ def test_duplicates_are_listed_and_drawn(home: Path, drawn: Drawn, tmp_path: Pat
     shown = luna_dt("duplicates", "--layer", "semantic", "--similarity", least, home=home)
     assert f"{len(groups)} groups" in shown.stdout
     none = luna_dt("duplicates", "--where", "steps: 9999", home=home)
-    assert (none.returncode, none.stdout) == (0, "no image is a near copy of another\n")
+    assert (none.returncode, none.stdout) == (0, "no image is a copy of another\n")
+
+
+def test_exact_copies_of_a_folder_take_no_vectors(drawn: Drawn, tmp_path: Path) -> None:
+    folder, home, target = tmp_path / "pictures", tmp_path / "home", tmp_path / "copies.png"
+    folder.mkdir()
+    for i, picture in enumerate((0, 0, 0, 1, 2, 2)):
+        shutil.copy(drawn.drawings[picture].path, folder / f"{i}.png")
+    assert luna_dt("sync", "--dt", folder, home=home).returncode == 0
+    groups = answer("duplicates", "--exact", "--contact-sheet", target, home=home)
+    names = [[Path(image["path"]).name for image in group["images"]] for group in groups]
+    assert [(group["exact"], group["similarity"]) for group in groups] == [(True, 1.0)] * 2
+    assert sorted(map(sorted, names)) == [["0.png", "1.png", "2.png"], ["4.png", "5.png"]]
+    assert target.is_file()
+    shown = luna_dt("duplicates", "--exact", home=home).stdout
+    assert "2 groups; 3 images are exact copies of another one, 0 near copies" in shown
+    assert (
+        luna_dt("duplicates", "--exact", "--where", "steps: 9999", home=home).stdout
+        == "no image is an exact copy of another\n"
+    )
+    refused = luna_dt("duplicates", home=home)
+    assert refused.returncode == 1
+    assert "luna-dt duplicates --exact" in " ".join(refused.stderr.split())
 
 
 def test_verify_embed_and_weighted_search(home: Path, drawn: Drawn, tmp_path: Path) -> None:
@@ -357,7 +380,9 @@ def test_an_empty_library_says_what_to_do(tmp_path: Path) -> None:
 def test_a_wrong_command_line_ends_with_2(tmp_path: Path) -> None:
     assert luna_dt("search", "--layer", "smell", home=tmp_path).returncode == 2
     assert luna_dt("fly", home=tmp_path).returncode == 2
-    assert "neither a cosine nor seed" in luna_dt("search", "--id", 1, "--collapse", "hash", home=tmp_path).stderr
+    assert (
+        "neither a cosine nor seed nor file" in luna_dt("search", "--id", 1, "--collapse", "hash", home=tmp_path).stderr
+    )
 
 
 def test_the_demo(tmp_path: Path) -> None:

@@ -257,6 +257,7 @@ def test_orders_pages_near_copies_and_several_references_are_as_in_a_mirror(
         {"order": "date", "min_similarity": 0.2, "top_k": 40}, {"order": "rating", "min_similarity": 0.1, "top_k": 40, "offset": 7},
         {"order": "date", "min_similarity": 0.1, "where": "rating: > 3"}, {"offset": 10}, {"collapse": 0.6, "top_k": 30},
         {"collapse": 0.6, "top_k": 5, "offset": 5, "where": "not nsfw:"}, {"collapse": "seed", "top_k": 30}, {"collapse": 0.01},
+        {"collapse": "file", "top_k": 60}, {"collapse": "file", "top_k": 7, "offset": 4},
         {"diverse": 0.5}, {"diverse": 1.0, "collapse": 0.5, "where": "steps: 28"}, {"order": "date", "min_similarity": 0.99},
     ]  # fmt: skip
     for options in asked:

@@ -8,6 +8,7 @@ To keep another, with the last code that wrote it::
 from __future__ import annotations
 
 import base64
+import dataclasses
 import http.server
 import json
 import os
@@ -71,6 +72,8 @@ def write_records(store: Any) -> None:
         2**40, r"D:\Bilder Ünï\日本語 🌙.png", "a, \"b\"\n'c'; DROP", "bäd", 832, 1216, "pony", "ab12", "Euler a",
         "karras", 28, 6.5, 2**62, 9, 7.25, True, True, False, False, True, "2026-01-02T03:04:05", "mine", "[]",
     )  # fmt: skip
+    if hasattr(ImageRecord, "hash"):  # what came with format 7
+        whole = dataclasses.replace(whole, hash="ab" * 32)
     others = [ImageRecord(2, "/srv/Straße/2.png", for_deletion=True), ImageRecord(3, "3.png", unavailable=True)]
     store.put("images", batch([ImageRecord(1, "1.png", "eins", rating=4), *others, whole], [1, 2, 3, whole.id]))
     captions = [Captions(1, "a, b", "b", "a cät", "a, b, a cät", ("a", "b; c")), Captions(whole.id)]

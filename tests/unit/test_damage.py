@@ -89,7 +89,7 @@ def test_a_vector_under_another_id_is_damage(tmp_path: Path) -> None:
         db.execute("UPDATE vectors SET row = 9 WHERE image_id = 20")
         db.execute("INSERT INTO images SELECT 1008, path, prompt, negative_prompt, width, height, model, model_hash, sampler, "
                    "scheduler, steps, cfg, seed, rating, aesthetic_score, favorite, nsfw, for_deletion, unavailable, "
-                   "no_metadata, created, custom_tags, loras, digest, NULL FROM images WHERE id = 8")  # fmt: skip
+                   "no_metadata, created, custom_tags, loras, digest, NULL, hash FROM images WHERE id = 8")  # fmt: skip
         db.commit()
     with Library(tmp_path, dt="http://127.0.0.1:9") as library:
         for row in (7, 9, 19):

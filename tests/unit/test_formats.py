@@ -25,12 +25,13 @@ from luna_dt.store.records import hidden
 from tests.conftest import beside
 
 KEPT = Path(__file__).parents[1] / "formats"
-FORMATS = [1, 2, 3, 4, 5, 6]
+FORMATS = [1, 2, 3, 4, 5, 6, 7]
 NEWEST = FORMATS[-1]
 
 SYNCED = {
     1: "2026-11-25T22:26:39+00:00", 2: "2026-11-25T22:26:40+00:00", 3: "2026-11-25T22:26:42+00:00",
     4: "2026-11-25T23:45:28+00:00", 5: "2026-11-26T05:51:46+00:00", 6: "2026-11-26T20:21:51+00:00",
+    7: "2026-11-27T05:09:33+00:00",
 }  # fmt: skip
 IDENTITY = Identity("test", "ünï", "image", "pooled", "squash", 4)
 LUNA = 2**40
@@ -61,6 +62,9 @@ BATCHES = {
     6: ("a370a826ccf8", "2026-11-26T20:21:51.865684+00:00", [
         "d1ffcbf8-ee50-4d6e-9b27-c982fd8016b9", "79452638-1d1e-4830-944c-a48465f245b7",
         "8522ede0-30f0-44d2-b631-280b2225125d"]),
+    7: ("1ba81d9d1aef", "2026-11-27T05:09:33.815110+00:00", [
+        "7d665002-27f6-4599-baba-e597641f2896", "3f9ef609-8e61-410f-afa9-cd1c3368a36f",
+        "c208a679-0627-486a-b3a6-cfa2449d844e"]),
 }  # fmt: skip
 WORKFLOW = ('{"prompt": {"1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 1}}, '
             '"2": {"class_type": "KSampler", "inputs": {"seed": 1}}}, "extra": {}}')  # fmt: skip
@@ -115,9 +119,10 @@ def test_a_library_of_each_format_goes_on(kept: Callable[[int], Path], number: i
 
 
 def check_records(library: Library, store: Store, number: int) -> None:
-    assert store.images([1, 2, 3, LUNA]) == {record.id: record for record in IMAGES}
+    images = [*IMAGES[:3], dataclasses.replace(IMAGES[3], hash="ab" * 32 if number >= 7 else "")]
+    assert store.images([1, 2, 3, LUNA]) == {record.id: record for record in images}
     assert [type(library.image(LUNA).nsfw), type(library.image(2).for_deletion)] == [bool, bool]
-    assert library.images() == [IMAGES[0], IMAGES[3]]
+    assert library.images() == [images[0], images[3]]
     assert library.captions(1) == Captions(1, "a, b", "b", "a cät", "a, b, a cät", ("a", "b; c"))
     assert library.captions(LUNA) == Captions(LUNA)
     assert library.clusters() == [Cluster(7, "Lüna", 3)]

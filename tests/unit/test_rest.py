@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,10 @@ def test_a_plain_dt_server_is_understood(stranger: Stranger, catalog: RestCatalo
     assert catalog.health().capabilities == ()
     record = catalog.image(3)
     assert (record.prompt, record.seed, record.rating, record.loras) == ("", 5, None, '[{"a": 1}]')
+    assert record.hash == ""
+    for said, kept in (("AB" * 32, "ab" * 32), ("ab12", ""), (7, ""), (["ab" * 32], ""), (None, "")):
+        stranger.answers["/api/images/3"] = (200, {**image, "hash": said})
+        assert catalog.image(3) == replace(record, hash=kept)
     assert catalog.clusters() == [Cluster(1, "", 7)]
     assert catalog.cluster_images(1)[0].confidence == 0.5
     assert catalog.captions(3) == Captions(3, "a, b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from luna_dt import Hit, Identity, Library, Term
+from luna_dt import Duplicates, Hit, Identity, Library, Term
 from luna_dt.demo.database import TINY_IMAGE, TINY_JOINT, TINY_TEXT
 from luna_dt.errors import BadInput, BadQuery, IdentityMismatch, NotSearchable, UnknownLayer
 from luna_dt.records import Batch, Float32s, ImageRecord
@@ -45,6 +46,11 @@ def record(i: int, steps: int, **changes: Any) -> ImageRecord:
     return ImageRecord(i, f"D:\\Bilder\\{i}.png", steps=steps, **{**made, **changes})
 
 
+def file_of(i: int) -> str:
+    """Five images in a row are of one file, but every third is of none that is known."""
+    return f"{i // 5:064x}" if i % 3 else ""
+
+
 class Filled:
     """A library of images that repeat, every eleventh hidden, with the truth about it."""
 
@@ -52,7 +58,7 @@ class Filled:
         self.vectors = {"visual": repeating(TINY_IMAGE.dim), "style": repeating(TINY_JOINT.dim, 5)}
         self.ids = np.arange(1, COUNT + 1, dtype=np.int64)
         self.steps = np.random.default_rng(3).permutation(COUNT) + 1  # so "steps: 1-40" are any 40
-        self.records = [record(int(i), int(self.steps[i - 1])) for i in self.ids]
+        self.records = [record(int(i), int(self.steps[i - 1]), hash=file_of(int(i))) for i in self.ids]
         self.visible = self.ids % 11 != 0
         self.store = Store(home)
         self.put("images", self.records)
@@ -144,11 +150,12 @@ def test_conditions_need_the_mirror(library: Library, filled: Filled) -> None:
     store = Store(library.settings.home)
     store.prepare_layer("visual", TINY_IMAGE, local=True)
     store.put("embeddings.visual", Batch(np.array([1]), np.array([1]), unit_vectors(1, TINY_IMAGE.dim)))
-    for asked in ({"where": "cat"}, {"collapse": "seed"}, {"order": "date", "min_similarity": 0}):
+    for asked in ({"where": "cat"}, {"collapse": "seed"}, {"collapse": "file"}, {"order": "date", "min_similarity": 0}):
         with pytest.raises(NotSearchable, match="not synced"):
             library.search(image_id=1, **asked)
-    with pytest.raises(NotSearchable, match="not synced"):
-        library.duplicates(where="cat")
+    for layer in ("visual", None):
+        with pytest.raises(NotSearchable, match="not synced"):
+            library.duplicates(layer, where="cat")
     with pytest.raises(NotSearchable, match="holds no vectors"):
         filled.library.search(image_id=1, layer="negative", where="steps: 1-9")
     store.close()
@@ -181,7 +188,7 @@ def test_orders_are_of_all_that_is_similar_enough(filled: Filled, order: Any, wh
 
 
 @pytest.mark.parametrize("where", ["", "steps: 1-300"])
-@pytest.mark.parametrize("asked", [{}, {"collapse": 0.99}, {"collapse": "seed"}])
+@pytest.mark.parametrize("asked", [{}, {"collapse": 0.99}, {"collapse": "seed"}, {"collapse": "file"}])
 def test_pages_follow_each_other(filled: Filled, asked: dict[str, Any], where: str) -> None:
     whole = filled.library.search(image_id=7, where=where, top_k=COUNT, **asked)
     pages = [
@@ -281,25 +288,32 @@ def with_copies(library: Library, vectors: Float32s, layer: str = "visual", **ch
     store.close()
 
 
-def test_images_of_one_prompt_and_seed_are_one(filled: Filled) -> None:
-    hits = filled.library.search(image_id=7, collapse="seed", top_k=COUNT, exclude_source=False)
+def in_common(each: ImageRecord, by: str) -> Any:
+    """What an image has in common with others, itself where that is not known."""
+    return ((each.prompt, each.seed) if each.seed else each.id) if by == "seed" else each.hash or each.id
+
+
+@pytest.mark.parametrize("by", ["seed", "file"])
+def test_images_of_one_prompt_and_seed_or_of_one_file_are_one(filled: Filled, by: Any) -> None:
+    hits = filled.library.search(image_id=7, collapse=by, top_k=COUNT, exclude_source=False)
     shown = [each for each in filled.records if filled.visible[each.id - 1]]
     groups: dict[Any, list[int]] = {}
     for each in shown:
-        groups.setdefault((each.prompt, each.seed) if each.seed else each.id, []).append(each.id)
-    assert len(hits) == len(groups)
+        groups.setdefault(in_common(each, by), []).append(each.id)
+    assert len(hits) == len(groups) < len(shown)
     truth = filled.vectors["visual"] @ filled.vectors["visual"][6]
     for hit in hits:
-        group = groups[(hit.image.prompt, hit.image.seed) if hit.image.seed else hit.id]
+        group = groups[in_common(hit.image, by)]
         assert hit.stands_for == len(group)
         assert hit.similarity == pytest.approx(max(truth[i - 1] for i in group), abs=1e-5)
-    few = filled.library.search(image_id=7, collapse="seed", top_k=5, exclude_source=False)
+    few = filled.library.search(image_id=7, collapse=by, top_k=5, exclude_source=False)
     assert [hit.similarity for hit in few] == [hit.similarity for hit in hits[:5]]
 
 
-def test_an_image_without_a_prompt_or_a_vector_is_like_no_other(library: Library) -> None:
+def test_an_image_without_a_prompt_a_hash_or_a_vector_is_like_no_other(library: Library) -> None:
     with_copies(library, np.tile(unit_vectors(1), (20, 1)), prompt="", seed=5)
     assert len(library.search(image_id=1, collapse="seed", top_k=30)) == 19
+    assert len(library.search(image_id=1, collapse="file", top_k=30)) == 19
     with_copies(library, unit_vectors(10, seed=2), layer="style", prompt="", seed=5)
     terms = [Term(image_id=1, layer="style"), Term(image_id=1, weight=0.1)]
     hits = library.search(terms, collapse=0.9, top_k=30, exclude_source=False)
@@ -432,12 +446,23 @@ def test_duplicates_are_the_groups_that_links_make(filled: Filled, where: str, s
     found = filled.library.duplicates("visual", similarity, where, lambda *told: heard.append(told))
     fits = filled.visible & (filled.steps <= {"": COUNT, "steps: 1": 1}.get(where, 200))
     vectors = filled.vectors["visual"]
-    assert {frozenset(each.ids) for each in found} == joined_by_hand(vectors[fits], filled.ids[fits], similarity)
+    files: dict[str, list[int]] = {}
+    for i in filled.ids[fits].tolist():
+        files.setdefault(file_of(i) or str(i), []).append(i)
+    exact = {frozenset(each.ids) for each in found if each.exact}
+    assert exact == {frozenset(group) for group in files.values() if len(group) > 1}
+    assert exact == {frozenset(each.ids) for each in filled.library.duplicates(None, where=where)}
+    joined = (
+        {next(i for i in files[file_of(each) or str(each)] if i in group) for each in group}
+        for group in joined_by_hand(vectors[fits], filled.ids[fits], similarity)
+    )
+    assert {frozenset(each.ids) for each in found if not each.exact} == {frozenset(g) for g in joined if len(g) > 1}
     assert [len(each.ids) for each in found] == sorted((len(each.ids) for each in found), reverse=True)
     for each in found:
         of = vectors[[i - 1 for i in each.ids]]
         assert list(each.ids) == sorted(each.ids)
-        assert each.similarity == pytest.approx(min(1.0, float((of @ of[0]).min())), abs=1e-5)
+        least = 1.0 if each.exact else min(1.0, float((of @ of[0]).min()))
+        assert each.similarity == pytest.approx(least, abs=1e-5)
     assert all(done <= total and kind == "duplicates.visual" for kind, done, total in heard)
 
 
@@ -458,7 +483,22 @@ def test_what_has_no_duplicates_is_told(library: Library, filled: Filled) -> Non
         filled.library.duplicates(similarity=1.5)
     with pytest.raises(UnknownLayer):
         filled.library.duplicates("smell")
-    with pytest.raises(NotSearchable):
-        library.duplicates()
+    for layer in ("visual", None):
+        with pytest.raises(NotSearchable):
+            library.duplicates(layer)
     with_copies(library, unit_vectors(30))
     assert library.duplicates() == []
+
+
+def test_exact_copies_take_no_vectors_and_are_of_what_is_not_hidden(library: Library) -> None:
+    images = [record(i, i, hash="ab" * 32 if i < 5 else "cd" * 32, for_deletion=i in (4, 6)) for i in range(1, 8)]
+    with closing(Store(library.settings.home)) as store:
+        store.put("images", Batch(np.arange(1, 8), np.ones(7, np.int64), images))
+        store.finish("images", "a test")
+    assert library.duplicates(None) == [Duplicates((1, 2, 3), 1.0, exact=True), Duplicates((5, 7), 1.0, exact=True)]
+    assert library.duplicates(None, where="steps: 2-6") == [Duplicates((2, 3), 1.0, exact=True)]
+    assert library.duplicates(None, where="delete: true") == []
+    with pytest.raises(BadQuery):
+        library.duplicates(None, where="size: huge")
+    with pytest.raises(NotSearchable, match="luna-dt embed"):
+        library.duplicates()

@@ -272,7 +272,7 @@ def test_a_library_of_the_first_format_goes_on(tmp_path: Path) -> None:
             "ALTER TABLE layers DROP COLUMN local; ALTER TABLE layers DROP COLUMN verdict; DROP TABLE files;"
             "DROP TABLE outbox; DROP TABLE batch_items; DROP TABLE batches; DROP TABLE maps; DROP TABLE weights;"
             "DROP TABLE set_aside; DROP TABLE left_out; DROP TABLE home; DROP TABLE mirrored; "
-            "ALTER TABLE images DROP COLUMN checksum; ALTER TABLE captions DROP COLUMN checksum; "
+            "ALTER TABLE images DROP COLUMN checksum; ALTER TABLE images DROP COLUMN hash; ALTER TABLE captions DROP COLUMN checksum; "
             "ALTER TABLE clusters DROP COLUMN checksum; ALTER TABLE vectors DROP COLUMN checksum; ALTER TABLE layers DROP COLUMN damaged; PRAGMA user_version = 1;"
         )
     connection.close()

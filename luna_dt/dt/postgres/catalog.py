@@ -24,6 +24,7 @@ from ...records import (
     Int64s,
     Kind,
     checked_vectors,
+    image_of,
 )
 from ...storable import checked, each
 from ...version import __version__
@@ -91,7 +92,7 @@ class PostgresCatalog(Catalog):
         )
         if not rows:
             raise UnknownImage(f"DT has no image {image_id}")
-        return self._with_tags([checked(ImageRecord(*rows[0]))])[0]
+        return self._with_tags([checked(image_of(rows[0]))])[0]
 
     @_of_the_tables
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
@@ -100,7 +101,7 @@ class PostgresCatalog(Catalog):
         statement = f"SELECT {fields} FROM image WHERE id > %s AND {condition} ORDER BY id LIMIT %s"
         while (wanted := limit - len(records)) > 0:
             rows = self._database.rows(statement, [after_id, *values, wanted])
-            records += each(lambda row: ImageRecord(*row), rows)
+            records += each(image_of, rows)
             if len(rows) < wanted:
                 break
             after_id = rows[-1][0]
@@ -201,7 +202,7 @@ class PostgresCatalog(Catalog):
 
     def _records(self, rows: Iterable[Sequence[Any]]) -> list[ImageRecord]:
         """Rows of an image's fields and one more value, with each image's tags; those that cannot be read are left out."""
-        return self._with_tags(each(lambda row: ImageRecord(*row[:-1]), rows))
+        return self._with_tags(each(lambda row: image_of(row[:-1]), rows))
 
     def _with_tags(self, found: list[ImageRecord]) -> list[ImageRecord]:
         tags = read_tags(self._database, self._columns, [record.id for record in found])

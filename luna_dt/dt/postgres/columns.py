@@ -39,6 +39,8 @@ _COUNT = "COALESCE({}, 0)", "0", _NUMBER
 _FLAG = "COALESCE({}, false)", "false", ("boolean",)
 _REAL = "CASE WHEN {0} NOT BETWEEN -1e308 AND 1e308 THEN 'NaN'::float8 ELSE {0}::float8 END"  # it may be a numeric
 _DATE = "COALESCE(to_char({}, 'YYYY-MM-DD\"T\"HH24:MI:SS'), '') COLLATE \"C\"", "''", ("timestamp", "date")
+#: As records.file_hash has it.
+_HASH = "COALESCE(lower(substring({}::text COLLATE \"C\" FROM '^[0-9A-Fa-f]{{32,128}}$')), '')", "''", _ANY
 #: ImageRecord's fields (but tags) in their order: column, SQL with {} for it, SQL where it is missing, and with what
 #: the names of the types begin that it may have.
 IMAGE_FIELDS = {
@@ -65,6 +67,7 @@ IMAGE_FIELDS = {
     "created": ("created_date", *_DATE),
     "custom_tags": ("custom_tags", *_TEXT),
     "loras": ("loras", *_TEXT),
+    "hash": ("hash", *_HASH),
 }
 #: The latest caption of each source; {} for a condition.
 LATEST = (

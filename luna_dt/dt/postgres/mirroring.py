@@ -11,7 +11,7 @@ import numpy as np
 import psycopg
 
 from ...errors import BadAnswer, Refused
-from ...records import EMBEDDINGS, Batch, Captions, Cluster, ImageRecord, Int64s, Kind, Member, layer_of
+from ...records import EMBEDDINGS, Batch, Captions, Cluster, Int64s, Kind, Member, image_of, layer_of
 from ..catalog import unknown_kind
 from .captions import read_captions
 from .columns import LayerColumns, TableColumns, VectorColumn
@@ -89,7 +89,7 @@ class Mirroring:
             rows = self._database.rows(
                 f"SELECT {self._image_digest()}, {select} FROM image WHERE id {among(wanted)} ORDER BY id"
             )
-            digests, found = [row[0] for row in rows], [ImageRecord(*row[1:]) for row in rows]
+            digests, found = [row[0] for row in rows], [image_of(row[1:]) for row in rows]
         elif kind == "captions":
             pairs = self._database.rows(self._caption_digests(f"image_id {among(wanted)}") + " ORDER BY 1")
             digests = [digest for _, digest in pairs]
