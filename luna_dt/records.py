@@ -254,6 +254,11 @@ class Cluster:
     image_count: int
     members: tuple[Member, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """As it is chosen from a list: without the number of images, which changes, so that one that was kept stays."""
+        return f"{self.id}: {self.name or 'unnamed'}"
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -59,8 +59,7 @@ def _ask(opened: Library) -> None:
 
 
 def _labels(clusters: Iterable[Cluster]) -> list[str]:
-    # without the number of pictures, which changes: a saved label stays one of the list
-    return [f"{c.id}: {c.name or 'unnamed'}" for c in clusters]
+    return [each.label for each in clusters]
 
 
 def cluster_id(label: str) -> int:

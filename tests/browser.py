@@ -28,6 +28,17 @@ SQUARE_TAG = (
     "</rdf:Description></rdf:RDF></x:xmpmeta>"
 )
 
+HOSTILE_FOLDER = "<b>x\u202e 🦊"
+
+
+def draw_clusters(folder: Path) -> Path:
+    """A folder with a ``home`` that mirrors its ``pictures``: three subfolders, which are clusters, with 6, 4 and 1."""
+    for name, number in (("Luna", 6), ("Snorri", 4), (HOSTILE_FOLDER, 1)):
+        database.draw_library(folder / "pictures" / name, number, seed=number)
+    with Library(folder / "home", dt=str(folder / "pictures")) as library:
+        library.sync()
+    return folder
+
 
 def draw_home(folder: Path, pictures: int) -> Path:
     """A folder with a ``home`` that mirrors its ``pictures``, drawn ones, with two layers; one more has a hostile prompt, a
@@ -97,6 +108,14 @@ def complaints(page: Any) -> dict[str, str]:
         session.on(name, hear)
         session.send(f"{name.partition('.')[0]}.enable")
     return found
+
+
+def serious(page: Any, where: Any = None) -> list[str]:
+    """What axe-core finds serious or critical in a page, or only within what a selector names."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, context=where).response["violations"]
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]
 
 
 def dropped(page: Any, picture: bytes) -> Any:

@@ -1,6 +1,6 @@
 // The gallery inside ComfyUI: a sidebar tab, pictures that become nodes, and pickers at the nodes' inputs.  What a workflow
 // holds is the nodes' own values and nothing of ours, so it runs the same where this page is not.
-import { addNode, chosenTaker, give, nodeAt, pointOf } from "./graph.mjs";
+import { addNode, chosenNode, clusterTaker, give, nodeAt, pointOf, setValue, taker } from "./graph.mjs";
 import { addPicker } from "./picker.mjs";
 
 const PAGE = new URL("../../luna_dt/gallery/page/", import.meta.url);
@@ -35,8 +35,16 @@ export function galleryExtension(app) {
     }
     pairs.push(["Likeness Gate’s references", () => make("LunaDTLikenessGate", { reference_ids: ids.join(", ") })],
       ["Batch Queue", () => make("LunaDTBatchQueue", { image_ids: ids.join(", ") })]);
-    const taker = chosenTaker(app);
-    if (taker) pairs.push([`into ${taker.node.title}`, () => give(app, taker.node, ids)]);
+    const node = chosenNode(app, (each) => taker(each) ?? taker(each, [0, 0]));
+    if (node) pairs.push([`into ${node.title}`, () => give(app, node, ids)]);
+    return pairs;
+  }
+
+  function clusterActions({ label }) {
+    const pairs = [["Cluster Sampler", () => make("LunaDTClusterSampler", { cluster: label })],
+      ["Likeness Gate", () => make("LunaDTLikenessGate", { cluster: label })]];
+    const node = chosenNode(app, clusterTaker);
+    if (node) pairs.push([`into ${node.title}`, () => setValue(app, node, clusterTaker(node), label)]);
     return pairs;
   }
 
@@ -49,7 +57,7 @@ export function galleryExtension(app) {
       panel.style.height = "100%";
       galleryPage().then(({ mountGallery }) => {
         mounted = mountGallery(panel, {
-          actions, opened: (id) => load([id]),
+          actions, clusterActions, opened: (id) => load([id]),
           dragged: (event, ids) => {
             event.dataTransfer.effectAllowed = "copy";
             event.dataTransfer.setData(CARRIED, JSON.stringify(ids));

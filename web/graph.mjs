@@ -17,11 +17,14 @@ export function taker(node, ids = [0]) {
   return names.map((name) => widgets.find((widget) => widget.name === name)).find((widget) => widget && !isLinked(node, widget.name));
 }
 
-/** The node that is chosen on the canvas, if it is ours and takes ids. */
-export function chosenTaker(app) {
+/** The widget of a node that takes a cluster, unless it is linked. */
+export const clusterTaker = (node) => node?.widgets?.find((widget) => widget.name === "cluster" && !isLinked(node, widget.name));
+
+/** The node that is chosen on the canvas, if it is ours and takes(node) what is to be given. */
+export function chosenNode(app, takes) {
   const canvas = app.canvas; // older front ends have but the second
   const [node] = canvas?.selectedItems ? [...canvas.selectedItems] : Object.values(canvas?.selected_nodes ?? {});
-  return ours(node) && (taker(node) ?? taker(node, [0, 0])) ? { node } : undefined;
+  return ours(node) && takes(node) ? node : undefined;
 }
 
 const ours = (node) => String(node?.comfyClass ?? node?.type ?? "").startsWith("LunaDT");

@@ -159,16 +159,21 @@ def one(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
 def suggest(gallery: Gallery, _: Mapping[str, Any]) -> Any:
     """What a query can be made of: tokens, models, tags, clusters."""
     library = gallery.library
-    clusters = [
-        {"id": each.id, "name": each.name, "images": each.image_count}
-        for each in (library.clusters() if library.mirrors("clusters") else [])
-    ]
     return {
         "tokens": [spelling for token in TOKENS for spelling in SPELLINGS[token]],
         "models": library.models()[:MOST_MODELS],
         "tags": [tag for tag, _ in library.tags()[:MOST_SUGGESTED_TAGS]],
-        "clusters": clusters,
+        "clusters": clusters(gallery, {}),
     }
+
+
+def clusters(gallery: Gallery, _: Mapping[str, Any]) -> Any:
+    """Every cluster that is here, with the ``label`` that a node's list has of it."""
+    library = gallery.library
+    return [
+        {"id": each.id, "name": each.name, "label": each.label, "images": each.image_count}
+        for each in (library.clusters() if library.mirrors("clusters") else [])
+    ]
 
 
 # -- searches ---------------------------------------------------------------------------------------
@@ -223,6 +228,13 @@ def reference(gallery: Gallery, asked: Mapping[str, Any]) -> Any:
 def thumbnail(gallery: Gallery, asked: Mapping[str, Any]) -> Answer:
     """A small picture, WebP."""
     data = gallery.sights.thumbnail(gallery.library, _whole(asked, "id"), _whole(asked, "size", 256, 32, 1024))
+    return Answer(data, "image/webp", headers={"cache-control": KEPT_FOR})
+
+
+def cluster(gallery: Gallery, asked: Mapping[str, Any]) -> Answer:
+    """What a cluster looks like: some of its surest pictures in one; with ``veil`` those that are NSFW are blurred."""
+    size, veil = _whole(asked, "size", 256, 32, 1024), _text(asked, "veil") == "1"
+    data = gallery.sights.cluster(gallery.library, _whole(asked, "id"), size, veil)
     return Answer(data, "image/webp", headers={"cache-control": KEPT_FOR})
 
 
@@ -372,7 +384,7 @@ def _ids(asked: Mapping[str, Any], most: int) -> list[int]:
 
 CALLS: Mapping[tuple[str, str], Callable[[Gallery, Mapping[str, Any]], Any]] = {
     ("GET", "status"): status, ("GET", "find"): find, ("GET", "records"): records, ("GET", "one"): one,
-    ("GET", "suggest"): suggest, ("POST", "search"): search, ("PUT", "reference"): reference,
+    ("GET", "suggest"): suggest, ("GET", "clusters"): clusters, ("GET", "cluster"): cluster, ("POST", "search"): search, ("PUT", "reference"): reference,
     ("GET", "thumbnail"): thumbnail, ("GET", "picture"): picture, ("GET", "map"): map_of, ("POST", "sync"): sync,
     ("POST", "stop"): stop, ("GET", "batches"): batches, ("POST", "batch"): batch, ("GET", "outbox"): outbox,
     ("POST", "send"): send, ("GET", "doctor"): doctor, ("GET", "settings"): settings, ("POST", "settings"): change,

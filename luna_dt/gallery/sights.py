@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 
-from ..errors import BadInput, BadPicture, PictureMissing, Unreachable
+from ..errors import BadInput, BadPicture, LunaError, PictureMissing, Unreachable
 from ..library import Library
 from ..paths import local_path, on_disk
 from ..pixels import FORMATS, Picture, read_pictures
@@ -17,6 +17,7 @@ AWAY_FOR = (
     10.0  # seconds for which a DT that was found away is asked for no other small picture: each would wait for it
 )
 THUMBNAILS_BYTES = 96 << 20  # of small pictures whose files only DT has
+ACROSS, TRIED = 2, 12  # pictures across what stands for a cluster; that are tried for it
 SENT_PICTURES, SENT_BYTES = 16, 256 << 20  # that are kept to be searched by
 QUALITY = 78  # WebP's; some 10 kB for 256 pixels
 #: What every browser shows as it is, by Pillow's names.
@@ -72,6 +73,38 @@ class Sights:
             picture.thumbnail((size, size), reducing_gap=2.0)
             out = io.BytesIO()
             picture.save(out, "WEBP", quality=QUALITY, method=0)
+            found = out.getvalue()
+            self._small.put(name, found)
+        return found
+
+    def cluster(self, library: Library, cluster_id: int, size: int, veil: bool) -> bytes:
+        """A cluster's surest pictures, up to four in a square, as WebP; with ``veil`` what is NSFW is blurred.
+
+        Raises UnknownCluster; PictureMissing where none of those that were tried can be shown.
+        """
+        from PIL import Image, ImageFilter, ImageOps
+
+        name = ("cluster", cluster_id, size, veil, library.fingerprint("clusters", "images"))
+        found = self._small.get(name)
+        if found is None:
+            tiles, trouble = [], ""
+            for member in library.cluster_images(cluster_id, TRIED, sort="confidence"):
+                try:
+                    tile = read_pictures(self.thumbnail(library, member.image.id, size))[0]
+                except LunaError as error:
+                    trouble = str(error)
+                    continue
+                tiles.append(tile.filter(ImageFilter.GaussianBlur(size / 16)) if veil and member.image.nsfw else tile)
+                if len(tiles) == ACROSS**2:
+                    break
+            if not tiles:
+                raise PictureMissing(f"no picture of cluster {cluster_id} can be shown{trouble and ': ' + trouble}")
+            across = ACROSS if len(tiles) == ACROSS**2 else 1
+            sheet, side = Image.new("RGB", (size, size)), size // across
+            for place, tile in enumerate(tiles[: across**2]):
+                sheet.paste(ImageOps.fit(tile, (side, side)), (place % across * side, place // across * side))
+            out = io.BytesIO()
+            sheet.save(out, "WEBP", quality=QUALITY, method=0)
             found = out.getvalue()
             self._small.put(name, found)
         return found

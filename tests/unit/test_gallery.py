@@ -16,7 +16,7 @@ from PIL import Image
 
 from luna_dt import Library
 from luna_dt.gallery.answers import Gallery, page_files
-from luna_dt.records import Batch, Captions, ImageRecord
+from luna_dt.records import Batch, Captions, Cluster, ImageRecord, Member
 from tests.conftest import fill, mirror, unit_vectors
 
 HOSTILE = '<img src=x onerror="document.title=1">\u202e 🦊'
@@ -196,6 +196,29 @@ def test_how_a_sync_failed_is_in_the_words_of_the_place(tmp_path: Path) -> None:
         ended = asked(gallery, "status")["sync"]["ended"]
     assert (ended["code"], ended["dt_away"]) == ("dt_unreachable", True)
     assert "CANNOT BE READ" in ended["error"]
+
+
+def test_a_cluster_is_its_surest_pictures_and_nsfw_ones_are_blurred(gallery: Gallery, tmp_path: Path) -> None:
+    library = gallery.library
+    for i in range(1, 7):  # with something to blur
+        Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / f"{i}.png")
+    records = [ImageRecord(i, str(tmp_path / f"{i}.png"), nsfw=i == 5) for i in range(1, 7)]
+    mirror(library, "images", Batch(np.arange(1, 7), np.full(6, 3, np.int64), records))
+    several = tuple(Member(i, 0.9 - i / 10) for i in (1, 2, 3, 4, 6))
+    found = [Cluster(1, "Luna", 5, several), Cluster(2, "", 2, (Member(5, 0.9), Member(6, 0.8))), Cluster(3, "None", 0)]
+    mirror(library, "clusters", Batch(np.arange(1, 4), np.ones(3, np.int64), found))
+    assert [each["label"] for each in asked(gallery, "clusters")] == ["1: Luna", "2: unnamed", "3: None"]
+
+    def seen(number: int, veil: str = "") -> Any:
+        answer = gallery.answer("GET", "cluster", {"id": str(number), "size": "64", "veil": veil})
+        assert answer.type == "image/webp"
+        return np.asarray(Image.open(io.BytesIO(answer.data)).convert("L"), np.float32)
+
+    assert seen(1).shape == (64, 64)
+    assert (seen(1) == seen(1, "1")).all()
+    assert seen(2).std() > 2 * seen(2, "1").std()
+    assert asked(gallery, "cluster", id="3")["code"] == "picture_missing"
+    assert asked(gallery, "cluster", id="4", veil="1")["code"] == "unknown_cluster"
 
 
 @pytest.fixture

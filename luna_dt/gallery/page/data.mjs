@@ -33,6 +33,7 @@ const json = async (name, options) => (await ask(name, options)).json();
 export const status = () => json("status");
 export const one = (id) => json("one", { values: { id } });
 export const suggest = () => json("suggest");
+export const clusters = () => json("clusters");
 export const search = (body, signal) => json("search", { method: "POST", body, signal });
 export const reference = (file) => json("reference", { method: "PUT", body: file });
 export const sync = (accept = false) => json("sync", { method: "POST", body: { accept } });
@@ -54,6 +55,7 @@ export async function find(query, order, signal) {
 
 const at = (name, values) => `${new URL(name, API)}?${new URLSearchParams(values)}`;
 export const thumbnailAt = (id, size) => at("thumbnail", { id, size });
+export const clusterAt = (id, size, veil) => at("cluster", { id, size, veil: veil ? "1" : "" });
 export const pictureAt = (id) => at("picture", { id });
 export const mapAt = (id, kind) => at("map", { id, kind });
 
@@ -63,6 +65,21 @@ export async function whyNot(address) {
   if (!answer) return new Problem({ detail: "The program behind this page does not answer; is it still running?" });
   return answer.ok ? undefined : new Problem(await answer.json().catch(() => ({})));
 }
+
+const VEIL = "luna_dt.veil";
+
+/** What this browser keeps of how the page is looked at. */
+export function stored(name, otherwise) {
+  try {
+    return localStorage.getItem(name) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+/** Whether what is NSFW is blurred. */
+export const isVeiled = () => stored(VEIL, "1") !== "0";
+export const veil = (yes) => localStorage.setItem(VEIL, yes ? "1" : "0");
 
 const known = new Map();
 

@@ -1,6 +1,7 @@
 // The gallery, put together: what is looked for, the pictures, one of them, and what goes on.
 import { button, count, h } from "./dom.mjs";
 import * as data from "./data.mjs";
+import { Clusters } from "./clusters.mjs";
 import { Detail } from "./detail.mjs";
 import { Grid } from "./grid.mjs";
 import { showMenu } from "./menu.mjs";
@@ -9,15 +10,16 @@ import { emptiness, Notice, STILL } from "./states.mjs";
 import { exportTrainingSet } from "./training.mjs";
 import { Work } from "./work.mjs";
 
-const SIZE = "luna_dt.size", VEIL = "luna_dt.veil";
+const SIZE = "luna_dt.size";
 
 /**
  * Shows the gallery in an element, which must have a height.  host: actions(ids) gives more [label, run] pairs;
- * opened(id) is what a double click does, else the picture is shown whole; dragged(event, ids); done is one more [label, run]
- * beside the tools, closed() closes what it is shown in.
+ * opened(id) is what a double click does, else the picture is shown whole; dragged(event, ids); cluster(each) is what a double
+ * click on a cluster does, else its pictures are shown, clusterActions(each) as actions; clusters: it begins with those; done is
+ * one more [label, run] beside the tools, closed() closes what it is shown in.
  */
 export function mountGallery(place, host) {
-  let layers = [], asking, now, looking;
+  let layers = [], asking, now, looking, scrolled = 0;
   const notice = new Notice();
   const tell = (message) => {
     note.textContent = message;
@@ -34,28 +36,34 @@ export function mountGallery(place, host) {
   });
   const detail = new Detail({
     ids: () => grid.ids, actions: (ids) => own(ids).concat(host.actions?.(ids) ?? []), similar, veil: () => grid.veil,
-    cluster: (each) => bar.put("cluster", `"${(each.name || each.id).toString().replaceAll('"', "")}"`),
+    cluster: (each) => looked(bar.known.clusters.find(({ id }) => id === each.id) ?? each),
   });
+  const clusters = new Clusters({ looked, opened: (each) => (host.cluster ?? looked)(each), actions: (each) => host.clusterActions?.(each) ?? [],
+    veil: () => veil.checked, root: () => root, missing });
   const work = new Work({ changed, tell, seen });
-  const size = h("input", { type: "range", min: 96, max: 400, step: 4, "aria-label": "Size of the pictures", value: stored(SIZE, 168),
+  const size = h("input", { type: "range", min: 96, max: 400, step: 4, "aria-label": "Size of the pictures", value: data.stored(SIZE, 168),
     oninput: () => {
       localStorage.setItem(SIZE, size.value);
-      grid.side = Number(size.value);
+      grid.side = clusters.grid.side = Number(size.value);
       grid.measure();
+      clusters.grid.measure();
     } });
-  const veil = h("input", { type: "checkbox", checked: stored(VEIL, "1") !== "0", onchange: () => {
-    localStorage.setItem(VEIL, veil.checked ? "1" : "0");
+  const veil = h("input", { type: "checkbox", checked: data.isVeiled(), onchange: () => {
+    data.veil(veil.checked);
     grid.veil = veil.checked;
     grid.measure();
+    clusters.grid.measure(true);
   } });
-  grid.side = Number(size.value);
+  grid.side = clusters.grid.side = Number(size.value);
   grid.veil = veil.checked;
   const selection = h("div", { className: "luna-row luna-selection", hidden: true });
+  const pictures = h("div", { className: "luna-pictures" }, empty, grid.element, selection);
+  const browse = button("Clusters", () => browsing(!clusters.element.isConnected), { title: "Look at clusters in place of pictures", "aria-pressed": "false" });
   const root = h("div", { className: "luna-gallery", onkeydown: key, ondragover: over, ondrop: dropped, onpaste: pasted },
-    bar.element, h("div", { className: "luna-row luna-tools" }, shown, size, h("label", {}, veil, "blur NSFW"),
+    bar.element, h("div", { className: "luna-row luna-tools" }, shown, browse, size, h("label", {}, veil, "blur NSFW"),
       button("Library", () => work.open().catch((problem) => tell(problem.message)), { title: "Sync, batches, outbox, check" }),
       host.done && button(...host.done), host.closed && button("×", host.closed, { "aria-label": "Close" })),
-    work.line, notice.element, empty, grid.element, selection, note, detail.element, work.element);
+    work.line, notice.element, pictures, note, detail.element, work.element);
   place.append(root);
 
   async function ask() {
@@ -91,6 +99,24 @@ export function mountGallery(place, host) {
     else await work.look().catch((problem) => looking === asked && empty.replaceChildren(problem.message));
   }
 
+  /** Shows clusters in place of pictures, or pictures again. */
+  function browsing(yes) {
+    if (yes === clusters.element.isConnected) return;
+    const at = grid.element.scrollTop;
+    (yes ? pictures : clusters.element).replaceWith(yes ? clusters.element : pictures);
+    bar.element.hidden = shown.hidden = yes;
+    if (yes) scrolled = at;
+    else grid.element.scrollTop = scrolled;
+    browse.setAttribute("aria-pressed", yes);
+    if (yes) clusters.show(bar.known.clusters);
+  }
+
+  /** Looks at a cluster's pictures. */
+  function looked(each) {
+    browsing(false);
+    bar.put("cluster", String(each.id));
+  }
+
   /** Says what an empty page waits for, as it is now. */
   function wait() {
     empty.replaceChildren(emptiness(now, looking));
@@ -108,8 +134,14 @@ export function mountGallery(place, host) {
   /** A sync has ended. */
   function changed(told, failed) {
     if (failed) notice.show(told);
-    bar.learn().catch(() => {});
+    learn().catch(() => {});
     ask();
+  }
+
+  /** Learns what there is to ask for. */
+  async function learn() {
+    await bar.learn();
+    if (clusters.element.isConnected) clusters.show(bar.known.clusters);
   }
 
   /** Whether there is a layer to compare in; says why not.  One may have been made meanwhile. */
@@ -190,7 +222,7 @@ export function mountGallery(place, host) {
     event.stopPropagation();
     if (event.key === "/" && !event.target.matches("input, select, textarea")) {
       event.preventDefault();
-      bar.query.focus();
+      (clusters.element.isConnected ? clusters.name : bar.query).focus();
     }
   }
 
@@ -219,19 +251,12 @@ export function mountGallery(place, host) {
     try {
       await ask(); // pictures first
       if (!now) await work.look();
-      await bar.learn();
+      await learn();
     } catch (problem) {
       notice.show(problem.message);
     }
   }
+  if (host.clusters) browsing(true);
   start();
   return { root, grid, bar, detail, key, pasted };
-}
-
-function stored(name, otherwise) {
-  try {
-    return localStorage.getItem(name) ?? otherwise;
-  } catch {
-    return otherwise;
-  }
 }

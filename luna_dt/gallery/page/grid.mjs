@@ -6,12 +6,15 @@ const HIGHEST = 15_000_000; // pixels; browsers cut off what is higher, Firefox 
 const FLYING = 4; // pixels a millisecond: above it no picture is asked for
 const SETTLED = 90; // milliseconds after which what is in sight is asked for
 const GAP = 6;
+const PICTURES = { record, records, at: thumbnailAt, named: (id) => `image ${id}` };
 let grids = 0;
 
 export class Grid {
-  /** host: opened(id), menu(ids, x, y), chosen(ids), dragged(event, ids), missing(address) of a picture that did not come. */
-  constructor(host) {
+  /** host: opened(id), menu(ids, x, y), chosen(ids), dragged(event, ids), missing(address) of a picture that did not come;
+   *  of: what is shown: record(id) that is here already, records(ids) fetches them, at(id, size), named(id). */
+  constructor(host, of = PICTURES) {
     this.host = host;
+    this.of = of;
     this.name = `luna-grid-${++grids}`;
     this.ids = [];
     this.labels = undefined;
@@ -23,7 +26,7 @@ export class Grid {
     this.top = 0;
     this.spacer = h("div", { className: "luna-spacer", role: "presentation" });
     this.element = h("div", {
-      className: "luna-grid", role: "listbox", tabIndex: 0, "aria-label": "Pictures", "aria-multiselectable": "true",
+      className: "luna-grid", role: "listbox", tabIndex: 0, "aria-label": of.label ?? "Pictures", "aria-multiselectable": "true",
       onscroll: () => this.scrolled(), onkeydown: (event) => this.key(event), onclick: (event) => this.clicked(event),
       ondblclick: (event) => this.at(event, (index) => this.host.opened(this.ids[index])),
       oncontextmenu: (event) => this.context(event), ondragstart: (event) => this.drag(event),
@@ -136,9 +139,9 @@ export class Grid {
 
   /** What is known of a tile's picture, in words and by its veil. */
   told(tile) {
-    const known = record(tile.id), label = this.labels?.[tile.index];
+    const known = this.of.record(tile.id), label = this.labels?.[tile.index];
     const words = [known?.prompt?.slice(0, 200), label, known?.rating && `rated ${known.rating}`].filter(Boolean);
-    tile.element.setAttribute("aria-label", `image ${tile.id}${words.length ? `: ${words.join(", ")}` : ""}`);
+    tile.element.setAttribute("aria-label", `${this.of.named(tile.id)}${words.length ? `: ${words.join(", ")}` : ""}`);
     tile.element.title = known?.prompt?.slice(0, 500) ?? "";
     tile.element.classList.toggle("luna-hides", Boolean(known?.nsfw));
     tile.element.classList.toggle("luna-unknown", !known); // a veil for each would cost too much while scrolling
@@ -151,13 +154,13 @@ export class Grid {
     for (const tile of sight) {
       if (tile.asked) continue;
       tile.asked = true;
-      tile.image.src = thumbnailAt(tile.id, this.cell * devicePixelRatio > 280 ? 512 : 256);
+      tile.image.src = this.of.at(tile.id, this.cell * devicePixelRatio > 280 ? 512 : 256);
     }
-    const unknown = sight.filter((tile) => !record(tile.id));
+    const unknown = sight.filter((tile) => !this.of.record(tile.id));
     if (unknown.length && !this.asking) {
       this.asking = true;
       try {
-        await records(unknown.map((tile) => tile.id));
+        await this.of.records(unknown.map((tile) => tile.id));
       } catch {
         return; // who scrolls on asks again
       } finally {
@@ -165,7 +168,7 @@ export class Grid {
       }
       const still = this.tiles.filter((tile) => tile.index >= 0);
       still.filter((tile) => tile.element.classList.contains("luna-unknown")).forEach((tile) => this.told(tile));
-      if (still.some((tile) => !unknown.includes(tile) && !record(tile.id))) this.settle();
+      if (still.some((tile) => !unknown.includes(tile) && !this.of.record(tile.id))) this.settle();
     }
   }
 
