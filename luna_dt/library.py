@@ -113,12 +113,16 @@ class _Told(Rooms):
         references = self._search.references
         return references.made_by(layer) if self.mirrors(EMBEDDINGS + layer) else references.made_by_in_dt(layer)
 
-    def fingerprint(self, *kinds: str, image_id: int | None = None) -> str:
-        """A text that changes when those kinds are synced anew, or the image's record or captions change.
+    def fingerprint(self, *kinds: str, image_id: int | None = None, query: str | None = None) -> str:
+        """A text that changes when those kinds are synced anew, when the image's record or captions change, or when
+        anything does that an answer to the query depends on; of none of them, whenever anything changes at all.
 
-        DT is asked only about an image that is not mirrored.
+        DT is asked only about an image that is not mirrored and for the searches it has saved; a query that it answers
+        itself gives another text each time.  Raises BadQuery.
         """
-        return self._lookups.fingerprint(kinds, image_id)
+        if not kinds and image_id is None and query is None:
+            return self._lookups.whole_fingerprint(self._dt.whichever)
+        return self._lookups.fingerprint(kinds, image_id, query)
 
     def health(self) -> Health:
         """What answers at DT's address; raises CatalogError."""

@@ -51,8 +51,13 @@ class LunaDTImageLoader:
         }
 
     @classmethod
-    def IS_CHANGED(cls, image_id: int | None = None, api_url: str | None = None, **_: Any) -> str:  # noqa: N802
-        return shared.fingerprint(shared.library(api_url or ""), image_id)
+    def IS_CHANGED(  # noqa: N802
+        cls, image_id: int | None = None, api_url: str | None = None, query: str | None = "", **_: Any
+    ) -> str:
+        library = shared.library(api_url or "")
+        if image_id:
+            return library.fingerprint(image_id=image_id)
+        return shared.fingerprint_of_query(library, query, "images", "captions")
 
     def run(self, image_id: int, api_url: str = "", query: str = "", index: int = 0) -> dict[str, Any]:
         library = shared.library(api_url)

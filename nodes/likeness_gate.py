@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..luna_dt.errors import BadInput
+from ..luna_dt.ids import parse_ids
 from ..luna_dt.pixels import read_pictures
 from ..luna_dt.records import Float32s
 from . import clusters, host, inputs, pictures, shared
@@ -95,9 +96,11 @@ class LunaDTLikenessGate:
         return True
 
     @classmethod
-    def IS_CHANGED(cls, layer: Any = None, **_: Any) -> str:  # noqa: N802
+    def IS_CHANGED(cls, layer: Any = None, reference_ids: Any = ("",), **_: Any) -> str:  # noqa: N802
         name = layer[0] if isinstance(layer, list) and layer else "visual"
-        return shared.library().fingerprint(f"embeddings.{name}", "clusters", "images")
+        text = reference_ids[0]
+        query = "" if text and parse_ids(text) is not None else text
+        return shared.fingerprint_of_query(shared.library(), query, f"embeddings.{name}", "clusters", "images")
 
     def run(
         self,

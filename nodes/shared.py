@@ -84,6 +84,14 @@ def fingerprint(opened: Library, image_id: int | None) -> str:
     return opened.fingerprint(image_id=image_id) if image_id else opened.fingerprint("images", "captions")
 
 
+def fingerprint_of_query(opened: Library, query: str | None, *kinds: str) -> str:
+    """What a node that takes a query depends on beside those kinds; ComfyUI does not tell a linked one (None) before
+    the run, which may be any."""
+    if query is None:
+        return opened.fingerprint()
+    return opened.fingerprint(*kinds, query=query if query.strip() else None)
+
+
 def needed_id(image_id: int) -> int:
     if image_id <= 0:
         raise BadInput("image_id is 0: give the id of an image in DT")

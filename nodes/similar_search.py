@@ -112,8 +112,9 @@ class LunaDTSimilarSearch:
         }
 
     @classmethod
-    def IS_CHANGED(cls, search_mode: str | None = None, **_: Any) -> str:  # noqa: N802
-        return shared.library().fingerprint(f"embeddings.{search_mode}", "images")
+    def IS_CHANGED(cls, search_mode: str | None = None, where: str | None = "", **_: Any) -> str:  # noqa: N802
+        kinds = (f"embeddings.{search_mode}", "images", "captions")
+        return shared.fingerprint_of_query(shared.library(), where, *kinds)
 
     def run(
         self,

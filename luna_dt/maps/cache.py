@@ -128,7 +128,7 @@ class MapCache:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             raise StoreError(f"a {key.kind} map could not be kept as {path}: {error}; is the disk full?") from error
-        with self._store.writing() as db:
+        with self._store.writing("maps") as db:
             self._note_used(db)
             db.execute(
                 "INSERT OR REPLACE INTO maps (source, kind, parameters, weights, file, bytes, used, keypoints) "
@@ -152,7 +152,7 @@ class MapCache:
     def _drop_rows(self, rows: list[tuple[int, str]]) -> None:
         # the file first: a row without its file is noticed, a file without its row is not
         gone = [(number,) for number, file in rows if self._gone(self._folder / file)]
-        with self._store.writing() as db:
+        with self._store.writing("maps") as db:
             db.executemany("DELETE FROM maps WHERE number = ?", gone)
 
     @staticmethod

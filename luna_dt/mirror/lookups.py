@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
+import uuid
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -81,15 +83,25 @@ class Lookups:
                 raise BadInput(f"no image fits '{text[:100]}'")
         return found
 
-    def fingerprint(self, kinds: tuple[str, ...], image_id: int | None) -> str:
+    def fingerprint(self, kinds: tuple[str, ...], image_id: int | None, query: str | None) -> str:
         said = [f"{kind}:{self._store.generation(kind)}" for kind in kinds]
+        said += [f"without {flag}" for flag in self._store.hide if kinds]
+        if query is not None:
+            said.append(_digest(self._store.version_of_query(query)) if self.mirrors("images") else uuid.uuid4().hex)
         if image_id is not None:
             version = self._store.version_of(image_id)
             if not version and image_id > 0:
                 with contextlib.suppress(LunaError):  # who asks for the image itself will hear that DT is away
                     version = repr((self._catalog().image(image_id), self._catalog().captions(image_id)))
-            said.append(f"{image_id}:{hashlib.sha256(version.encode()).hexdigest()[:16]}")
+            said.append(f"{image_id}:{_digest(version)}")
         return " ".join(said)
+
+    def whole_fingerprint(self, whichever: Callable[[], Catalog]) -> str:
+        """What any answer depends on: all that is here, the day, and DT (``whichever``) where it has a stamp."""
+        said = [self._store.version(), str(self._store.hide), str(datetime.date.today())]
+        with contextlib.suppress(LunaError):  # what is here answers without it
+            said.append(whichever().stamp())
+        return _digest(repr(said))
 
     def _mirrored_or_dt(self, kind: str, here: Callable[[], T], ask: Callable[[Catalog], T]) -> T:
         """A kind that was synced to its end is answered here; one that was not by DT, or by its part if DT is away."""
@@ -107,3 +119,7 @@ class Lookups:
             return ask(self._catalog())
         except Unreachable as away:
             raise type(here)(f"{here}; and {away}") from away
+
+
+def _digest(version: str) -> str:
+    return hashlib.sha256(version.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -24,7 +24,7 @@ class Contents(Database):
 
     def put_files(self, read: Iterable[tuple[int, str, int]]) -> None:
         """Remembers (image id, stamp, digest of the content) of pictures that were read."""
-        with self.writing() as db:
+        with self.writing("maps") as db:  # which are known by the pictures' contents
             db.executemany("INSERT OR REPLACE INTO files (image_id, stamp, content) VALUES (?, ?, ?)", read)
 
     def sha256(self, file: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 from .. import query
 from ..errors import StoreError, UnknownCluster, UnknownImage
 from ..records import (
+    EMBEDDINGS,
     FLAGS,
     LAYERS,
     RECORD_KINDS,
@@ -284,6 +285,19 @@ class Records(Database):
             [image_id],
         )
         return f"{rows[0][0]} {rows[0][1]}" if rows else ""
+
+    def version_of_query(self, text: str) -> str:
+        """Changes when what fits a query may have: with the tables that its condition names, and with what that is today,
+        of what is hidden, and by DT's saved searches; raises BadQuery."""
+        condition, values = self._where(text)
+        named = {"images": "", "captions": "captions", "clusters": "clusters", "maps": "maps"}
+        named |= {EMBEDDINGS + layer: f"layer = '{layer}'" for layer in LAYERS}
+        generations = [self.generation(kind) for kind, name in named.items() if name in condition]
+        return repr((condition, values, generations))
+
+    def version(self) -> str:
+        """Changes whenever a row of any kind does."""
+        return repr(self.rows("SELECT name, generation FROM kinds ORDER BY name"))
 
     def counts(self) -> dict[str, tuple[int, str]]:
         """For every kind of record: how many are here, and when it was last synced to its end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -132,6 +133,21 @@ def test_what_it_cannot_ask_is_refused_by_name(library: Library) -> None:
         assert source.images("saved: long") == []
         with pytest.raises(BadQuery, match=f"more than {MAX_TERMS} terms"):
             source.images("saved: long|long")
+
+
+def test_a_fingerprint_changes_when_a_saved_search_does(library: Library) -> None:
+    file = Path(library.catalog.address)
+
+    def prints() -> list[str]:
+        for each in file.parent.glob(f"{file.name}*"):
+            os.utime(each, (10**9, 10**9))  # what is younger may have changed in the same moment
+        return [library.fingerprint(query="saved: rated"), library.fingerprint(query="cat"), library.fingerprint()]
+
+    before = prints()
+    assert prints() == before
+    said = json.dumps({**EMPTY, "Query": "dog"})
+    stock.run(file, f"UPDATE Query SET QueryJson = '{said}' WHERE Name = 'rated'")
+    assert [a != b for a, b in zip(before, prints(), strict=True)] == [True, False, True]
 
 
 def test_where_there_are_none_it_is_refused_by_name(library: Library, tmp_path: Path) -> None:

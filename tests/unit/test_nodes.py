@@ -28,7 +28,7 @@ from luna_dt.demo import database, served
 from luna_dt.provenance import graph as graphs
 from luna_dt.provenance import parameters
 from luna_dt.provenance.picture import read as read_picture
-from luna_dt.records import Batch
+from luna_dt.records import Batch, Captions, Cluster
 from tests.conftest import Drawn, mirror
 from tests.pack import ROOT, load_pack, pack_module
 from tests.weights import figure
@@ -690,6 +690,35 @@ def test_is_changed_follows_the_record_and_the_layer_and_nothing_else(down: Path
         mirror(library, "images", Batch(np.array([3]), np.array([99]), [record]))
     after = prints()
     assert [a != b for a, b in zip(before, after, strict=True)] == [True, False, True, True]
+
+
+def test_is_changed_follows_what_a_query_asks_for(down: Path) -> None:
+    given: dict[str, dict[str, Any]] = {
+        "LunaDTImageLoader": {"image_id": 0, "query": "tag: cat", "index": 0},
+        "LunaDTSimilarSearch": {"search_mode": "visual", "where": "in_album: yes"},
+        "LunaDTLikenessGate": {"layer": ["visual"], "reference_ids": ["tag: cat"]},
+    }
+    other = {"LunaDTImageLoader": {"query": "cat"}, "LunaDTSimilarSearch": {"where": ""},
+             "LunaDTLikenessGate": {"reference_ids": ["12, 15-20"]}}  # fmt: skip
+    linked = {"LunaDTImageLoader": {"query": None}, "LunaDTSimilarSearch": {"where": None},
+              "LunaDTLikenessGate": {"reference_ids": [None]}}  # fmt: skip
+
+    def prints(changes: dict[str, Any]) -> list[str]:
+        return [NODES[name].IS_CHANGED(**{**inputs, **changes.get(name, {})}) for name, inputs in given.items()]
+
+    def changed(kind: str, row: Any, changes: dict[str, Any]) -> list[bool]:
+        before = prints(changes)
+        assert before == prints(changes)
+        with Library(down) as library:
+            mirror(library, kind, Batch(np.array([3]), np.array([time.monotonic_ns()]), [row]))
+        return [a != b for a, b in zip(before, prints(changes), strict=True)]
+
+    tagged, album = Captions(3, tags=("cat",)), Cluster(3, "Luna", 1)
+    assert changed("captions", tagged, {}) == [True, True, True]  # what a search gives has tags
+    assert changed("clusters", album, {}) == [False, True, True]  # and the gate takes clusters
+    assert changed("captions", tagged, other) == [True, True, False]
+    assert changed("clusters", album, other) == [False, False, True]
+    assert changed("captions", tagged, linked) == changed("clusters", album, linked) == [True, True, True]
 
 
 def test_a_linked_id_and_one_that_is_not_mirrored_are_followed_too(

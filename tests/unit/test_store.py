@@ -19,6 +19,7 @@ import pytest
 from luna_dt import Identity, Library
 from luna_dt.errors import (
     BadInput,
+    BadQuery,
     NotSearchable,
     PictureMissing,
     StoreError,
@@ -27,8 +28,9 @@ from luna_dt.errors import (
     UnknownLayer,
     WeightsError,
 )
+from luna_dt.maps.cache import MapCache, MapKey
 from luna_dt.mirror.mirrored import MirroredCatalog
-from luna_dt.records import Batch, Captions, Cluster, ImageRecord, Member
+from luna_dt.records import Batch, Captions, Cluster, ImageRecord, Member, StoredMap
 from luna_dt.store import COMPACT_ROWS, Store
 from tests.conftest import IDENTITY, beside, fill, image_batch, unit_vectors
 
@@ -136,6 +138,43 @@ def test_a_fingerprint_changes_with_what_it_speaks_of_and_with_nothing_else(libr
     assert changed("captions", Batch(ids_of(2), ids_of(5), [Captions(2, "a")])) == [False, True, False]
     assert changed("embeddings.visual", Batch(ids_of(3), ids_of(5), unit_vectors(1))) == [False, False, True]
     assert prints() == prints()
+
+
+def test_a_querys_fingerprint_changes_with_what_it_asks_for_and_with_nothing_else(
+    library: Library, store: Store
+) -> None:
+    fill(library, unit_vectors(3))
+    maps = MapCache(store, 10**6)
+    queries = ("cat", "tag: cat", "in_album: yes", "cluster: Luna", "has: vectors.visual", "has: map", "date: today")
+
+    def changed(change: Callable[[], object]) -> set[str]:
+        before = {query: library.fingerprint(query=query) for query in queries}
+        whole = library.fingerprint()
+        change()
+        assert library.fingerprint() != whole
+        return {query for query in queries if library.fingerprint(query=query) != before[query]}
+
+    def put(kind: str, rows: Any) -> set[str]:
+        return changed(lambda: store.put(kind, Batch(ids_of(2), ids_of(5), rows)))
+
+    assert put("captions", [Captions(2, "a")]) == {"tag: cat"}
+    assert put("clusters", [Cluster(2, "Luna", 1, (Member(2, 0.5),))]) == {"in_album: yes", "cluster: Luna"}
+    assert put("embeddings.visual", unit_vectors(1)) == {"has: vectors.visual"}
+    assert changed(lambda: maps.keep(MapKey.of(4, "canny", {}), "w", StoredMap(b"a map"))) == {"has: map"}
+    assert changed(lambda: store.put_files([(2, "now", 4)])) == {"has: map"}
+    assert changed(lambda: store.put("images", image_batch(ids_of(1), digest=2))) == {*queries}
+
+    def hides() -> None:
+        library._store.hide = ("nsfw",)
+
+    assert changed(hides) == {*queries}
+    assert library.fingerprint(query="cat") == library.fingerprint(query="cat")
+    with pytest.raises(BadQuery):
+        library.fingerprint(query="steps: many")
+
+
+def test_what_dt_itself_answers_may_always_have_changed(library: Library) -> None:
+    assert library.fingerprint(query="cat") != library.fingerprint(query="cat")
 
 
 def test_an_image_takes_everything_with_it(library: Library, store: Store) -> None:
