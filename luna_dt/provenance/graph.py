@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -39,7 +40,7 @@ class _Makers(NamedTuple):
 
 
 LOST = _Makers(lost=True)
-SAVERS = re.compile("save|LunaDTMetadataWriter", re.IGNORECASE)
+SAVERS = re.compile("save|VideoCombine|LunaDTMetadataWriter", re.IGNORECASE)
 
 
 def read(graph: Any, node: Any) -> Made:
@@ -57,14 +58,19 @@ def read(graph: Any, node: Any) -> Made:
 
 
 def saved(graph: Any) -> Made:
-    """What a graph shows of a picture that it saved: of several nodes that save, that in which they agree."""
+    """What a graph shows of a picture that it saved: of several nodes that save, that in which they agree.
+
+    Where none does, it is a preview that was kept, or what saves goes by another name: then it is where pictures end.
+    """
     nodes = Nodes(graph)
-    savers = []
+    savers, ends, goes_on = list[str](), list[str](), set[str]()
     for name in graph if isinstance(graph, Mapping) else ():
-        node = nodes.node(name)
-        if node and SAVERS.search(node.kind) and node.link("images", "image"):
-            savers.append(name)
-    return _agreed([read(graph, name) for name in savers]) if 0 < len(savers) <= MOST_SAVERS else Made()
+        if node := nodes.node(name):
+            goes_on |= {link.node for link in node.links().values()}
+            if node.link("images", "image"):
+                (savers if SAVERS.search(node.kind) else ends).append(name)
+    found = savers or [name for name in ends if str(name) not in goes_on]
+    return _agreed([read(graph, name) for name in found]) if 0 < len(found) <= MOST_SAVERS else Made()
 
 
 def _agreed(told: Sequence[Made]) -> Made:
@@ -170,7 +176,8 @@ class _Graph(Nodes):
         if named and self.value(method, "noise_device") == "gpu":
             named += "_gpu"
         latent = self.at(sampler.link(*LATENTS))
-        empty = latent if latent and latent.kind.startswith("Empty") else NOTHING
+        begun = latent and (latent.kind.startswith("Empty") or "empty_latent_width" in latent.inputs)
+        empty = latent if latent and begun else NOTHING
         return Made(
             prompt=_joined(positive.texts),
             negative=_joined(negative.texts),
@@ -183,8 +190,8 @@ class _Graph(Nodes):
             model=model.name,
             loras=model.loras,
             guidance=positive.guidance,
-            width=self.whole(empty, "width", most=2**31) or None,
-            height=self.whole(empty, "height", most=2**31) or None,
+            width=self.whole(empty, "width", "empty_latent_width", most=2**31) or None,
+            height=self.whole(empty, "height", "empty_latent_height", most=2**31) or None,
         )
 
     # -- conditioning and models ----------------------------------------------------------------------
@@ -193,7 +200,7 @@ class _Graph(Nodes):
         """What conditioning says; ``role``, positive or negative, tells which way to go in a node that is not known."""
 
         def parts(node: Node, slot: int) -> Sequence[Output | None]:
-            if node.kind in known.TEXTS or node.kind in known.ZEROED:
+            if node.kind in known.TEXTS or node.kind in known.ZEROED or (node.kind, slot) in known.TEXTS_AT:
                 return []
             if node.kind == "ConditioningAverage":
                 share = self.number(node, "conditioning_to_strength", 1)
@@ -207,9 +214,11 @@ class _Graph(Nodes):
                 names = [role if role in node.links() else "conditioning"]
             return [node.link(name) for name in names]
 
-        def whole(node: Node, _: Output, made_of: list[_Words]) -> _Words:
+        def whole(node: Node, output: Output, made_of: list[_Words]) -> _Words:
             if node.kind in known.ZEROED:
                 return _Words(())
+            if said := known.TEXTS_AT.get((node.kind, output.slot)):
+                return _Words(_distinct([[self.text(node, said)]]))
             if node.kind in known.TEXTS:
                 said = [self.text(node, name) for name in known.TEXTS[node.kind] if name in node.inputs]
                 return _Words(_distinct([said or None]), self.number(node, "guidance", 1e6))
@@ -243,34 +252,58 @@ class _Graph(Nodes):
 
     def _loras(self, node: Node) -> tuple[Lora, ...] | None:
         """The LoRAs that a node applies; None where they cannot be known."""
+        if node.kind in known.LORA_TEXTS:
+            text = self.text(node, known.LORA_TEXTS[node.kind])
+            return None if text is None else tuple((name, _strength(said)) for name, said in LORA_TAG.findall(text))
         found: list[Lora] = []
+        silent = "lora" in node.kind.lower()  # none are named, though there are some
         for name, said in node.inputs.items():
-            if not isinstance(name, str) or "lora" not in name.lower() or name in known.LORA_STRENGTHS:
+            if not isinstance(name, str) or "lora" not in name.lower() or name in known.CLIP_STRENGTHS:
+                continue
+            if name in known.LORA_STRENGTHS:
+                silent = silent or "lora_name" not in node.inputs
                 continue
             if said in ("", None) or isinstance(said, (int, float)):
                 continue
-            if isinstance(said, Mapping) and "lora" not in said and name != "lora_name":
+            if name.startswith("PowerLoraLoader"):
+                silent = False
                 continue
-            if isinstance(said, Mapping) and "lora" in said:  # rgthree's power loader
-                file, strength, on = as_text(scalar(said["lora"])), scalar(said.get("strength")), said.get("on", True)
-                clip = said.get("strengthTwo")
-            elif name == "lora_name" or re.fullmatch("lora_[0-9]+", name):
-                file, on = self.text(node, name), True
-                suffixed = (f"strength_{name[5:]}",) if name != "lora_name" else known.LORA_STRENGTHS
-                strength = self.value(node, next((each for each in suffixed if each in node.inputs), ""))
-                clip = self.value(node, "strength_clip") if "strength_clip" in node.inputs else 0
-            else:
+            applied = self._applied(node, name, said)
+            if applied is None:
                 return None
-            if file is None:
+            silent = False
+            found += applied
+        return None if silent and not found else tuple(found)
+
+    def _applied(self, node: Node, name: str, said: Any) -> list[Lora] | None:
+        """The LoRAs that one of a node's inputs names, none where it is switched off; None: not to be known."""
+        if isinstance(said, Mapping) and "lora" in said:  # rgthree's power loader
+            file, strength, on = as_text(scalar(said["lora"])), scalar(said.get("strength")), said.get("on", True)
+            clip = said.get("strengthTwo")
+        elif name == "lora_name" or re.fullmatch("lora_[0-9]+", name):
+            file, on = self.text(node, name), True
+            suffixed = (f"strength_{name[5:]}",) if name != "lora_name" else known.LORA_STRENGTHS
+            strength = self.value(node, next((each for each in suffixed if each in node.inputs), ""))
+            beside = next((each for each in known.CLIP_STRENGTHS if each in node.inputs), "")
+            clip = self.value(node, beside) if beside else 0
+        elif name == "loras" and node.kind.endswith("(LoraManager)"):
+            listed = said.get("__value__") if isinstance(said, Mapping) else said
+            if not isinstance(listed, list) or len(listed) > MOST_PARTS or link_of(listed):
                 return None
-            strength = float(strength) if isinstance(strength, (int, float)) else None
-            if on and file != "None" and (strength != 0 or clip):
-                found.append((file, strength))
-        return tuple(found)
+            active = [each for each in listed if isinstance(each, Mapping) and each.get("active", True)]
+            pairs = [(as_text(scalar(each.get("name"))), _strength(each.get("strength"))) for each in active]
+            return [(file, strength) for file, strength in pairs if file] if all(file for file, _ in pairs) else None
+        else:
+            return None
+        if file is None:
+            return None
+        strength = float(strength) if isinstance(strength, (int, float)) else None
+        return [(file, strength)] if on and file != "None" and (strength != 0 or clip) else []
 
 
 # -- one node -----------------------------------------------------------------------------------------
 
+LORA_TAG = re.compile("<lora:([^:<>]+):?([^:<>]*)[^<>]*>")
 LATENTS = ("latent_image", "latent", "samples", "latents")
 PICTURE = re.compile(r"(input_)?(images?|pixels|samples|latents?|latent_images?)(_?\d+|_[a-z])?", re.IGNORECASE)
 
@@ -292,6 +325,14 @@ def _pictures(node: Node) -> list[Output | None]:
         return list(found)
     others = [link for name, link in links.items() if not name.lower().startswith(known.NO_PICTURE)]
     return list(others) if len(others) < 2 else [None]
+
+
+def _strength(said: Any) -> float | None:
+    try:
+        found = float(said)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _is_wordy(name: Any, said: Any) -> bool:

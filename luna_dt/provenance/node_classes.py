@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 # -- words and numbers -------------------------------------------------------------------------------
 
 #: Whose first output is the value of that input.
@@ -13,22 +16,83 @@ VALUES = {
     "easy seed": "seed", "easy positive": "positive", "easy negative": "negative", "Seed (rgthree)": "seed",
     "CR Seed": "seed", "CR Text": "text", "CR Prompt Text": "prompt", "JWInteger": "value", "JWFloat": "value",
     "JWString": "text", "JWStringMultiline": "text", "ttN text": "text", "ttN seed": "seed", "ttN int": "int",
-    "ttN float": "float", "ShowText|pysssss": "text",
+    "ttN float": "float", "ShowText|pysssss": "text", "easy showAnything": "anything", "PreviewAny": "source",
+    "Display Any (rgthree)": "source", "StringConstantMultiline": "string", "Text Multiline": "text", "Text String": "text",
+    "ImpactWildcardProcessor": "populated_text",
 }  # fmt: skip
-#: Texts that are put together: the parts, and what stands between them.
-JOINED = {
-    "StringConcatenate": (("string_a", "string_b"), "delimiter"),
-    "CR Text Concatenate": (("text1", "text2"), "separator"),
-    "JWStringConcat": (("a", "b"), ""),
-    "ConcatStringSingle": (("string_a", "string_b"), ""),
+#: The same of other outputs.
+VALUES_AT = {
+    ("LunaDTPromptInjector", 0): "prompt_override", ("LunaDTPromptInjector", 1): "negative_override",
+    ("ImpactWildcardEncode", 3): "populated_text",
+}  # fmt: skip
+#: Ours, whose text is DT's own where nothing overrides it; the graph does not know that.
+OVERRIDING = {"LunaDTPromptInjector"}
+MOST_REPLACED = 100_000  # characters
+#: What a text holds that is replaced, or left out, when the node runs.
+FILLED_IN = {
+    "Text Multiline": re.compile(r"\[|^\s*#", re.MULTILINE), "Text String": re.compile(r"\["),
+}  # fmt: skip
+
+
+def _appended(text_a: str, text_b: str, text_c: str, action: str, tidy_tags: str) -> str | None:
+    tidy = tidy_tags == "yes"
+    if action != "append":
+        return None
+    text = (", " if tidy else "").join(filter(None, [text_a, text_b, text_c]))
+    return re.sub(",{2,}", ",", re.sub(r"\s{2,}", " ", text).replace(" ,", ",")).strip() if tidy else text
+
+
+def _concatenated(a: str, b: str, c: str, d: str, delimiter: str, clean: str) -> str:
+    texts = [text.strip() if clean == "true" else text for text in (a, b, c, d)]
+    return ("\n" if delimiter == "\\n" else delimiter).join(filter(None, texts))
+
+
+def _replaced(text: str, find: str, replace: str) -> str | None:
+    return text.replace(find, replace) if text.count(find) * len(replace) < MOST_REPLACED else None
+
+
+def _trimmed(text: str, mode: str) -> str:
+    return text.lstrip() if mode == "Left" else text.rstrip() if mode == "Right" else text.strip()
+
+
+#: Texts that are made of others: whose inputs, and how; one that is not there is empty.
+FORMED: dict[str, tuple[tuple[str, ...], Callable[..., str | None]]] = {
+    "StringConcatenate": (("string_a", "string_b", "delimiter"), lambda a, b, between: a + between + b),
+    "CR Text Concatenate": (("text1", "text2", "separator"), lambda a, b, between: a + between + b),
+    "JoinStrings": (("string1", "string2", "delimiter"), lambda a, b, between: a + between + b),
+    "easy promptConcat": (("prompt1", "prompt2", "separator"), lambda a, b, between: a + between + b),
+    "JWStringConcat": (("a", "b"), lambda a, b: a + b),
+    "ConcatStringSingle": (("string_a", "string_b"), lambda a, b: a + b),
+    "Text Concatenate": (("text_a", "text_b", "text_c", "text_d", "delimiter", "clean_whitespace"), _concatenated),
+    "StringFunction|pysssss": (("text_a", "text_b", "text_c", "action", "tidy_tags"), _appended),
+    "StringReplace": (("string", "find", "replace"), _replaced),
+    "StringTrim": (("string", "mode"), _trimmed),
 }
-#: Ours: an output is a text that overrides DT's, which the graph does not know.
-OVERRIDES = {("LunaDTPromptInjector", 0): "prompt_override", ("LunaDTPromptInjector", 1): "negative_override"}
+
+# -- what is only passed on --------------------------------------------------------------------------
+
 #: The input that chooses, and how the one is named that it chooses.
 SWITCHES = {
-    "ComfySwitchNode": ("switch", "on_{}"),
-    "ImpactSwitch": ("select", "input{}"),
-}
+    "ComfySwitchNode": ("switch", "on_{}"), "LazySwitchKJ": ("switch", "on_{}"), "easy ifElse": ("boolean", "on_{}"),
+    "ImpactSwitch": ("select", "input{}"), "CR Text Input Switch": ("Input", "text{}"),
+    "CR Conditioning Input Switch": ("Input", "conditioning{}"), "CR Image Input Switch": ("Input", "image{}"),
+    "CR Latent Input Switch": ("Input", "latent{}"), "CR Model Input Switch": ("Input", "model{}"),
+    "easy textSwitch": ("input", "text{}"), "easy anythingIndexSwitch": ("index", "value{}"),
+    "easy textIndexSwitch": ("index", "text{}"), "easy imageIndexSwitch": ("index", "image{}"),
+    "easy conditioningIndexSwitch": ("index", "cond{}"),
+    **dict.fromkeys((f"Switch {kind} [Crystools]" for kind in ("any", "conditioning", "image", "latent", "string")),
+                    ("boolean", "on_{}")),
+}  # fmt: skip
+#: rgthree's bundles: an output passes on the input of its place, else the same part of the bundle before.
+BUNDLES = {"Context (rgthree)", "Context Big (rgthree)"}
+BUNDLE = (
+    "base_ctx", "model", "clip", "vae", "positive", "negative", "latent", "images", "seed", "steps", "step_refiner", "cfg",
+    "ckpt_name", "sampler", "scheduler", "clip_width", "clip_height", "text_pos_g", "text_pos_l", "text_neg_g", "text_neg_l",
+    "mask", "control_net",
+)  # fmt: skip
+#: Of what is linked the first is passed on.
+BUNDLE_SWITCHES = {"Context Switch (rgthree)", "Context Switch Big (rgthree)"}
+FIRSTS = {"Any Switch (rgthree)"} | BUNDLE_SWITCHES
 
 # -- conditioning ------------------------------------------------------------------------------------
 
@@ -40,7 +104,13 @@ TEXTS = {
     "CLIPTextEncodeLumina2": ("user_prompt",), "CLIPTextEncodeHiDream": ("clip_l", "clip_g", "t5xxl", "llama"),
     "CLIPTextEncodeKandinsky5": ("clip_l", "qwen25_7b"), "TextEncodeHunyuanVideo_ImageToVideo": ("prompt",),
     "TextEncodeQwenImageEdit": ("prompt",), "TextEncodeQwenImageEditPlus": ("prompt",),
-    "TextEncodeZImageOmni": ("prompt",), "BNK_CLIPTextEncodeAdvanced": ("text",), "smZ CLIPTextEncode": ("text",),
+    "TextEncodeZImageOmni": ("prompt",), "ImpactWildcardEncode": ("populated_text",),
+    "Prompt (LoraManager)": ("trigger_words", "text"), "BNK_CLIPTextEncodeAdvanced": ("text",), "smZ CLIPTextEncode": ("text",),
+}  # fmt: skip
+#: Loaders that encode, too: their texts by output.
+TEXTS_AT = {
+    ("Efficient Loader", 1): "positive", ("Efficient Loader", 2): "negative",
+    ("easy fullLoader", 4): "positive", ("easy fullLoader", 5): "negative",
 }  # fmt: skip
 #: What is left after them is nothing that a text had said.
 ZEROED = {"ConditioningZeroOut"}
@@ -57,6 +127,7 @@ CONDITIONING: dict[str, tuple[tuple[str, ...], ...]] = {
     "PairConditioningCombine": (("positive_A", "positive_B"), ("negative_A", "negative_B")),
     "GLIGENTextBoxApply": (("conditioning_to",),),
     "CLIPTextEncodeControlnet": (("conditioning",),),
+    "CR Apply Multi-ControlNet": (("base_positive",), ("base_negative",)),
     **dict.fromkeys(
         (
             "ControlNetApplyAdvanced", "ControlNetApplySD3", "ControlNetInpaintingAliMamaApply",
@@ -93,7 +164,10 @@ BENT = {"FlipSigmas", "ExtendIntermediateSigmas"}
 
 #: The inputs that name a model's file; and a LoRA's strength.
 MODEL_NAMES = ("ckpt_name", "unet_name", "gguf_name", "model_path", "model_name")
-LORA_STRENGTHS = ("strength_model", "lora_strength", "strength")
+LORA_STRENGTHS = ("strength_model", "lora_strength", "strength", "lora_model_strength")
+CLIP_STRENGTHS = ("strength_clip", "lora_clip_strength")
+#: Texts whose ``<lora:NAME:STRENGTH>`` are applied.
+LORA_TEXTS = {"LoraTagLoader": "text", "ImpactWildcardEncode": "populated_text", "PCLazyLoraLoader": "text"}
 
 # -- pictures ----------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""What SwarmUI, Fooocus, InvokeAI and NovelAI write into their pictures, each as JSON of its own."""
+"""What SwarmUI, Fooocus and RuinedFooocus, InvokeAI, NovelAI, Draw Things and Easy Diffusion write into their pictures, most
+as JSON of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from .walk import as_text, scalar
 
 Said: TypeAlias = Mapping[str, Any]
 MOST_LORAS = 64
+_IN_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _SETTINGS = dict(FIELDS.values())
 _SETTINGS |= {"width": _SETTINGS["steps"], "height": _SETTINGS["steps"]}
 
@@ -26,10 +28,18 @@ def read(texts: Mapping[str, str], comments: Sequence[str]) -> tuple[Made, str] 
             return _swarm(swarm), ""
         if said.get("metadata_scheme") == "fooocus":
             return _fooocus(said), _word(said, "base_model_hash") or ""
+        if said.get("software") == "RuinedFooocus":
+            return _ruined(said), _word(said, "base_model_hash") or ""
+        if {"c", "uc", "seed", "steps"} <= said.keys():
+            return _draw_things(said), ""
+    if old := _object(texts.get("sd-metadata", "")):
+        return _old_invoke(old), _word(old, "model_hash") or ""
+    if {"prompt", "seed", "num_inference_steps"} <= texts.keys():
+        return _easy_diffusion(texts), ""
     if invoke := _object(texts.get("invokeai_metadata", "")):
         return _invoke(invoke), ""
     if texts.get("Software") == "NovelAI" and (novel := _object(texts.get("Comment", ""))):
-        return _novel(novel, texts.get("Source")), ""
+        return _novel({"prompt": texts.get("Description"), **novel}, texts.get("Source")), ""
     return None
 
 
@@ -67,6 +77,54 @@ def _invoke(said: Said) -> Made:
         {"seed": "seed", "steps": "steps", "cfg": "cfg_scale", "guidance": "guidance", "width": "width", "height": "height",
          **({"denoise": "strength"} if again else {})},
         loras=_loras(said.get("loras"), lambda each: (named(each.get("model", each.get("lora"))), each["weight"])),
+    )  # fmt: skip
+
+
+def _old_invoke(said: Said) -> Made:
+    """InvokeAI's before 3.0, where what is in brackets in a prompt is its negative part."""
+    image = said.get("image")
+    image = image if isinstance(image, Mapping) else {}
+    prompts = image.get("prompt")
+    prompts = [{"prompt": prompts}] if isinstance(prompts, str) else prompts if isinstance(prompts, list) else []
+    told = [_word(each, "prompt") if isinstance(each, Mapping) else None for each in prompts]
+    text = told[0] if len(told) == 1 else None
+    again = image.get("type") == "img2img"
+    return _made(
+        {**image, "prompt": text and _IN_BRACKETS.sub("", text).strip(), "model": said.get("model_weights"),
+         "negative": None if text is None else " ".join(_IN_BRACKETS.findall(text))},
+        {"prompt": "prompt", "negative": "negative", "model": "model", "sampler": "sampler"},
+        {"seed": "seed", "steps": "steps", "cfg": "cfg_scale", "width": "width", "height": "height",
+         **({"denoise": "strength"} if again else {})},
+        loras=None,
+    )  # fmt: skip
+
+
+def _ruined(said: Said) -> Made:
+    return _made(
+        said,
+        {"prompt": "Prompt", "negative": "Negative", "model": "base_model_name", "sampler": "sampler_name", "scheduler": "scheduler"},
+        {"seed": "seed", "steps": "steps", "cfg": "cfg", "denoise": "denoise", "width": "width", "height": "height"},
+        loras=None,
+    )  # fmt: skip
+
+
+def _draw_things(said: Said) -> Made:
+    width, _, height = str(said.get("size")).partition("x")
+    return _made(
+        {**said, "width": width, "height": height},
+        {"prompt": "c", "negative": "uc", "model": "model", "sampler": "sampler"},
+        {"seed": "seed", "steps": "steps", "cfg": "scale", "denoise": "strength", "width": "width", "height": "height"},
+        loras=None,
+    )
+
+
+def _easy_diffusion(said: Said) -> Made:
+    """Its settings, each a text of the PNG."""
+    return _made(
+        said,
+        {"prompt": "prompt", "negative": "negative_prompt", "model": "use_stable_diffusion_model", "sampler": "sampler_name"},
+        {"seed": "seed", "steps": "num_inference_steps", "cfg": "guidance_scale", "width": "width", "height": "height"},
+        loras=None,
     )  # fmt: skip
 
 

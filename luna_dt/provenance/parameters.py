@@ -14,7 +14,7 @@ from . import Made
 NEGATIVE_LINE, SETTINGS_LINE = "Negative prompt:", "Steps:"
 #: Lines by which readers, DT's among them, tell the parts apart; in a prompt they would be taken for that.
 MARKS = re.compile(r"\s*(negative prompt|steps|parameters):", re.IGNORECASE)
-SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
+SIZE = re.compile(r"(\d{1,9}) ?x ?(\d{1,9})")
 
 
 def write(made: Made) -> str | None:
@@ -55,13 +55,15 @@ def write(made: Made) -> str | None:
 def read(text: str) -> tuple[Made, dict[str, str]]:
     """What such a text says, and its other settings by their names; of any text, without an error.
 
-    The settings are the last line that begins with ``Steps:``, else the last line if it holds three settings or more.
-    A negative prompt that is not there is unknown.
+    The settings are the last line that begins with ``Steps:``, else the last line if it holds three settings or more, of
+    which two are known: prompts have colons, too.  Names are known in either case.  A negative prompt that is not there
+    is unknown.
     """
     lines = [line.strip() for line in text.strip().split("\n")]
     last = next((i for i in reversed(range(len(lines))) if lines[i].startswith(SETTINGS_LINE)), len(lines) - 1)
-    settings = dict(_settings(lines[last]))
-    if not lines[last].startswith(SETTINGS_LINE) and len(settings) < 3:
+    settings = {_NAMES.get(name.casefold(), name): value for name, value in _settings(lines[last])}
+    few = len(settings) < 3 or len(settings.keys() & _NAMES.values()) < 2
+    if few and not lines[last].startswith(SETTINGS_LINE):
         settings, last = {}, len(lines)
     lines = lines[:last]
     begins = next((i for i, line in enumerate(lines) if line.startswith(NEGATIVE_LINE)), len(lines))
@@ -152,3 +154,4 @@ FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "CFG scale": ("cfg", _decimal), "Distilled CFG Scale": ("guidance", _decimal), "Seed": ("seed", _whole(0, 2**64 - 1)),
     "Model": ("model", str), "Denoising strength": ("denoise", _decimal),
 }  # fmt: skip
+_NAMES = {name.casefold(): name for name in (*FIELDS, "Size")}

@@ -16,15 +16,18 @@ from ..errors import BadPicture
 from ..pixels import FORMATS, MAX_PIXELS, ORIENTATION
 from . import Made, graph, others, parameters, xmp
 
-READING = 1  # to be raised when a picture is understood otherwise than before, so that those of a folder are read again
+READING = 2  # to be raised when a picture is understood otherwise than before, so that those of a folder are read again
 MOST_BYTES = 8 << 20  # of one text, unpacked
 MOST_CHUNKS = 100_000  # of one PNG
 MOST_TAGS, MOST_TAG = 500, 200  # tags of a picture, characters of one
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (  # what is looked for in a PNG
-    b"parameters", b"prompt", b"XML:com.adobe.xmp", b"invokeai_metadata", b"Software", b"Source", b"Comment",
+    b"parameters", b"prompt", b"XML:com.adobe.xmp", b"invokeai_metadata", b"Software", b"Source", b"Comment", b"Description",
+    b"sd-metadata", b"negative_prompt", b"seed", b"num_inference_steps", b"guidance_scale", b"sampler_name", b"width", b"height",
+    b"use_stable_diffusion_model",
 )  # fmt: skip
 _EXIF_IFD, _USER_COMMENT, _RATING, _KEYWORDS, _TIFF_XMP = 0x8769, 0x9286, 0x4746, 0x9C9E, 0x02BC
+_DESCRIPTION, _WINDOWS_COMMENT = 0x010E, 0x9C9C
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
@@ -61,7 +64,12 @@ def read(data: BinaryIO) -> Told:
     given = exif.get(_RATING)
     rating = marks.rating or (given if type(given) is int and 1 <= given <= 5 else None)
     tags = marks.tags or tuple(_utf16(exif.get(_KEYWORDS)).split(";"))
-    comments = [user_comment(exif.get(_USER_COMMENT))]
+    comments = [
+        user_comment(exif.get(_USER_COMMENT)),
+        user_comment(exif.get(_DESCRIPTION)),
+        _utf16(exif.get(_WINDOWS_COMMENT)),
+    ]
+    comments += [marks.comment, _text(texts.get("comment", b""))]
     comments += [value.partition(":")[2] for value in exif.values() if _names_prompt(value)]
     made, model_hash = _made({name: _text(said) for name, said in texts.items()}, comments)
     known = dict.fromkeys(" ".join(line.strip() for line in tag.strip().split("\n")) for tag in tags)
@@ -73,7 +81,7 @@ def read(data: BinaryIO) -> Told:
 def user_comment(value: Any) -> str:
     """EXIF's UserComment as text: eight bytes that name its code, then UTF-16 in whichever order, UTF-8 or Latin-1."""
     if not isinstance(value, bytes):
-        return value if isinstance(value, str) else ""
+        return _text(value.encode("latin-1", "replace")) if isinstance(value, str) else ""  # as Pillow decodes all text
     code, said = value[:8], value[8:]
     if code == b"UNICODE\0":
         return _utf16(said) if b"\0" in said or said[:2] in (b"\xff\xfe", b"\xfe\xff") else _text(said)
@@ -84,24 +92,28 @@ def _made(texts: dict[str, str], comments: list[str]) -> tuple[Made, str]:
     """How it was made, and its model's hash, by the first text that tells it: A1111's, another program's own, then
     ComfyUI's graph.
 
-    A comment may be anybody's words: it counts only where it has A1111's settings, or is a graph.
+    A comment may be anybody's words: it counts only where it has A1111's settings, or is a graph.  So may be what is
+    called ``parameters`` without settings: that is a prompt where nothing else tells one.
     """
     comments = [comment for comment in comments if len(comment) <= MOST_BYTES]
+    words = Made()
     for text, anyones in [(texts.get("parameters", ""), False), *((comment, True) for comment in comments)]:
         if not text.strip() or text.lstrip().startswith(("{", "[")):
             continue  # other programs, too, call what they write parameters: as JSON
         made, rest = parameters.read(text)
-        if not anyones or made.steps or made.seed is not None:
+        if made.steps or made.seed is not None:
             return made, rest.get("Model hash", "")
+        words = words if anyones else made
     if told := others.read(texts, comments):
         return told
     for text in (texts.get("prompt", ""), *comments):
         if text.lstrip().startswith("{"):
             try:
-                return graph.saved(json.loads(text)), ""
+                made = graph.saved(json.loads(text))
             except (ValueError, RecursionError):
                 continue
-    return Made(), ""
+            return (words if made == Made() else made), ""
+    return words, ""
 
 
 # -- files ----------------------------------------------------------------------------------------------
@@ -122,18 +134,20 @@ def _png(data: BinaryIO) -> _Parts:
             size = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
         elif len(head) < 8 or kind == b"IEND":
             break
-        elif kind in (b"tEXt", b"zTXt", b"iTXt", b"eXIf") and length <= MOST_BYTES:
+        elif kind in (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"comf") and length <= MOST_BYTES:
             content = data.read(length + 4)[:length]
             if kind == b"eXIf":
                 exif = _exif(content)
             elif content.startswith(_TEXTS):
-                texts.update(_png_text(kind, content))
+                found = _png_text(kind, content)
+                texts.update({name: said for name, said in found.items() if said.strip() or name not in texts})
         else:
             data.seek(length + 4, 1)
     return *size, texts, exif
 
 
 def _png_text(kind: bytes, content: bytes) -> dict[str, bytes]:
+    """A text by its name; ``comf`` is what ComfyUI has in animations, of tEXt's form."""
     name, _, said = content.partition(b"\0")
     if name not in _TEXTS:
         return {}
@@ -166,7 +180,8 @@ def _other(data: BinaryIO) -> _Parts:
                 packet = packet or content[len(_JPEG_XMP) :]
         found = _tags(opened.getexif)
         packet = packet or found.get(_TIFF_XMP, b"")
-        return *opened.size, {"XML:com.adobe.xmp": packet if isinstance(packet, bytes) else b""}, found
+        texts = {"XML:com.adobe.xmp": packet, "comment": opened.info.get("comment")}  # a GIF's, a JPEG's
+        return *opened.size, {name: said for name, said in texts.items() if isinstance(said, bytes)}, found
 
 
 def _exif(content: bytes) -> dict[int, Any]:
@@ -199,11 +214,12 @@ def _names_prompt(value: Any) -> bool:
 
 
 def _text(said: bytes) -> str:
-    """Latin-1 by the PNG standard; what is UTF-8 is that all the same, whoever wrote it."""
+    """Latin-1 by the PNG standard; what is UTF-8 is that all the same, whoever wrote it.  Marks of order and zeros at the
+    ends, which some programs leave there, are no text."""
     try:
-        return said.decode()
+        return said.decode("utf-8-sig").rstrip("\0")
     except UnicodeDecodeError:
-        return said.decode("latin-1")
+        return said.decode("latin-1").rstrip("\0")
 
 
 def _utf16(said: Any) -> str:

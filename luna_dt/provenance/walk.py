@@ -70,7 +70,7 @@ class Nodes:
             if node is None or output in done:
                 ahead.pop()
                 continue
-            passed = through(node)
+            passed = through(node, output.slot)
             if output in under_way:
                 made_of = [lost if part is None else done.get(part, lost) for part in under_way.pop(output)]
                 done[output] = made_of[0] if passed else whole(node, output, made_of)
@@ -86,7 +86,7 @@ class Nodes:
         """The node that a link comes from, whatever only passes it on."""
         for _ in range(MOST_NODES):
             found = self.node(link.node) if link else None
-            link = through(found) if found else None
+            link = through(found, link.slot) if found and link else None
             if link is None:
                 return found
         return None
@@ -105,7 +105,7 @@ class Nodes:
             second = second or (found.kind in known.SPLITS and output.slot == 1)
             if found.kind in known.BENT:
                 return None, second
-            output = through(found) or found.link(name)
+            output = through(found, output.slot) or found.link(name)
             if output is None:
                 return found, second
         return None, second
@@ -169,24 +169,39 @@ def as_text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def through(node: Node) -> Output | None:
-    """The input that a node only passes on: a reroute, or a switch that is set."""
-    if "Reroute" in node.kind and len(links := node.links()) == 1:
+def through(node: Node, slot: int) -> Output | None:
+    """The input that an output of a node only passes on: a reroute, a switch that is set, a bundle's part."""
+    links = node.links()
+    if "Reroute" in node.kind and len(links) == 1:
         return next(iter(links.values()))
+    if node.kind in known.BUNDLES:
+        part = known.BUNDLE[slot] if 0 < slot < len(known.BUNDLE) else ""
+        return links.get(part) or _same_part(links.get("base_ctx"), slot)
+    if node.kind in known.FIRSTS:
+        first = next((links[name] for name in sorted(links) if name.startswith(("any_", "ctx_"))), None)
+        return _same_part(first, slot) if node.kind in known.BUNDLE_SWITCHES else first
+    return links.get(_chosen(node))
+
+
+def _same_part(bundle: Output | None, slot: int) -> Output | None:
+    return Output(bundle.node, slot) if bundle else None
+
+
+def _chosen(node: Node) -> str:
+    """The input that a switch is set to; "" where it is none, or is set by another node."""
     chooser, chosen = known.SWITCHES.get(node.kind, ("", ""))
     set_to = node.inputs.get(chooser)
-    return node.link(chosen.format(str(set_to).lower())) if isinstance(set_to, int) else None
+    return chosen.format(str(set_to).lower()) if isinstance(set_to, int) else ""
 
 
-def _value_names(node: Node, slot: int) -> list[str]:
-    if (node.kind, slot) in known.OVERRIDES:
-        return [known.OVERRIDES[node.kind, slot]]
+def _value_names(node: Node, slot: int) -> Sequence[str]:
+    if (node.kind, slot) in known.VALUES_AT:
+        return [known.VALUES_AT[node.kind, slot]]
     if slot == 0 and node.kind in known.VALUES:
         return [known.VALUES[node.kind]]
-    if slot == 0 and node.kind in known.JOINED:
-        joined, between = known.JOINED[node.kind]
-        return [*joined, *([between] if between else [])]
-    return []
+    if slot == 0 and node.kind in known.FORMED:
+        return known.FORMED[node.kind][0]
+    return [chosen] if (chosen := _chosen(node)) else []
 
 
 def _value_parts(node: Node, slot: int) -> list[Output | None]:
@@ -196,13 +211,12 @@ def _value_parts(node: Node, slot: int) -> list[Output | None]:
 def _value(node: Node, output: Output, made_of: list[str | int | float | None]) -> str | int | float | None:
     linked = iter(made_of)
     names = _value_names(node, output.slot)
-    values = [next(linked) if node.link(name) else scalar(node.inputs.get(name)) for name in names]
-    if node.kind in known.JOINED and values:
+    values = [next(linked) if node.link(name) else scalar(node.inputs.get(name, "")) for name in names]
+    if node.kind in known.FORMED:
         texts = [each for each in values if isinstance(each, str)]
-        between = texts.pop() if known.JOINED[node.kind][1] and texts else ""
-        if len(values) != len(names) or len(texts) + bool(known.JOINED[node.kind][1]) != len(values):
-            return None
-        return scalar(between.join(texts))
-    if node.kind in {kind for kind, _ in known.OVERRIDES} and not str(values[0] if values else "").strip():
+        return scalar(known.FORMED[node.kind][1](*texts)) if texts and len(texts) == len(values) else None
+    value = values[0] if values else None
+    if node.kind in known.OVERRIDING and not str(value or "").strip():
         return None  # then it is DT's own
-    return values[0] if values else None
+    filled_in = known.FILLED_IN.get(node.kind)
+    return None if filled_in and isinstance(value, str) and filled_in.search(value) else value

@@ -1,4 +1,4 @@
-"""XMP: a picture's rating and its tags, as Lightroom, digiKam, Bridge and Windows write them."""
+"""XMP: a picture's rating and its tags, as Lightroom, digiKam, Bridge and Windows write them, and its comment."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from xml.parsers import expat
 MOST_XMP = 2 << 20  # bytes of one packet
 _XMP_RATING = "http://ns.adobe.com/xap/1.0/ Rating"
 _XMP_SUBJECT = "http://purl.org/dc/elements/1.1/ subject"
+_XMP_COMMENT = "http://ns.adobe.com/exif/1.0/ UserComment"
 _XMP_ITEM = "http://www.w3.org/1999/02/22-rdf-syntax-ns# li"
 
 
 @dataclass
 class Marks:
-    """A rating, 1 to 5 or None, and tags in their order."""
+    """A rating, 1 to 5 or None, tags in their order, and a comment, "" where there is none."""
 
     rating: int | None = None
     tags: tuple[str, ...] = field(default=())
+    comment: str = ""
 
 
 def read(packet: bytes) -> Marks:
@@ -39,6 +41,8 @@ def read(packet: bytes) -> Marks:
             marks.rating = _stars(said)
         elif name == _XMP_ITEM and _XMP_SUBJECT in inside[-2:]:
             tags.append(said)
+        elif name == _XMP_ITEM and _XMP_COMMENT in inside[-2:]:
+            marks.comment = said
 
     def refuse(*_: object) -> None:
         raise ValueError

@@ -83,6 +83,12 @@ def told(data: bytes) -> Told:
         png(chunk(b"iTXt", b"parameters\0\1\0de\0p\0" + zlib.compress(TEXT.encode()))),
         png(chunk(b"zTXt", b"parameters\0\0damaged"), text("parameters", TEXT)),
         png(text("parameters", TEXT), text("prompt", json.dumps(PLAIN))),
+        png(text("parameters", TEXT), text("parameters", "")),
+        png(chunk(b"tEXt", b"parameters\0\xef\xbb\xbf" + TEXT.encode() + b"\0")),
+        png(text("parameters", TEXT.replace("CFG scale", "CFG Scale").replace("Model:", "model:").replace("640x", "640 x "))),
+        *(coded(form, comment=TEXT.encode()) for form in ("GIF", "JPEG")),
+        coded("JPEG", exif(tags={0x010E: TEXT.encode()})),
+        coded("WEBP", exif(tags={0x9C9C: (TEXT + "\0").encode("utf-16-le")})),
         png(text("parameters", "{}"), chunk(b"eXIf", exif(b"UNICODE\0" + TEXT.encode("utf-16-be"))[6:])),
         *(
             coded(form, exif(code + TEXT.encode(encoding)))
@@ -109,6 +115,8 @@ def test_latin_1_is_read_as_such() -> None:
     "data",
     [
         png(text("prompt", json.dumps(PLAIN))),
+        png(text("parameters", "a note"), text("prompt", json.dumps(PLAIN))),
+        png(after=(chunk(b"comf", b"prompt\0" + json.dumps(PLAIN).encode()), chunk(b"comf", b"workflow\0{}"))),
         coded("WEBP", exif(tags={0x0110: "prompt:" + json.dumps(PLAIN), 0x010F: 'workflow:{"nodes": []}'})),
         coded("WEBP", exif(tags={0x010F: "Prompt: " + json.dumps(PLAIN)})),
         coded("JPEG", exif(b"UNICODE\0" + json.dumps(PLAIN).encode("utf-16-be"))),
@@ -139,6 +147,23 @@ INVOKE = {
 NOVEL = {
     "prompt": "a fox", "uc": "blurry", "steps": 20, "scale": 6.5, "seed": 7, "sampler": "k_euler", "noise_schedule": "karras",
     "width": 640, "height": 512, "uncond_scale": 0.0,
+}  # fmt: skip
+OLD_INVOKE = {
+    "prompt": [{"prompt": "a fox [blurry]", "weight": 1}], "steps": 20, "cfg_scale": 6.5, "seed": 7, "sampler": "k_lms",
+    "width": 640, "height": 512, "type": "txt2img", "strength": 0.75,
+}  # fmt: skip
+RUINED = {
+    "Prompt": "a fox", "Negative": "blurry", "steps": 20, "cfg": 6.5, "width": 640, "height": 512, "seed": 7, "sampler_name":
+    "euler", "scheduler": "karras", "base_model_name": "dream", "base_model_hash": "ab12", "loras": "Loras:<a:1>", "denoise": None,
+    "software": "RuinedFooocus",
+}  # fmt: skip
+DRAWN = {
+    "c": "a fox", "uc": "blurry", "seed": 7, "steps": 20, "scale": 6.5, "sampler": "euler", "size": "640x512", "model": "dream",
+    "strength": 1,
+}  # fmt: skip
+EASY = {
+    "prompt": "a fox", "negative_prompt": "blurry", "seed": "7", "num_inference_steps": "20", "guidance_scale": "6.5",
+    "width": "640", "height": "512", "sampler_name": "euler", "use_stable_diffusion_model": "dream",
 }  # fmt: skip
 
 
@@ -188,22 +213,39 @@ def captions(base: str, *characters: Any) -> dict[str, Any]:
          replace(FOX, sampler="k_euler", loras=None, prompt="a fox\ngirl, red hair")),
         (novel(v4_prompt=captions("a fox", 5), v4_negative_prompt=[]),
          replace(FOX, sampler="k_euler", loras=None, prompt=None, negative=None)),
+        (novel(prompt=None), replace(FOX, sampler="k_euler", loras=None, prompt=None)),
+        (png(text("Software", "NovelAI"), text("Description", "a fox"), text("Comment", json.dumps({"uc": "", "seed": 7}))),
+         Made(prompt="a fox", negative="", seed=7)),
+        (png(text("sd-metadata", json.dumps({"model_weights": "dream", "image": OLD_INVOKE}))),
+         replace(FOX, sampler="k_lms", scheduler=None, loras=None)),
+        (png(text("sd-metadata", json.dumps({"image": {**OLD_INVOKE, "type": "img2img", "prompt": [3]}}))),
+         replace(FOX, sampler="k_lms", scheduler=None, loras=None, denoise=0.75, prompt=None, negative=None, model=None)),
+        (png(text("parameters", json.dumps(RUINED))), replace(FOX, loras=None)),
+        (png(text("XML:com.adobe.xmp", XMP.replace("xmlns:xmp", 'xmlns:exif="http://ns.adobe.com/exif/1.0/" xmlns:xmp', 1).format(
+            "<exif:UserComment><r:Alt><r:li>" + json.dumps(DRAWN) + "</r:li></r:Alt></exif:UserComment>"))),
+         replace(FOX, loras=None, scheduler=None, denoise=1.0)),
+        (png(*(text(name, said) for name, said in EASY.items())), replace(FOX, loras=None, scheduler=None)),
         (png(text("parameters", TEXT), text("invokeai_metadata", json.dumps(INVOKE))), MADE),
     ],
 )  # fmt: skip
 def test_what_other_programs_write_is_read(data: bytes, made: Made) -> None:
     found = told(data)
     assert found.made == made
-    assert found.model_hash == ("ab12" if b"fooocus" in data or b"ab12" in data else "")
+    assert found.model_hash == ("ab12" if b"ooocus" in data or b"ab12" in data else "")
 
 
 @settings(max_examples=300, deadline=None)
-@given(some.dictionaries(some.sampled_from([*SWARM, *FOOOCUS, *INVOKE, *NOVEL, "v4_prompt"]), ANYTHING, max_size=8))
+@given(
+    some.dictionaries(
+        some.sampled_from([*SWARM, *FOOOCUS, *INVOKE, *NOVEL, *RUINED, *DRAWN, "v4_prompt"]), ANYTHING, max_size=8
+    )
+)
 @pytest.mark.slow
 def test_nothing_that_other_programs_write_raises(said: dict[str, Any]) -> None:
     for texts in (
         {"parameters": json.dumps({"sui_image_params": said})}, {"parameters": json.dumps({**said, "metadata_scheme": "fooocus"})},
-        {"invokeai_metadata": json.dumps(said)}, {"Software": "NovelAI", "Comment": json.dumps(said)},
+        {"invokeai_metadata": json.dumps(said)}, {"parameters": json.dumps({**said, "software": "RuinedFooocus"})},
+        {"sd-metadata": json.dumps({"image": said})}, {"parameters": json.dumps({**DRAWN, **said})}, {"Software": "NovelAI", "Comment": json.dumps(said)},
     ):  # fmt: skip
         found = others.read(texts, ())
         if found:
@@ -221,8 +263,12 @@ def test_of_several_saved_pictures_only_what_all_share_is_told() -> None:
     assert (made.prompt, made.seed, made.steps) == ("a fox", None, 20)
     graph["out2"] = n("PreviewImage", images=("d2", 0))  # which saves nothing
     assert told(png(text("prompt", json.dumps(graph)))).made.seed == 7
-    del graph["out"]
-    assert told(png(text("prompt", json.dumps(graph)))).made == Made()
+    del graph["out"]  # then it is the preview that was kept
+    assert told(png(text("prompt", json.dumps(graph)))).made.seed == 8
+    graph["out3"] = n("VHS_VideoCombine", images=("decode", 0))
+    assert told(png(text("prompt", json.dumps(graph)))).made.seed == 7
+    graph["out3"] = n("Odd", images=("decode", 0))  # which may have saved it
+    assert told(png(text("prompt", json.dumps(graph)))).made.seed is None
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged EXIF
