@@ -34,6 +34,7 @@ from luna_dt.errors import (
     UnknownImage,
     Unreachable,
 )
+from luna_dt.query import HIDEABLE, HIDING
 from luna_dt.records import Batch, Captions, Float32s, ImageRecord, Int64s, Kind
 from luna_dt.storable import sifted
 from tests import stock, untidy
@@ -246,6 +247,45 @@ def test_conditions_find_what_they_find_in_a_mirror(conditions: tuple[Library, L
     ]
     with pytest.raises(BadQuery, match="steps: many"):
         shared.search(vector=vector, where="steps: many")
+
+
+@pytest.mark.parametrize("hide", [(), ("nsfw",), HIDEABLE])
+def test_what_is_hidden_is_what_a_mirror_hides(
+    opened: Callable[..., Library], tmp_path: Path, hide: tuple[str, ...]
+) -> None:
+    name, vector = f"hiding {len(hide)}", unit_vectors(1, seed=8)[0]
+    records = [
+        ImageRecord(i, f"D:/{i}.png", "a cat", nsfw=bool(i & 1), for_deletion=bool(i & 2), unavailable=bool(i & 4), rating=i % 5 or None)
+        for i in range(1, 66)
+    ]  # fmt: skip
+    dt = Memory(name, unit_vectors(len(records), seed=17), records)
+    dt.hide = hide
+    settings = Settings(home=tmp_path / "mirror", dt="http://127.0.0.1:9", hide=hide)
+    with Library(settings=settings, connect=lambda _: dt) as mirror:
+        mirror.sync()
+        opened(name, dt).sync()
+        for shared in (opened(name, dt), opened(name)):
+            for query in ("", "rating: > 3", "rating: none", "delete:", "delete: any nsfw: any unavailable: any", "nsfw: no", "nsfw: any",
+                          "not nsfw:", "not delete: any", "unavailable: yes|no", "nsfw: delete: no"):  # fmt: skip
+                for library in (shared, mirror):
+                    found = [
+                        [image.id for image in library.images(query, limit=1000)],
+                        [hit.id for hit in library.search(vector=vector, where=query, top_k=1000)],
+                    ]
+                    if library is shared:
+                        here = found
+                assert here == found, query
+            assert [hit.id for hit in shared.search(image_id=7)] == [hit.id for hit in mirror.search(image_id=7)]
+            assert shared.image(7) == mirror.image(7)
+        assert len(mirror.images(limit=100)) == len([image for image in records if not any(hidden(image, hide))])
+    dt.hide = HIDING  # which changes no row
+    assert [(each.added, each.changed, each.removed) for each in opened(name, dt).sync()] == [(0, 0, 0)] * 3
+    seen = [image.id for image in opened(name).images(limit=100)]
+    assert seen == [image.id for image in records if not any(hidden(image, HIDING))]
+
+
+def hidden(image: ImageRecord, hide: tuple[str, ...]) -> list[bool]:
+    return [getattr(image, {"delete": "for_deletion"}.get(flag, flag)) for flag in hide]
 
 
 def test_orders_pages_near_copies_and_several_references_are_as_in_a_mirror(
