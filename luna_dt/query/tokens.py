@@ -13,6 +13,7 @@ from .columns import Columns, Sql
 from .words import HIDEABLE, Part
 
 ALWAYS, NEVER = "1 = 1", "1 = 0"
+JOINED = 4  # conditions whose tables a database may join with the images; of more each is asked by itself
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class InSql:
         return (f"({sql}) IS NOT TRUE" if negated else sql), values  # what is not known is not so
 
     def all_of(self, found: list[Sql]) -> Sql:
-        return " AND ".join(sql for sql, _ in found) or ALWAYS, [value for _, values in found for value in values]
+        # PostgreSQL joins the tables of those that must hold, and to think of a hundred it takes all of a machine's memory
+        every = [sql if at < JOINED else f"({sql}) IS TRUE" for at, (sql, _) in enumerate(found)]
+        return " AND ".join(every) or ALWAYS, [value for _, values in found for value in values]
 
     def without(self, flag: str) -> Sql:
         return f"NOT {self.columns[flag]}", []

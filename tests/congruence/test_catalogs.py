@@ -38,7 +38,7 @@ from luna_dt.errors import (
 )
 from luna_dt.generation import Generation
 from luna_dt.identity import Identity
-from luna_dt.query import MAX_TEXT
+from luna_dt.query import MAX_TERMS, MAX_TEXT
 from luna_dt.records import StoredMap
 from luna_dt.storable import sifted
 from tests.conftest import Drawn
@@ -260,6 +260,15 @@ def test_queries_mean_the_same_in_the_database_and_in_the_library(
     found = answer(library, query)
     assert [i for i in found if isinstance(i, int) and i < 100] == expected
     assert [answer(catalog, query) for catalog in catalogs] == [found] * len(catalogs)
+
+
+def test_as_many_conditions_as_may_be_asked_for_are_soon_thought_of(drawn: Drawn) -> None:
+    catalog = PostgresCatalog(drawn.address, timeout=2)  # of which a statement may take ten times as long
+    for condition in ("tag: cat", "in_album:", "has: caption", "cluster: luna", "not tag: dog"):
+        once = [image.id for image in catalog.images(condition)]
+        for count in (60, MAX_TERMS):
+            assert [image.id for image in catalog.images(f"{condition} " * count)] == once != [], condition
+    catalog.close()
 
 
 def test_names_and_captions_mean_the_same_in_the_mirror(catalog: Catalog, tmp_path: Path, drawn: Drawn) -> None:
