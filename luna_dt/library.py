@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from . import export as exporting
-from . import status as state
-from .doctor import Finding, examine
-from .dt.catalog import Catalog, Health
-from .errors import BadInput
+from .dt.catalog import Catalog
 from .generation import Generation
 from .identity import Identity, Verdict
-from .known import Known, at_file, known
 from .layers import embed as embedding
 from .layers import verify as verifying
-from .made import generations as making
-from .made.lineage import Node
 from .made.outbox import Entry
 from .maps.making import ControlMap, MadeMaps
 from .mirror import sync as syncing
 from .mirror.mirrored import MirroredCatalog
 from .mirror.sharing import share
-from .paths import picture_file
-from .pixels import Picture, PictureLike, read_pictures
+from .pixels import Picture, PictureLike
 from .preproc.map_types import HIGH, LOW, RESOLUTION, Resolution, map_type
 from .progress import Progress, silent
 from .records import (
-    EMBEDDINGS,
     Captions,
     Cluster,
     ClusterImage,
@@ -41,109 +32,49 @@ from .records import (
     Int64s,
     Term,
 )
-from .rooms import Rooms
 from .search.plan import Engine, terms_of
 from .search.results import Collapse, Order, Wanted
 from .search.sampling import checked_sort, sampled
 from .settings import Settings
-from .store.records import ImageOrder
 from .store.rescue import Rescued
 from .store.rescue import rescue as rescuing
+from .told import Told
 
 
-class _Told(Rooms):
-    """What a library tells of itself, and of its images one by one."""
+class _Copied(Told):
+    """How a library is brought to a server, and from there."""
 
-    def find(self, query: str = "", order: ImageOrder = "id") -> Int64s:
-        """The ids, int64[n], of all mirrored images that fit a query in DT's language and are not hidden.
+    def copy_to(self, address: str, progress: Progress = silent, accept: bool = False) -> list[syncing.Change]:
+        """Brings what is mirrored and made here of images, captions and layers to a Milvus server, as ``sync`` does from DT.
 
-        ``order``: id, ascending; date, newest first; rating, best first.  DT is not asked.  Raises BadInput, BadQuery.
+        ``address``: ``milvus+http(s)://[user:password@]host[:port][/database][?library=NAME]``.  What is there and equal is
+        not sent; may be stopped at any moment and goes on from there.  ``accept`` as for ``sync``.
+        Raises BadInput, CatalogError, StoreError.
         """
-        if order not in get_args(ImageOrder):
-            raise BadInput(f"'{order}' is no order of images; there is: {', '.join(get_args(ImageOrder))}")
-        return self._store.ids_of(query, order)
+        with self._milvus(address) as there:
+            return share(there.server, MirroredCatalog(self._store), progress, accept)
 
-    def records(self, image_ids: Iterable[int]) -> list[ImageRecord]:
-        """The records of those ids that are mirrored, in the order asked for; DT is not asked."""
-        wanted = list(image_ids)
-        found = self._store.images(wanted)
-        return [found[image_id] for image_id in wanted if image_id in found]
+    def copy_from(self, address: str, progress: Progress = silent, accept: bool = False) -> list[syncing.Change]:
+        """Mirrors here what a Milvus server has of a library: images, captions and all layers, as ``sync`` does from DT.
 
-    def models(self) -> list[tuple[str, int]]:
-        """The models that the mirrored images were made with, and how many each, the most used first."""
-        return self._store.models()
-
-    def tags(self) -> list[tuple[str, int]]:
-        """The tags of the 5,000 mirrored images that were captioned last, and how many have each, the most used first."""
-        return self._store.tags()
-
-    def stamp(self, image_id: int) -> str:
-        """A text that changes when an image's file does, "" where that is not known; raises UnknownImage."""
-        return self._pictures.stamp(self._lookups.image(image_id))
-
-    def images_at(self, file: str | os.PathLike[str]) -> list[ImageRecord]:
-        """The mirrored images that DT has at a file of this machine, the path map read backwards."""
-        return at_file(Path(file), self._store, self.settings.path_map)
-
-    def known(self, image_id: int) -> Known:
-        """All that is known here of an image: captions, clusters, layers, maps, lineage; raises UnknownImage."""
-        return known(image_id, self._store, self._lookups, self.lineage(image_id))
-
-    def generations(self, source_image_id: int | None = None, batch_id: str | None = None) -> list[Generation]:
-        """What was made, from an image or in a batch, oldest first: what DT knows, and what was recorded here."""
-        return making.known(self.outbox, self._dt, source_image_id, batch_id)
-
-    def lineage(self, image_id: int) -> Node:
-        """The tree of what came from what around an image, from the first image known; raises UnknownImage."""
-        return making.around(image_id, self.generations(), self._store, self._lookups)
-
-    def output(self, made: Generation) -> Picture:
-        """The saved picture of a generation, RGB; its path is another's word, so it is opened as DT's paths are.
-
-        Raises PictureMissing, BadPicture.
+        ``address`` and the rest as for ``copy_to``.  Layers made here stay as they are; those that were made elsewhere come as
+        DT's own, so a later ``sync`` from a DT that has none of that name removes them here again.
+        Raises BadInput, AnotherDT, CatalogError, StoreError.
         """
-        return read_pictures(picture_file(made.output, self.settings.path_map), made.output)[0]
+        with self._milvus(address) as there:
+            return self._mirror(there, progress, accept)
 
-    def mirrors(self, kind: str) -> bool:
-        """Whether that kind (``images``, ``clusters``, ``embeddings.visual`` …) was synced to its end, or is made here."""
-        return self._lookups.mirrors(kind)
+    def _mirror(self, catalog: Catalog, progress: Progress, accept: bool) -> list[syncing.Change]:
+        changes = syncing.sync(self._store, catalog, progress, accept, self.outbox.keep)
+        self.index(progress)
+        return changes
 
-    def identity(self, layer: str) -> Identity:
-        """What made a layer's vectors; raises UnknownLayer, CatalogError."""
-        references = self._search.references
-        return references.made_by(layer) if self.mirrors(EMBEDDINGS + layer) else references.made_by_in_dt(layer)
-
-    def fingerprint(self, *kinds: str, image_id: int | None = None, query: str | None = None) -> str:
-        """A text that changes when those kinds are synced anew, when the image's record or captions change, or when
-        anything does that an answer to the query depends on; of none of them, whenever anything changes at all.
-
-        DT is asked only about an image that is not mirrored and for the searches it has saved; a query that it answers
-        itself gives another text each time.  Raises BadQuery.
-        """
-        if not kinds and image_id is None and query is None:
-            return self._lookups.whole_fingerprint(self._dt.whichever)
-        return self._lookups.fingerprint(kinds, image_id, query)
-
-    def health(self) -> Health:
-        """What answers at DT's address; raises CatalogError."""
-        return self.catalog.health()
-
-    def status(self) -> state.Status:
-        """What is synced and how it is searched; reads no vector, waits until maps that were made are kept."""
-        self._maps.finish()
-        found = state.status_of(self._store, self.settings.shown_dt, self._search, self._map_cache)
-        return replace(found, shared=self._shared.told()) if self._shared else found
-
-    def explain(self, layer: str = "visual", where: str = "") -> str:
-        """One line: what answers a search of a layer, and how many images it is about; raises as ``search``."""
-        return self._search.explained(layer, where)
-
-    def doctor(self) -> list[Finding]:
-        """What is well and what is not, each finding with one next step; changes, sends and downloads nothing."""
-        return examine(self.settings, self._store, self._dt, self.status, self.outbox)
+    def index(self, progress: Progress = silent) -> None:
+        """Brings the saved indexes up to the synced vectors (``sync`` does so by itself)."""
+        self._search.index(progress)
 
 
-class Library(_Told):
+class Library(_Copied):
     """A mirrored library::
 
         with Library() as library:
@@ -186,35 +117,6 @@ class Library(_Told):
         if self._shared:
             return share(self._shared.server, self.catalog, progress, accept)
         return self._mirror(self.catalog, progress, accept)
-
-    def copy_to(self, address: str, progress: Progress = silent, accept: bool = False) -> list[syncing.Change]:
-        """Brings what is mirrored and made here of images, captions and layers to a Milvus server, as ``sync`` does from DT.
-
-        ``address``: ``milvus+http(s)://[user:password@]host[:port][/database][?library=NAME]``.  What is there and equal is
-        not sent; may be stopped at any moment and goes on from there.  ``accept`` as for ``sync``.
-        Raises BadInput, CatalogError, StoreError.
-        """
-        with self._milvus(address) as there:
-            return share(there.server, MirroredCatalog(self._store), progress, accept)
-
-    def copy_from(self, address: str, progress: Progress = silent, accept: bool = False) -> list[syncing.Change]:
-        """Mirrors here what a Milvus server has of a library: images, captions and all layers, as ``sync`` does from DT.
-
-        ``address`` and the rest as for ``copy_to``.  Layers made here stay as they are; those that were made elsewhere come as
-        DT's own, so a later ``sync`` from a DT that has none of that name removes them here again.
-        Raises BadInput, AnotherDT, CatalogError, StoreError.
-        """
-        with self._milvus(address) as there:
-            return self._mirror(there, progress, accept)
-
-    def _mirror(self, catalog: Catalog, progress: Progress, accept: bool) -> list[syncing.Change]:
-        changes = syncing.sync(self._store, catalog, progress, accept, self.outbox.keep)
-        self.index(progress)
-        return changes
-
-    def index(self, progress: Progress = silent) -> None:
-        """Brings the saved indexes up to the synced vectors (``sync`` does so by itself)."""
-        self._search.index(progress)
 
     def verify(self, layer: str, sample: int = 32, progress: Progress = silent) -> Verdict:
         """Makes ``sample`` of a layer's vectors again and says whether they are what the layer claims.

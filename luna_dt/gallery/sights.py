@@ -17,7 +17,7 @@ AWAY_FOR = (
     10.0  # seconds for which a DT that was found away is asked for no other small picture: each would wait for it
 )
 THUMBNAILS_BYTES = 96 << 20  # of small pictures whose files only DT has
-ACROSS, TRIED = 2, 12  # pictures across what stands for a cluster; that are tried for it
+ACROSS, LOOKED_AT = 2, 12  # pictures across what stands for a cluster; that are looked at for it
 SENT_PICTURES, SENT_BYTES = 16, 256 << 20  # that are kept to be searched by
 QUALITY = 78  # WebP's; some 10 kB for 256 pixels
 #: What every browser shows as it is, by Pillow's names.
@@ -88,7 +88,7 @@ class Sights:
         found = self._small.get(name)
         if found is None:
             tiles, trouble = [], ""
-            for member in library.cluster_images(cluster_id, TRIED, sort="confidence"):
+            for member in library.cluster_images(cluster_id, LOOKED_AT, sort="confidence"):
                 try:
                     tile = read_pictures(self.thumbnail(library, member.image.id, size))[0]
                 except LunaError as error:

@@ -220,8 +220,8 @@ class _Graph(Nodes):
             if said := known.TEXTS_AT.get((node.kind, output.slot)):
                 return _Words(_distinct([[self.text(node, said)]]))
             if node.kind in known.TEXTS:
-                said = [self.text(node, name) for name in known.TEXTS[node.kind] if name in node.inputs]
-                return _Words(_distinct([said or None]), self.number(node, "guidance", 1e6))
+                texts = [self.text(node, name) for name in known.TEXTS[node.kind] if name in node.inputs]
+                return _Words(_distinct([texts or None]), self.number(node, "guidance", 1e6))
             told = {each.guidance for each in made_of}
             guidance = told.pop() if len(told) == 1 else None
             if node.kind == "FluxGuidance":
