@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +19,16 @@ HUB_TIMEOUT = 0.8  # seconds for the hub, or the proxy before it, to take a conn
 def cached(repository: str, file: str) -> Path | None:
     """A file that was downloaded before; raises MissingExtra."""
     found = _client().try_to_load_from_cache(repository, file)
-    return Path(found) if isinstance(found, str) else None
+    copied = (folder / file for folder in _snapshots(repository))
+    return Path(found) if isinstance(found, str) else next((each for each in copied if each.is_file()), None)
+
+
+def _snapshots(repository: str) -> list[Path]:
+    """A repository's folders in the cache, whether or not it says which is the newest: one that was copied may not."""
+    from huggingface_hub import constants
+
+    place = Path(constants.HF_HUB_CACHE, "models--" + repository.replace("/", "--"), "snapshots")
+    return sorted(place.iterdir()) if place.is_dir() else []
 
 
 def download(repository: str, file: str, missing: str, instead: str, licence: str = "") -> Path:
@@ -40,23 +49,28 @@ def download(repository: str, file: str, missing: str, instead: str, licence: st
 
 
 def folder(
-    repository: str, patterns: Sequence[str], needed: Sequence[str], instead: str, may_download: bool = True
+    repository: str,
+    patterns: Sequence[str],
+    largest: Sequence[str],
+    lacking: Callable[[Path], str],
+    instead: str,
+    may_download: bool = True,
 ) -> Path:
-    """A repository's files that fit the patterns, from the cache if all that are ``needed`` are there.
+    """A repository's files that fit the patterns, from the cache if nothing is ``lacking`` there.
 
-    The largest of these is named first.  See ``download``.
+    ``largest`` names the largest of them, that which is to be downloaded first.  See ``download``.
     """
     huggingface_hub = _client()
-    try:
-        found = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, allow_patterns=[*patterns]))
-        if all((found / file).is_file() for file in needed):
+    newest = cached(repository, "config.json")
+    for found in [*([newest.parent] if newest else []), *_snapshots(repository)]:
+        if lack := lacking(found):
+            log.info("%s in the hub's cache lacks %s", repository, lack)
+        else:
             return found
-    except (OSError, ValueError) as error:
-        log.info("%s is not in the hub's cache: %s", repository, error)
     missing = f"the model {repository}"
     if not may_download:
         raise WeightsError(f"{missing} is not on this machine; {instead}")
-    download(repository, needed[0], missing, instead)
+    download(repository, largest[0], missing, instead)
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=[*patterns]))
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -26,12 +27,13 @@ def local_path(dt_path: str, path_map: Mapping[str, str]) -> Path:
     under the map, since a shared workflow or database must not make this machine call another.
     Raises PictureMissing, saying what to add to the map.
     """
+    dt_path = _short(dt_path)
     wanted = _parts(dt_path)
     if ".." in wanted:
         raise PictureMissing(f"{dt_path}: a path with '..' is not followed")
     best: tuple[int, str] | None = None
     for prefix, target in path_map.items():
-        start = _parts(prefix)
+        start = _parts(_short(prefix))
         if _same(wanted[: len(start)], start, dt_path) and (best is None or len(start) > best[0]):
             best = (len(start), target)
     if best:
@@ -46,32 +48,49 @@ def local_path(dt_path: str, path_map: Mapping[str, str]) -> Path:
     )
 
 
-def on_disk(path: Path) -> Path:
-    """A path with each part that is not there as it is spelt in the other form of Unicode, if that is there.
+def _short(path: str) -> str:
+    r"""A Windows path without the mark of long ones, ``\\?\``, which names no other place."""
+    found = re.match(r"\\\\\?\\(UNC\\|(?=[A-Za-z]:\\))", path, re.IGNORECASE)
+    return path if not found else ("\\\\" if found[1] else "") + path[found.end() :]
 
-    ``é`` is one character (NFC, as Windows writes) or two (NFD, as Macs do); to a user it is one name.
+
+def on_disk(path: Path) -> Path:
+    """A path with each part that is not there as it is spelt otherwise, if that is there.
+
+    To a user ``é`` is one name, whether it is one character (NFC, as Windows writes) or two (NFD, as Macs do), and to
+    Windows, where most paths of DT are from, so is a name in either case.
     """
     if path.exists():
         return path
     found = Path(path.anchor)
-    for part in path.parts[len(found.parts) :]:
-        forms = [part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
-        there = [form for form in forms if (found / form).exists()]
-        if not there:
-            there = _spelt_alike(found, part)
-        found /= there[0] if there else part
+    for i, part in enumerate(path.parts[len(found.parts) :], len(found.parts)):
+        alike = part if (found / part).exists() else _spelt_alike(found, part)
+        if not alike:
+            return found.joinpath(*path.parts[i:])
+        found /= alike
     return found
 
 
-def _spelt_alike(folder: Path, name: str) -> list[str]:
-    """Names in a folder that are that one in a mixed form; only names that have more than one are looked for."""
-    wanted = unicodedata.normalize("NFC", name)
-    if name.isascii() or not folder.is_dir():
-        return []
+def _spelt_alike(folder: Path, name: str) -> str:
+    """The name in a folder that is that one in another form, else the only one in another case; "" where there is none."""
     try:
-        return sorted(each.name for each in folder.iterdir() if unicodedata.normalize("NFC", each.name) == wanted)[:1]
+        alike = _names(folder, folder.stat().st_mtime_ns).get(_folded(name), [])
     except OSError:
-        return []
+        return ""
+    same = [each for each in alike if unicodedata.normalize("NFC", each) == unicodedata.normalize("NFC", name)]
+    return min(same) if same else alike[0] if len(alike) == 1 else ""
+
+
+@functools.lru_cache(maxsize=4)  # since of a folder many may be missing
+def _names(folder: Path, changed: int) -> dict[str, list[str]]:  # noqa: ARG001  a folder that changed is read anew
+    found: dict[str, list[str]] = {}
+    for name in os.listdir(folder):  # noqa: PTH208  a third of the time
+        found.setdefault(_folded(name), []).append(name)
+    return found
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def picture_file(dt_path: str, path_map: Mapping[str, str]) -> bytes:

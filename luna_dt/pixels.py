@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -30,6 +31,7 @@ MAX_BYTES = 10 * MAX_PIXELS  # that a picture takes while it becomes 8-bit RGB
 #: What is opened, by Pillow's names; others start programs (EPS) or are no pictures of anybody's library.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM", "JPEG2000", "QOI")
 _BYTES = {"I": 14, "F": 14, "I;16": 10, "I;16B": 10, "I;16L": 10, "I;16N": 10}  # for each pixel; of other modes 8
+LEAST_FLOAT, MOST_FLOAT = -0.9, 16  # what upscalers overshoot is cut off; -1..1 and 0..255 are other ranges
 _STRIP = 1 << 20  # values that are scaled at once
 _TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
           8: "ROTATE_90"}  # fmt: skip
@@ -78,7 +80,12 @@ def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
     except (BadPicture, MemoryError):
         raise
     except Exception as error:  # decoders fail in many ways: struct.error, RuntimeError, SyntaxError …
-        raise BadPicture(f"{name}: not a picture that can be read ({error})") from error
+        raise BadPicture(f"{name}: not a picture that can be read ({_cause(error)})") from error
+
+
+def _cause(error: Exception) -> str:
+    """A decoder's words without the names that it has for what it was given."""
+    return re.sub(r" <_io\.\w+ .*?>| <tempfile.*?>", "", str(error))
 
 
 def shrunk(data: BinaryIO, name: str, side: int, most: int) -> Image.Image:
@@ -101,7 +108,7 @@ def shrunk(data: BinaryIO, name: str, side: int, most: int) -> Image.Image:
     except MemoryError as error:
         raise BadPicture(f"{name}: there is not enough memory for it") from error
     except Exception as error:  # as in _open
-        raise BadPicture(f"{name}: not a picture that can be read ({error})") from error
+        raise BadPicture(f"{name}: not a picture that can be read ({_cause(error)})") from error
 
 
 def upright_size(data: BinaryIO) -> tuple[int, int] | None:
@@ -200,6 +207,8 @@ def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
         # in 0..1, or as some programs write them in the range of whole numbers
         largest = float(values.max())
         return _grey(values, next((full for full in (1, 255, 65535) if largest <= full * 1.01), 1))
+    if upright.mode in ("La", "RGBa"):  # whose colours are multiplied with their alpha
+        upright = upright.convert("LA" if upright.mode == "La" else "RGBA")
     if upright.mode == "P":  # through RGBA, or transparency given as bytes would be lost with a warning
         upright = upright.convert("RGBA")
     return upright.convert("RGB")
@@ -237,6 +246,11 @@ def _from_array(source: Any) -> list[Image.Image]:
     if np.issubdtype(batch.dtype, np.floating):
         if not np.isfinite(batch).all():
             raise BadPicture("a picture holds NaN or infinite values")
+        least, largest = float(batch.min()), float(batch.max())
+        if largest > MOST_FLOAT or least < LEAST_FLOAT:  # of another range, of which nothing would be left
+            raise BadPicture(
+                f"a picture of floats is in 0..1, not {least:.3g} to {largest:.3g}: bring it there, or to uint8"
+            )
         batch = np.round(np.clip(batch, 0.0, 1.0) * 255).astype(np.uint8)
     elif batch.dtype == np.uint16:
         batch = np.round(batch / 257).astype(np.uint8)

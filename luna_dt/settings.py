@@ -142,10 +142,16 @@ def is_shared(index: str) -> bool:
 
 
 def _address(value: Any) -> str:
-    host = urlsplit(_text(value))
+    """Without the spaces and quotes that stay around it where it was copied, or set in a Windows prompt."""
+    place = value.strip() if isinstance(value, str) else value
+    if isinstance(place, str) and len(place) > 1 and place[0] == place[-1] and place[0] in "\"'":
+        place = place[1:-1].strip()
+    host = urlsplit(_text(place))
     if host.scheme in ("http", "https"):
         _ = host.port  # raises ValueError
-    return str(value)
+        if host.query or host.fragment:
+            raise ValueError("a server's address ends before any ? or #")
+    return str(place)
 
 
 def _index(value: Any) -> str:

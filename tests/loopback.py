@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import ssl
 import threading
 
 
@@ -17,8 +18,10 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Loopback:
-    def __init__(self, handler: type[Handler]) -> None:
+    def __init__(self, handler: type[Handler], secured: ssl.SSLContext | None = None) -> None:
         self._server = Server(("127.0.0.1", 0), handler)
+        if secured:
+            self._server.socket = secured.wrap_socket(self._server.socket, server_side=True)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         # looked at often, so that closing waits for nothing
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()

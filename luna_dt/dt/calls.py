@@ -7,6 +7,7 @@ import http.client
 import http.cookiejar
 import io
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -27,6 +28,11 @@ PAUSE = 0.1  # seconds before the first retry, doubled each time; the server may
 CONNECT_TIMEOUT = 5  # seconds to reach the server at all; its answer may take what is left of the call's time
 BYTES_READ = 1 << 20  # bytes read at once
 LONGEST_LINE = 32 << 20  # bytes; the longest is that of a cluster with all of its members
+#: What to do where it is not that the server is away, by a sign in the reason.
+STEPS = {
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted here: name the file of its authority in SSL_CERT_FILE",
+    "WRONG_VERSION_NUMBER": "it speaks http there, not https",
+}
 ERROR_BYTES = 64 << 10  # that are read of an answer which refuses
 
 
@@ -41,6 +47,7 @@ class Calls:
         self._session.headers["Accept-Encoding"] = "identity"  # or an answer of any size could come in a small one
         if token:  # in UTF-8, since a header is bytes and a token may be in any script
             self._session.headers["Authorization"] = f"Bearer {token}".encode()
+        self._session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter())
 
@@ -71,9 +78,9 @@ class Calls:
         except (requests.RequestException, HTTPError, http.client.HTTPException, OSError) as error:
             if isinstance(error, LunaError):
                 raise
-            raise Unreachable(
-                f"DT at {self.address} does not answer ({_reason(error)}); is its server running?"
-            ) from error
+            reason = _reason(error)
+            step = next((step for sign, step in STEPS.items() if sign in reason), "is its server running?")
+            raise Unreachable(f"DT at {self.address} does not answer ({reason}); {step}") from error
 
     def json(self, method: str, path: str, most: int, **options: Any) -> Any:
         """An answer's JSON; raises BadAnswer where it is none."""

@@ -106,7 +106,10 @@ class RestCatalog(Catalog):
 
     def image(self, image_id: int) -> ImageRecord:
         # a plain DT server may send the pixels with it
-        return checked(ImageRecord.from_json(self._mapping("GET", f"/api/images/{int(image_id)}", WITH_PICTURE)))
+        found = checked(ImageRecord.from_json(self._mapping("GET", f"/api/images/{int(image_id)}", WITH_PICTURE)))
+        if found.id != image_id:
+            raise self._bad(f"/api/images/{int(image_id)}", f"image {found.id}")
+        return found
 
     def images(self, query: str = "", after_id: int = 0, limit: int = 100) -> list[ImageRecord]:
         """Asked in pages, each of which must go on from the one before it."""

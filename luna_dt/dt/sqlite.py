@@ -51,9 +51,9 @@ ROWS_READ = 2000
 BUSY_WAIT = 5.0  # seconds that a write of DT is waited for
 YOUNG = 5_000_000_000  # ns; file systems keep times in steps of 2 s and less
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # some of which 1.10 calls images
-_DATE = (  # .NET's ticks of local time: 100 ns since year 1
-    "CASE typeof({0}) WHEN 'integer' THEN COALESCE(strftime('%Y-%m-%dT%H:%M:%S', {0} / 10000000 - 62135596800, "
-    "'unixepoch'), '') ELSE COALESCE({0}, '') END"
+_DATE = (  # .NET's ticks of local time: 100 ns since year 1, of which the first is no date that anybody noted
+    "CASE typeof({0}) WHEN 'integer' THEN COALESCE(CASE WHEN {0} > 0 THEN strftime('%Y-%m-%dT%H:%M:%S', {0} / 10000000 - 62135596800, "
+    "'unixepoch') END, '') ELSE COALESCE({0}, '') END"
 )
 _TEXT, _COUNT, _FLAG = ("COALESCE({0}, '')", "''"), ("COALESCE({0}, 0)", "0"), ("COALESCE({0}, 0) <> 0", "0")
 _REAL = "COALESCE({0}, 0.0)", "0.0"
@@ -77,7 +77,7 @@ _FLAG_PLACES = [list(IMAGE_FIELDS).index(flag) for flag in FLAGS]
 
 def database_in(place: str) -> Path | None:
     """The database's file that an address names: itself (also as ``sqlite:///``), or the folder that it lies in."""
-    named = re.sub(r"^sqlite:///(?=[A-Za-z]:)|^sqlite://", "", place)
+    named = re.sub(r"^sqlite:/{2,4}(?=/|[A-Za-z]:)|^sqlite://", "", place)
     file = Path(named).expanduser()
     if (file / NAME).is_file():
         return file / NAME

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,29 @@ def named(found: Iterator[Path], names: Sequence[str]) -> Iterator[Path]:
     wanted = {_squeezed(name) for name in names}
     for file in found:
         name = _squeezed(file.stem)
-        if name in wanted or (name in GENERIC and _squeezed(file.parent.name) in wanted):
+        if name in wanted or (name in GENERIC and wanted & set(_folder_names(file.parent))):
             yield file
+
+
+def model_folders(folders: Sequence[Path], repository: str) -> Iterator[Path]:
+    """The folders of a transformers model in models folders: named as its repository is, with its owner or without, or as
+    the Hugging Face cache has it."""
+    name = _squeezed(repository.split("/")[-1])
+    for folder in folders:
+        for root, below, files_here in os.walk(folder, followlinks=True):
+            here = Path(root)
+            below[:] = sorted(each for each in below if not each.startswith("."))
+            if len(here.relative_to(folder).parts) >= FOLDERS_DEEP:
+                below.clear()
+            if "config.json" in files_here and here != folder and name in _folder_names(here, repository.split("/")[0]):
+                yield here
+
+
+def _folder_names(folder: Path, owner: str = "") -> list[str]:
+    """What a model in a folder may be called after it, also in the Hugging Face cache's form."""
+    cache = next((each.name for each in (folder, *folder.parents) if each.name.startswith("models--")), "")
+    names = [folder.name, cache.split("--")[-1]] + ([folder.name.removeprefix(owner)] if owner else [])
+    return [_squeezed(name) for name in names]
 
 
 def alike(found: Iterator[Path], name: str, config: Mapping[str, Any], projected: bool) -> Iterator[Path]:
@@ -56,7 +78,7 @@ def alike(found: Iterator[Path], name: str, config: Mapping[str, Any], projected
     if name not in ONLY:
         return
     for file in found:
-        if file.suffix.lower() == ".safetensors" and not _OTHERS.search(f"{file.parent.name}/{file.name}"):
+        if not _OTHERS.search(f"{file.parent.name}/{file.name}"):
             shapes = _image_shapes(file)
             if shapes is not None and _fits(shapes, config, projected):
                 log.warning("%s is taken for %s, whose shapes it has", file, name)
@@ -64,20 +86,35 @@ def alike(found: Iterator[Path], name: str, config: Mapping[str, Any], projected
 
 
 def _squeezed(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    """Without case, punctuation, and what tells only how numbers are kept, or that it was downloaded twice."""
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"([\W_]*(fp16|fp32|bf16|\(\d+\)))+$", "", name.lower()))
 
 
 def _image_shapes(file: Path) -> dict[str, list[int]] | None:
-    """The shapes of the tensors in a safetensors file's header; None for what is none."""
+    """The shapes of the tensors in a file, of which only its head is read; None for what is none."""
     try:
-        with file.open("rb") as data:
-            length = int.from_bytes(data.read(8), "little")
-            if length > HEADER:
-                return None
-            header = json.loads(data.read(length))
-        return {name: list(value["shape"]) for name, value in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _header(file) if file.suffix.lower() == ".safetensors" else _torch_shapes(file)
+    except Exception as error:  # noqa: BLE001  whatever is wrong with it, it is not what is looked for
+        log.info("%s: %s", file, error)
         return None
+
+
+def _header(file: Path) -> dict[str, list[int]] | None:
+    with file.open("rb") as data:
+        length = int.from_bytes(data.read(8), "little")
+        if length > HEADER:
+            return None
+        header = json.loads(data.read(length))
+    return {name: list(value["shape"]) for name, value in header.items() if name != "__metadata__"}
+
+
+def _torch_shapes(file: Path) -> dict[str, list[int]] | None:
+    if not zipfile.is_zipfile(file):  # older files are read only as a whole
+        return None
+    import torch
+
+    loaded = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+    return {name: list(value.shape) for name, value in loaded.get("state_dict", loaded).items()}
 
 
 def _fits(shapes: Mapping[str, list[int]], config: Mapping[str, Any], projected: bool) -> bool:

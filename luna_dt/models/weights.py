@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 TINY = Path(__file__).parent / "tiny"
 TINY_ARCHITECTURE = "luna-tiny"
-HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
+SENTENCE_FILES = ("model.safetensors", "pytorch_model.bin")
 #: Pixel mean and standard deviation of OpenAI's CLIP, which open_clip's models share unless they say otherwise.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 READ = 64 << 20  # bytes read from a mapped file before it is opened anew: its pages count until it is closed
@@ -140,15 +141,32 @@ def _from_hub(repository: str, files: Sequence[str], folder: Path, by_hand: str,
 
 
 def find_sentence_model(repository: str, folders: Sequence[Path], may_download: bool = True) -> Path:
-    """The folder of a sentence-transformers model, as its repository has it; raises WeightsError."""
-    name = repository.split("/")[-1]
-    for folder in folders:
-        if (folder / name / "config.json").is_file():
-            return folder / name
-    to = folders[0] / name
-    patterns, needed = ("*.json", "*.txt", "1_Pooling/*", "model.safetensors"), ("model.safetensors", "modules.json")
+    """The folder of a sentence-transformers model, as its repository has it; raises WeightsError.
+
+    Without ``modules.json``, and what that names, it would be loaded with another way of pooling, and give other vectors.
+    """
+    to = folders[0] / repository.split("/")[-1]
+    patterns = ("*.json", "*.txt", "1_Pooling/*", "model.safetensors")
     instead = f"put its files into {to}, or {hub.by_hand(repository, [], to)}"
-    return hub.folder(repository, patterns, needed, instead, may_download)
+    for folder in lookalike.model_folders(folders, repository):
+        if lacking := _lacking(folder):
+            raise WeightsError(f"{folder} lacks {lacking}, without which the model is another; {instead}")
+        return folder
+    return hub.folder(repository, patterns, SENTENCE_FILES, _lacking, instead, may_download)
+
+
+def _lacking(folder: Path) -> str:
+    """The file that a sentence-transformers model needs and a folder of it lacks, if there is one."""
+    if not any((folder / file).is_file() for file in SENTENCE_FILES):
+        return SENTENCE_FILES[0]
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        paths = [str(each["path"]) for each in modules if str(each["type"]).endswith("Pooling")]
+    except OSError:
+        return "modules.json"
+    except (ValueError, TypeError, KeyError):
+        return "a modules.json that can be read"
+    return next((f"{path}/config.json" for path in paths if not (folder / path / "config.json").is_file()), "")
 
 
 def holds(file: Path, tower: str) -> bool:

@@ -304,7 +304,13 @@ def test_a_lock_is_waited_for_and_then_told(newest: Path) -> None:
 def test_the_database_is_found_by_every_form_of_its_address(
     newest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forms = [str(newest), str(newest.parent), f"sqlite:///{newest}".replace("////", "///"), f"sqlite://{newest}"]
+    forms = [
+        str(newest),
+        str(newest.parent),
+        f"sqlite:///{newest}".replace("////", "///"),
+        f"sqlite:///{newest}",
+        f"sqlite://{newest}",
+    ]
     for form in forms:
         catalog = connect(Settings(home=tmp_path / "home", dt=form))
         assert catalog.address == str(newest), form

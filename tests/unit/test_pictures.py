@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from luna_dt import ImageRecord, Library
 from luna_dt.errors import PictureMissing
+from luna_dt.paths import picture_file
 from luna_dt.records import Batch
 from tests import stock
 from tests.conftest import mirror
@@ -107,3 +108,30 @@ def test_a_file_whose_hash_stock_dt_noted_is_its_picture(
             stock.run(database, "ALTER TABLE Image DROP COLUMN Hash")  # as before 1.9
         with pytest.raises(PictureMissing, match="is another picture here"):
             library.file(1)
+
+
+@pytest.mark.parametrize(
+    ("in_dt", "on_disk"),
+    [
+        (r"D:\Bilder\Sub\A.PNG", "sub/a.png"),
+        (r"D:\Bilder\\É\e\u0301.png", "é/É.png"),
+        (r"\\?\D:\Bilder\a.png", "a.png"),
+        (r"\\?\UNC\nas\share\a.png", "a.png"),
+    ],
+)
+def test_a_file_is_found_however_its_name_is_written(in_dt: str, on_disk: str, tmp_path: Path) -> None:
+    file = tmp_path / on_disk
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"it")
+    path_map = {r"\\?\d:\bilder": str(tmp_path), r"\\NAS\share": str(tmp_path)}
+    assert picture_file(in_dt, path_map) == b"it"
+
+
+def test_of_two_files_that_only_case_tells_apart_none_is_guessed(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"one")
+    (tmp_path / "A.png").write_bytes(b"other")
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("here case tells no files apart")
+    with pytest.raises(PictureMissing):
+        picture_file(r"D:\a.PNG", {"D:": str(tmp_path)})
+    assert picture_file(r"D:\A.png", {"D:": str(tmp_path)}) == b"other"

@@ -271,3 +271,21 @@ def test_dts_own_spelling_comes_first(tmp_path: Path) -> None:
         (tmp_path / unicodedata.normalize(form, "é.png")).write_bytes(form.encode())
     for form in forms:
         assert picture_file("D:\\" + unicodedata.normalize(form, "é.png"), {"D:\\": str(tmp_path)}) == form.encode()
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_colours_that_are_multiplied_with_their_alpha_are_read(mode: str) -> None:
+    plain = Image.new({"La": "LA", "RGBa": "RGBA"}[mode], (3, 2), (100, 255) if mode == "La" else (100, 100, 100, 255))
+    assert read_pictures(plain.convert(mode))[0].getpixel((0, 0)) == (100, 100, 100)
+
+
+@pytest.mark.parametrize("values", [(0, 200), (-1, 1)])
+def test_floats_of_another_range_are_refused(values: tuple[float, float]) -> None:
+    with pytest.raises(BadPicture, match="a picture of floats"):
+        read_pictures(np.linspace(*values, 48, dtype=np.float32).reshape(4, 4, 3))
+    assert read_pictures(np.full((4, 4, 3), 1.3))[0].getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_what_is_no_picture_is_said_plainly() -> None:
+    with pytest.raises(BadPicture, match=r"not a picture that can be read \(cannot identify image file\)$"):
+        read_pictures(b"<html>")

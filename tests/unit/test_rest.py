@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -39,7 +40,7 @@ Answer = tuple[int, Any]  # status; JSON, or bytes as they are
 class Stranger(Loopback):
     """A server whose answers a test decides; keeps what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, secured: ssl.SSLContext | None = None) -> None:
         self.answers: dict[str, Answer | list[Answer] | Callable[[], Answer]] = {}
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         stranger = self
@@ -62,7 +63,7 @@ class Stranger(Loopback):
 
             do_GET = do_POST = do_PUT = handle_one  # noqa: N815
 
-        super().__init__(Answering)
+        super().__init__(Answering, secured)
 
 
 @pytest.fixture
@@ -359,3 +360,53 @@ def test_one_odd_row_stops_no_other(stranger: Stranger, tmp_path: Path) -> None:
     with pytest.raises(BadAnswer, match="its seed is no whole number"):
         catalog.image(2)
     catalog.close()
+
+
+def test_another_image_is_not_taken_for_the_one_asked_for(stranger: Stranger, catalog: RestCatalog) -> None:
+    stranger.answers["/api/images/3"] = (200, {"id": 4, "path": "x"})
+    with pytest.raises(BadAnswer, match="image 4"):
+        catalog.image(3)
+
+
+CERTIFICATE = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgBwQbsFsBanft8Krq
+gizaIM5HcSm37njR2f25Nwr0AHqhRANCAAQPK9e862ICo6W6tyA4aCCHm54UAXNK
+LhVmB9CCWOb7ZTUzEUOwFB7lwCAP2rhEDj9xMvvugkBLJfgQrBMzfSpw
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBnDCCAUGgAwIBAgIUd20KtIDA6dRssIWYljheuOyMEyAwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyNzA1NTUwNFoYDzIxMjYxMTAz
+MDU1NTA0WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAAQPK9e862ICo6W6tyA4aCCHm54UAXNKLhVmB9CCWOb7ZTUzEUOwFB7l
+wCAP2rhEDj9xMvvugkBLJfgQrBMzfSpwo28wbTAdBgNVHQ4EFgQUYiNW0uiCaAwO
+hd0XKVXCTYpTg5gwHwYDVR0jBBgwFoAUYiNW0uiCaAwOhd0XKVXCTYpTg5gwDwYD
+VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZI
+zj0EAwIDSQAwRgIhAIbh+CA1YLHNDofdNNJ67+iWAXu2mMHWsWfUsvVDeta6AiEA
+qTco3lZnJQQPj3wiLig5KyuRQr+K95k1myacdPWZdE8=
+-----END CERTIFICATE-----
+"""
+
+
+def test_a_server_with_a_certificate_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "own.pem").write_text(CERTIFICATE)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "own.pem")
+    server = Stranger(context)
+    server.answers["/api/images/3"] = (200, {"id": 3, "path": "x"})
+    try:
+        with pytest.raises(Unreachable, match=r"its certificate is not trusted here.*SSL_CERT_FILE"):
+            RestCatalog(server.url.replace("http:", "https:"), timeout=20).image(3)
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            monkeypatch.setenv(name, str(tmp_path / "own.pem"))
+            assert RestCatalog(server.url.replace("http:", "https:"), timeout=20).image(3).path == "x"
+            monkeypatch.delenv(name)
+    finally:
+        server.close()
+
+
+def test_https_is_not_spoken_to_a_server_of_http(stranger: Stranger) -> None:
+    with pytest.raises(Unreachable, match="it speaks http there"):
+        RestCatalog(stranger.url.replace("http:", "https:"), timeout=20).image(3)

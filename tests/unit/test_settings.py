@@ -204,3 +204,15 @@ def test_the_default_home_may_say_where_the_library_is(tmp_path: Path, monkeypat
     write(tmp_path / "large", {"home": str(tmp_path / "third")})
     with pytest.raises(SettingsError, match="names another home"):
         Settings.load(environ={})
+
+
+@pytest.mark.parametrize("around", ['"{}"', "'{}'", " {} ", '" {}"\n', "{}"])
+@pytest.mark.parametrize("address", ["http://host:5000", r"D:\My Pictures"])
+def test_an_address_may_be_in_quotes(around: str, address: str, tmp_path: Path) -> None:
+    assert Settings.load(tmp_path, {"DT_API_URL": around.format(address)}).dt == address
+
+
+@pytest.mark.parametrize("address", ["http://host:5000/?a=1", "http://host:5000/#images"])
+def test_a_servers_address_is_only_that(address: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="ends before"):
+        Settings.load(tmp_path, {"DT_API_URL": address})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("open_clip")
+
+import torch
 
 from luna_dt.errors import WeightsError
 from luna_dt.identity import DT_IDENTITIES, Identity
@@ -98,6 +101,8 @@ def test_only_what_is_projected_needs_a_projection(tmp_path: Path, empty_hub: Pa
 
 @pytest.mark.parametrize("name", [
     "deep/er/clip_vit_h_14_laion2b_s32b_b79k.safetensors",
+    "models--laion--CLIP-ViT-H-14-laion2B-s32B-b79K/snapshots/abc/open_clip_pytorch_model.bin",
+    "CLIP-ViT-H-14-laion2B-s32B-b79K/pytorch_model.fp16.bin", "CLIP-ViT-H-14-laion2B-s32B-b79K_fp16 (1).bin",
     "CLIP-ViT-H-14-laion2B-s32B-b79K/open_clip_pytorch_model.bin", "ViT-H-14.laion2B.s32B.b79K.safetensors",
 ])  # fmt: skip
 def test_a_name_is_known_however_it_is_spelt(name: str, tmp_path: Path, empty_hub: Path) -> None:
@@ -112,3 +117,59 @@ def test_no_folder_is_walked_for_ever(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(found) == lookalike.FOLDERS_DEEP + 1
     monkeypatch.setattr(lookalike, "ENTRIES", 2)
     assert len(list(lookalike.files([tmp_path]))) <= 2
+
+
+def test_a_torch_file_is_known_by_its_shapes(tmp_path: Path, empty_hub: Path) -> None:
+    file = tmp_path / "models" / "SD1.5" / "pytorch_model.bin"
+    file.parent.mkdir(parents=True)
+    torch.save({name: torch.zeros(1).expand(shape) for name, shape in tower().items()}, file)
+    assert weights.find(VISUAL, [tmp_path / "models"]).file == file
+    torch.save({name: torch.zeros(1).expand(shape) for name, shape in tower(layers=31).items()}, file)
+    (file.parent / "old.pth").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(WeightsError):
+        weights.find(VISUAL, [tmp_path / "models"])
+
+
+@pytest.mark.parametrize("file", ["open_clip_model.safetensors", "model.safetensors", "pytorch_model.bin"])
+def test_a_cache_that_was_copied_is_used(file: str, tmp_path: Path, empty_hub: Path) -> None:
+    repository = empty_hub / "models--laion--CLIP-ViT-H-14-laion2B-s32B-b79K"
+    there = header(repository / "snapshots" / "abc" / file, tower())  # without refs, and no link to a blob
+    assert weights.find(VISUAL, [tmp_path / "nowhere"]).file == there
+
+
+BGE = "BAAI/bge-large-en-v1.5"
+
+
+def sentence_model(folder: Path, *without: str, file: str = "model.safetensors") -> Path:
+    modules = [{"path": "", "type": "x.Transformer"}, {"path": "1_Pooling", "type": "x.Pooling"}]
+    texts = {"config.json": "{}", "modules.json": json.dumps(modules), "1_Pooling/config.json": "{}", file: ""}
+    for name, text in texts.items():
+        if name not in without:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("place", [
+    "bge-large-en-v1.5", "BAAI/bge-large-en-v1.5", "BAAI_bge-large-en-v1.5", "sentence/BGE Large EN v1.5",
+    "models--BAAI--bge-large-en-v1.5/snapshots/abc",
+])  # fmt: skip
+def test_a_sentence_model_is_found_where_people_have_it(place: str, file: str, tmp_path: Path, empty_hub: Path) -> None:
+    for folder in (tmp_path / "models", empty_hub):
+        if folder == empty_hub and "snapshots" not in place:
+            continue
+        sentence_model(folder / "models--BAAI--bge-small-en-v1.5" / "snapshots" / "abc")  # another
+        there = sentence_model(folder / place, file=file)
+        assert weights.find_sentence_model(BGE, [tmp_path / "models"], False) == there
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("lacking", ["modules.json", "1_Pooling/config.json", "model.safetensors"])
+def test_a_sentence_model_without_a_part_is_not_taken(lacking: str, tmp_path: Path, empty_hub: Path) -> None:
+    sentence_model(empty_hub / "models--BAAI--bge-large-en-v1.5" / "snapshots" / "abc", lacking)
+    with pytest.raises(WeightsError, match="is not on this machine"):
+        weights.find_sentence_model(BGE, [tmp_path / "models"], False)
+    sentence_model(tmp_path / "models" / "bge-large-en-v1.5", lacking)
+    with pytest.raises(WeightsError, match=f"lacks {lacking}"):
+        weights.find_sentence_model(BGE, [tmp_path / "models"], False)
