@@ -13,7 +13,7 @@ from .columns import Columns, Sql
 from .words import HIDEABLE, Part
 
 ALWAYS, NEVER = "1 = 1", "1 = 0"
-JOINED = 4  # conditions whose tables a database may join with the images; of more each is asked by itself
+MOST_JOINED = 4  # conditions whose tables a database may join with the images; of more each is asked by itself
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class InSql:
 
     def all_of(self, found: list[Sql]) -> Sql:
         # PostgreSQL joins the tables of those that must hold, and to think of a hundred it takes all of a machine's memory
-        every = [sql if at < JOINED else f"({sql}) IS TRUE" for at, (sql, _) in enumerate(found)]
+        every = [sql if at < MOST_JOINED else f"({sql}) IS TRUE" for at, (sql, _) in enumerate(found)]
         return " AND ".join(every) or ALWAYS, [value for _, values in found for value in values]
 
     def without(self, flag: str) -> Sql:
