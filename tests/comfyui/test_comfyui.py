@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -463,6 +463,89 @@ def test_what_is_cleared_from_the_queue_is_cancelled_and_leaves_no_watcher(home:
             assert library.batches.resume(batch).counts == counts
     finally:
         running.close()
+
+
+def interrupted(running: ComfyUI, prompt: dict[str, Any], begun: Callable[[], object], done: Callable[[], int]) -> int:
+    """Has a run interrupted when it has begun; how many units more were done when it had ended."""
+    run = requests.post(f"{running.url}/prompt", json={"prompt": prompt}, timeout=60).json()["prompt_id"]
+    begun()
+    requests.post(f"{running.url}/interrupt", timeout=60)
+    before, start = done(), time.monotonic()
+    until(lambda: requests.get(f"{running.url}/history/{run}", timeout=60).json())
+    ended = requests.get(f"{running.url}/history/{run}", timeout=60).json()[run]
+    print(f"the run ended {time.monotonic() - start:.2f} s after the interruption")
+    assert "execution_interrupted" in dict(ended["status"]["messages"])
+    return done() - before
+
+
+@pytest.fixture(scope="module")
+def alone(
+    home: tuple[Path, str], base: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyUI]:
+    """A ComfyUI with weights of maps and a copy of the library, in which no map is kept."""
+    copy = shutil.copytree(home[0], tmp_path_factory.mktemp("alone") / "home", ignore=shutil.ignore_patterns("maps"))
+    running = ComfyUI(base, {"LUNA_DT_HOME": str(copy), "DT_API_URL": AWAY, "LUNA_DT_MODELS": str(weights)})
+    yield running
+    running.close()
+
+
+def test_writing_is_interrupted_after_the_picture_that_is_written(alone: ComfyUI, base: Path) -> None:
+    large = {"upscale_method": "nearest-exact", "width": 1024, "height": 1024, "crop": "disabled"}
+    prompt = {
+        "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 7}},
+        "2": {"class_type": "ImageScale", "inputs": {"image": ["1", 0], **large}},
+        "3": {"class_type": "RepeatImageBatch", "inputs": {"image": ["2", 0], "amount": 100}},
+        "4": {
+            "class_type": "LunaDTMetadataWriter",
+            "inputs": {"image": ["3", 0], "source_image_id": 0, "operation": "txt2img", "filename_prefix": "left/made"},
+        },
+    }
+
+    def written() -> int:
+        return len(list((base / "output" / "left").glob("*.png")))
+
+    assert interrupted(alone, prompt, lambda: until(written), written) <= 1
+    with Library(alone.home, dt=AWAY) as library:
+        outputs = {entry.generation.output for entry in library.outbox.entries()}
+    assert {Path(output).parent.name for output in outputs} == {"left"}
+
+
+def test_making_maps_is_interrupted_within_the_map_that_is_made(alone: ComfyUI) -> None:
+    numbers = range(20, 32)
+    prompt = {f"{i}": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": i}} for i in numbers}
+    batch = [f"{numbers[0]}", 0]
+    for i in numbers[1:]:  # other pictures, or there would be nothing to make
+        prompt[f"5{i}"] = {"class_type": "ImageBatch", "inputs": {"image1": batch, "image2": [f"{i}", 0]}}
+        batch = [f"5{i}", 0]
+    making = {"image_id": 0, "controlnet_type": "depth_midas", "resolution": 512, "reference_image": batch}
+    prompt["8"] = {"class_type": "LunaDTControlNetCache", "inputs": making}
+    prompt["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+
+    def kept() -> int:
+        return len(list((alone.home / "maps").glob("*/*.png")))
+
+    # the one that is made, and one that is on its way to the disk
+    assert interrupted(alone, prompt, lambda: until(kept), kept) <= 2
+
+
+def test_encoding_is_interrupted_within_the_picture_that_is_encoded(alone: ComfyUI) -> None:
+    def prompt(count: int) -> dict[str, Any]:
+        return {
+            "1": {"class_type": "LunaDTImageLoader", "inputs": {"image_id": 7}},
+            "2": {"class_type": "RepeatImageBatch", "inputs": {"image": ["1", 0], "amount": count}},
+            "3": {"class_type": "LunaDTSimilarSearch", "inputs": {**SIMILAR, "reference_image": ["2", 0]}},
+            "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+        }
+
+    times = []
+    for count in (2, 100, 200):  # the first loads the model
+        start = time.monotonic()
+        alone.run(prompt(count))
+        times.append(time.monotonic() - start)
+    unit = max(0.001, (times[2] - times[1]) / 100)
+    start = time.monotonic()
+    interrupted(alone, prompt(2000), lambda: time.sleep(times[2] + 100 * unit), lambda: 0)
+    assert time.monotonic() - start < times[2] + 1000 * unit  # of 2000
 
 
 def test_nothing_runs_again_that_has_not_changed(comfyui: ComfyUI) -> None:
