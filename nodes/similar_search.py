@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..luna_dt import LunaError
 from ..luna_dt.errors import BadInput, NotFound, PictureMissing
 from ..luna_dt.pixels import read_pictures
+from ..luna_dt.records import Alike
 from ..luna_dt.search.plan import Engine
 from . import host, inputs, pictures, shared, words
 
@@ -108,6 +109,14 @@ class LunaDTSimilarSearch:
                         "tooltip": "How much the hits are to differ from each other; 0 not at all.",
                     },
                 ),
+                "copies": (
+                    ["collapse", "seed", "file"],
+                    {
+                        "default": "collapse",
+                        "tooltip": "Of which hits to give one: as similar as collapse says, of one prompt and seed, or "
+                        "of one file.",
+                    },
+                ),
             },
         }
 
@@ -131,6 +140,7 @@ class LunaDTSimilarSearch:
         where: str = "",
         collapse: float = 0.0,
         diverse: float = 0.0,
+        copies: Alike | Literal["collapse"] = "collapse",
     ) -> dict[str, Any]:
         from ..luna_dt.sheet import contact_sheet
 
@@ -164,7 +174,7 @@ class LunaDTSimilarSearch:
             exclude_source=exclude_source,
             engine=engine,
             where=where,
-            collapse=collapse,
+            collapse=collapse if copies == "collapse" else copies,
             diverse=diverse,
         )
         found, results = [], []

@@ -247,6 +247,8 @@ def test_similar_search_by_condition_collapsed_and_diverse(down: Path, drawn: Dr
     alike = run("LunaDTSimilarSearch", **asked, collapse=0.9)
     assert alike["count"] < whole["count"]
     assert sum(hit.get("stands_for", 1) for hit in alike["results_metadata"]["results"]) == whole["count"]
+    for copies in ("seed", "file"):  # of which there are none, so that the cosine must not count
+        assert run("LunaDTSimilarSearch", **asked, collapse=0.9, copies=copies)["count"] == whole["count"]
     diverse = run("LunaDTSimilarSearch", **{**asked, "top_k": 5}, diverse=0.7)
     assert diverse["image_ids"][0] == whole["image_ids"][0]
     assert diverse["image_ids"] != whole["image_ids"][:5]
