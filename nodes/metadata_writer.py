@@ -109,7 +109,7 @@ class LunaDTMetadataWriter:
         batch, _, position = batch_id.partition("/")
         opened = shared.library()
         when = datetime.now()  # the user's own time, as in ComfyUI's names
-        entries, shown, broken = [], [], []
+        entries, shown, broken, left_out = [], [], [], set[str]()
         for i, picture in enumerate(image):
             host.heed_interruption()
             if not picture.isfinite().all():
@@ -144,6 +144,7 @@ class LunaDTMetadataWriter:
                 if caption.strip():
                     saved.path.with_suffix(".txt").write_text(caption.strip() + "\n", encoding="utf-8")
                 shown.append(saved.shown)
+                left_out.update(saved.left_out)
                 made = Generation.from_json({**made.to_json(), "output": str(saved.path)})
             else:
                 shown += pictures.preview(read_pictures(picture)[0]).get("images", [])
@@ -153,6 +154,11 @@ class LunaDTMetadataWriter:
         status = words.here(_status(opened, entries))
         if broken:
             status = f"{status}; {_broken(broken)}, and is left out"
+        if left_out:
+            status = (
+                f"{status}; a JPEG has no room for {' and '.join(sorted(left_out))}: choose png or webp to keep them"
+            )
+        if broken or left_out:
             log.warning(status)
         ui = {"text": [status], **({"images": shown} if shown else {})}
         return {"ui": ui, "result": (image, entries[0].generation.key, status)}

@@ -51,10 +51,11 @@ def preview(picture: Image.Image) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Saved:
-    """A picture that was saved: where, and as ComfyUI's page shows it."""
+    """A picture that was saved: where, as ComfyUI's page shows it, and the names of the texts that it has no room for."""
 
     path: Path
     shown: dict[str, Any]
+    left_out: list[str]
 
 
 def save(
@@ -69,18 +70,18 @@ def save(
     texts = {str(name): json.dumps(value) for name, value in graphs.items() if value is not None}
     part = path.with_suffix(".part")
     kept = host.keeps_metadata()
-    write(picture, part, kind, quality, parameters if kept else None, texts if kept else {})
+    left_out = write(picture, part, kind, quality, parameters if kept else None, texts if kept else {})
     part.replace(path)
-    return Saved(path, {"filename": path.name, "subfolder": subfolder, "type": "output"})
+    return Saved(path, {"filename": path.name, "subfolder": subfolder, "type": "output"}, left_out)
 
 
 def write(
     picture: Image.Image, path: Path, kind: str, quality: int, parameters: str | None, texts: Mapping[str, str]
-) -> None:
+) -> list[str]:
     """Writes a picture with its texts where DT, A1111 and ComfyUI's page look for them: a PNG's own, or EXIF's.
 
     In EXIF ``parameters`` is the UserComment, as A1111 has it, ``prompt`` is Model and all others go down from there,
-    as ComfyUI has them.  A JPEG has room for 64 KB: what does not fit is left out, the last first.
+    as ComfyUI has them.  A JPEG has room for 64 KB: what does not fit is left out, the last first, and its names given.
     """
     if kind == "png":
         from PIL.PngImagePlugin import PngInfo
@@ -89,10 +90,12 @@ def write(
         for name, text in {**({} if parameters is None else {"parameters": parameters}), **texts}.items():
             info.add_text(name, text)
         picture.save(path, "PNG", pnginfo=info, compress_level=4)
-        return
+        return []
     tags: dict[int, Any] = {} if parameters is None else {EXIF_IFD: {USER_COMMENT: _comment(parameters)}}
+    names = [] if parameters is None else ["parameters"]
     for tag, (name, text) in zip(range(EXIF_MODEL, 0, -1), texts.items(), strict=False):
         tags[tag] = f"{name}:{text}"
+        names.append(name)
     exif = _exif(tags)
     while kind == "jpeg" and len(exif) > JPEG_ROOM:
         tags.popitem()
@@ -101,6 +104,7 @@ def write(
         picture.save(path, "JPEG", exif=exif, quality=quality, subsampling=0)
     else:
         picture.save(path, "WEBP", exif=exif, quality=quality, lossless=quality == 100)
+    return names[len(tags) :]
 
 
 def _comment(text: str) -> bytes:

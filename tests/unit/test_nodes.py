@@ -30,7 +30,7 @@ from luna_dt.provenance import parameters
 from luna_dt.provenance.picture import read as read_picture
 from luna_dt.records import Batch, Captions, Cluster
 from tests.conftest import Drawn, mirror
-from tests.pack import ROOT, load_pack, pack_module
+from tests.pack import ROOT, in_comfyui, load_pack, pack_module
 from tests.weights import figure
 
 CONTRACT: dict[str, Any] = json.loads((ROOT / "tests" / "nodes_contract.json").read_text())
@@ -592,11 +592,25 @@ def test_a_jpeg_leaves_out_what_it_has_no_room_for(tmp_path: Path) -> None:
     texts = {"prompt": json.dumps(GRAPH), "workflow": "w" * 70_000}
     picture = Image.new("RGB", (8, 8))
     for kind, kept in (("jpeg", False), ("webp", True)):
-        pack_module("nodes.pictures").write(picture, tmp_path / kind, kind, 90, "a cat\nSteps: 3, Seed: 5", texts)
+        left_out = pack_module("nodes.pictures").write(
+            picture, tmp_path / kind, kind, 90, "a cat\nSteps: 3, Seed: 5", texts
+        )
+        assert left_out == ([] if kept else ["workflow"])
         with Image.open(tmp_path / kind) as saved:
             assert (0x0110 in saved.getexif(), 0x010F in saved.getexif()) == (True, kept)
         with (tmp_path / kind).open("rb") as data:
             assert read_picture(data).made.seed == 5
+
+
+def test_the_writer_says_what_a_jpeg_has_no_room_for(
+    down: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_comfyui(monkeypatch, tmp_path)
+    told = {"image": torch.zeros(1, 8, 8, 3), "filename_prefix": "made", "prompt": "a cat", "seed": 4, "steps": 9}
+    told["extra_pnginfo"] = {"workflow": {"nodes": ["w" * 70_000]}}
+    jpeg = run("LunaDTMetadataWriter", **told, file_format="jpeg")
+    assert "no room for workflow: choose png or webp" in jpeg["status"]
+    assert "no room" not in run("LunaDTMetadataWriter", **told, file_format="webp")["status"]
 
 
 def test_a_batch_is_queued_only_inside_comfyui(down: Path) -> None:
