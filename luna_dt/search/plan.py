@@ -161,6 +161,7 @@ class Search:
 
     def duplicates(self, layer: str | None, similarity: float, where: str, progress: Progress) -> list[Duplicates]:
         """Groups of exact and of near copies; see Library.duplicates."""
+        self._must_be_here()
         searcher = None if layer is None else self.searcher(checked_layer(layer))
         self._check_records()
         return duplicates(self._store, searcher, similarity, where, self.fitting(where), progress)
@@ -181,11 +182,20 @@ class Search:
 
     def searcher(self, layer: str) -> Searcher:
         """The searcher of a layer that is here; raises UnknownLayer, NotSearchable."""
+        self._must_be_here()
         with self._lock:
             if layer not in self.searchers:
                 self._store.layer_identity(layer)
                 self.searchers[layer] = Searcher(self._store, self.shelf, layer, self.choice)
             return self.searchers[layer]
+
+    def _must_be_here(self) -> None:
+        """Raises NotSearchable where the library is on a server, which gives no layer as a whole."""
+        if is_shared(self._setting):
+            raise NotSearchable(
+                "a layer is read as a whole only where it is mirrored; bring this library to another home "
+                "(LUNA_DT_HOME) without LUNA_DT_INDEX: luna-dt engine copy --back"
+            )
 
     def index(self, progress: Progress) -> None:
         """Brings the saved indexes up to the synced vectors."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from luna_dt import Duplicates, Hit, Identity, Library, Term
+from luna_dt import Duplicates, Hit, Identity, Library, Settings, Term
 from luna_dt.demo.database import TINY_IMAGE, TINY_JOINT, TINY_TEXT
 from luna_dt.errors import BadInput, BadQuery, IdentityMismatch, NotSearchable, UnknownLayer
 from luna_dt.records import Batch, Float32s, ImageRecord
@@ -502,3 +502,10 @@ def test_exact_copies_take_no_vectors_and_are_of_what_is_not_hidden(library: Lib
         library.duplicates(None, where="size: huge")
     with pytest.raises(NotSearchable, match="luna-dt embed"):
         library.duplicates()
+
+
+def test_a_library_on_a_server_says_where_layers_are_read_as_a_whole(tmp_path: Path) -> None:
+    with Library(settings=Settings(home=tmp_path, index="milvus+http://127.0.0.1:9")) as library:
+        for ask in (library.duplicates, lambda: library.duplicates(None), lambda: library.nearest(unit_vectors(1)[0])):
+            with pytest.raises(NotSearchable, match="copy --back"):
+                ask()
