@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import threading
@@ -28,8 +29,8 @@ def load_pack() -> ModuleType:
 
 
 def pack_module(name: str) -> Any:
-    """One of the modules of the pack that was loaded."""
-    return sys.modules[f"{NAME}.{name}"]
+    """One of the modules of the pack that was loaded, whether or not anything has asked for it yet."""
+    return importlib.import_module(f"{NAME}.{name}")
 
 
 def as_in_comfyui(monkeypatch: pytest.MonkeyPatch, **modules: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ def test_a_file_whose_hash_stock_dt_noted_is_its_picture(
     ("in_dt", "on_disk"),
     [
         (r"D:\Bilder\Sub\A.PNG", "sub/a.png"),
-        (r"D:\Bilder\\É\e\u0301.png", "é/É.png"),
+        ("D:\\Bilder\\\\É\\e\u0301.png", "é/É.png"),
         (r"\\?\D:\Bilder\a.png", "a.png"),
         (r"\\?\UNC\nas\share\a.png", "a.png"),
     ],
