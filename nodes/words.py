@@ -16,7 +16,7 @@ SYNC = "the node Luna DT Sync"
 #: Not where it is a part of a path.
 _SYNC = re.compile(r"(?<![\w\\/.-])(run:? )?luna-dt sync\b")
 _COMMAND = re.compile(
-    r"(?<![\w\\/.-])luna-dt(?= (?:--home |search|images|show|export|duplicates|status|doctor|verify|embed|map|outbox|lineage|batch|serve|gallery|rescue|demo)\b)"
+    r"(?<![\w\\/.-])luna-dt(?= (?:--home |search|images|show|export|duplicates|status|doctor|engine|verify|embed|map|outbox|lineage|batch|serve|gallery|rescue|demo)\b)"
 )
 _EXTRA = re.compile(r'pip install "luna_dt\[[a-z,]*\]"')
 
