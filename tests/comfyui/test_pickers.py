@@ -6,7 +6,6 @@ Needs what test_page.py needs.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,45 +155,3 @@ def test_without_a_layer_the_tab_names_the_steps_that_exist_here(page: Any, comf
     expect(told).to_contain_text("python")  # ComfyUI's own, since there is no such command
     assert "luna-dt" not in told.inner_text()
     assert serious(page, ".luna-panel") == []
-
-
-def test_a_sync_goes_on_and_a_dt_that_is_away_is_told_in_the_panel(page: Any, comfyui: ComfyUI, folder: Path) -> None:
-    page.evaluate("app.graph.clear()")
-    page.get_by_role("button", name="Luna DT: your pictures").click()
-    panel = page.locator(".luna-panel")
-    panel.locator(".luna-tile img[src]").nth(3).wait_for()
-    first = min((folder / "pictures" / "Luna").iterdir())
-    more = [folder / "pictures" / f"copy-{number}.png" for number in range(600)]
-    for file in more:
-        shutil.copy(first, file)
-    library = page.get_by_role("dialog", name="Library")
-    try:
-        panel.get_by_role("button", name="Library", exact=True).click()
-        library.get_by_role("button", name="sync", exact=True).click()
-        library.get_by_role("button", name="Close", exact=True).click()
-        line = panel.locator(".luna-notice").filter(has_text="syncing")
-        expect(line.get_by_role("progressbar")).to_be_visible()
-        assert serious(page, ".luna-panel") == []
-        expect(line).to_have_count(0)
-        expect(panel.locator(".luna-count")).to_have_text("611 pictures")
-    finally:
-        for file in more:
-            file.unlink()
-    (folder / "pictures").rename(folder / "away")
-    try:
-        panel.get_by_role("button", name="Library", exact=True).click()
-        library.get_by_role("button", name="sync", exact=True).click()
-        expect(library.locator(".luna-sync")).to_contain_text("The last sync failed")
-        assert serious(page, ".luna-panel") == []
-        library.get_by_role("button", name="Close", exact=True).click()
-        told = panel.locator(".luna-notice:visible")
-        expect(told).to_contain_text("cannot be read")
-        expect(told).to_contain_text("What is synced is looked at and searched all the same")
-        assert serious(page, ".luna-panel") == []
-    finally:
-        (folder / "away").rename(folder / "pictures")
-    panel.get_by_role("button", name="Library", exact=True).click()
-    library.get_by_role("button", name="sync", exact=True).click()
-    library.get_by_role("button", name="Close", exact=True).click()
-    expect(panel.locator(".luna-count")).to_have_text("11 pictures")
-    expect(told).to_have_count(0)
