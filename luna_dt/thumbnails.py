@@ -73,11 +73,11 @@ class Thumbnails:
             raise BadPicture(f"{path}: {data.tell():,} bytes are too many for a picture")
         shape = upright_size(data)  # also of what has too many pixels
         if small := _of_dt(path, side, shape):
-            return _webp(small)
+            return webp(small)
         if shape is None:
             raise BadPicture(f"{path}: not a picture that can be read")
         with self._large if math.prod(shape) > LARGE else contextlib.nullcontext():
-            return _webp(shrunk(data, str(path), side, PIXELS))
+            return webp(shrunk(data, str(path), side, PIXELS))
 
     def _found(self, kept: Path) -> bytes:
         try:
@@ -128,9 +128,10 @@ def side_for(size: int) -> int:
     return next((side for side in SIDES if side >= size), SIDES[-1])
 
 
-def _webp(picture: Image.Image) -> bytes:
+def webp(picture: Image.Image, quality: int = 75) -> bytes:
+    """A picture as WebP, made in a quarter of the usual time, at the same size."""
     out = io.BytesIO()
-    picture.save(out, "WEBP", quality=75, method=0)  # a quarter of the usual time, at the same size
+    picture.save(out, "WEBP", quality=quality, method=0)
     return out.getvalue()
 
 

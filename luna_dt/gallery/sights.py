@@ -12,10 +12,10 @@ from ..library import Library
 from ..paths import local_path, on_disk
 from ..pixels import FORMATS, Picture, read_pictures
 from ..records import content_digest
+from ..thumbnails import webp
 
-AWAY_FOR = (
-    10.0  # seconds for which a DT that was found away is asked for no other small picture: each would wait for it
-)
+#: Seconds for which a DT that was found away is asked for no other small picture, since each would wait for it.
+AWAY_FOR = 10.0
 THUMBNAILS_BYTES = 96 << 20  # of small pictures whose files only DT has
 ACROSS, LOOKED_AT = 2, 12  # pictures across what stands for a cluster; that are looked at for it
 SENT_PICTURES, SENT_BYTES = 16, 256 << 20  # that are kept to be searched by
@@ -71,9 +71,7 @@ class Sights:
         if found is None:
             picture = self._from_dt(library, image_id)
             picture.thumbnail((size, size), reducing_gap=2.0)
-            out = io.BytesIO()
-            picture.save(out, "WEBP", quality=QUALITY, method=0)
-            found = out.getvalue()
+            found = webp(picture, QUALITY)
             self._small.put(name, found)
         return found
 
@@ -103,9 +101,7 @@ class Sights:
             sheet, side = Image.new("RGB", (size, size)), size // across
             for place, tile in enumerate(tiles[: across**2]):
                 sheet.paste(ImageOps.fit(tile, (side, side)), (place % across * side, place // across * side))
-            out = io.BytesIO()
-            sheet.save(out, "WEBP", quality=QUALITY, method=0)
-            found = out.getvalue()
+            found = webp(sheet, QUALITY)
             self._small.put(name, found)
         return found
 
@@ -131,9 +127,7 @@ class Sights:
             form = None
         if form:
             return data, form
-        out = io.BytesIO()
-        read_pictures(data)[0].save(out, "WEBP", quality=90, method=0)
-        return out.getvalue(), "image/webp"
+        return webp(read_pictures(data)[0], 90), "image/webp"
 
     def take(self, data: bytes) -> str:
         """Keeps a picture to be searched by, for now, and gives its name; raises BadPicture."""
