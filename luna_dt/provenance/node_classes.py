@@ -34,6 +34,10 @@ FILLED_IN = {
 }  # fmt: skip
 
 
+def _joined(*texts: str) -> str:
+    return "".join(texts)
+
+
 def _appended(text_a: str, text_b: str, text_c: str, action: str, tidy_tags: str) -> str | None:
     tidy = tidy_tags == "yes"
     if action != "append":
@@ -55,14 +59,14 @@ def _trimmed(text: str, mode: str) -> str:
     return text.lstrip() if mode == "Left" else text.rstrip() if mode == "Right" else text.strip()
 
 
-#: Texts that are made of others: whose inputs, and how; one that is not there is empty.
+#: Texts that are made of others: by which inputs, in which order, and how; one that is not there is empty.
 FORMED: dict[str, tuple[tuple[str, ...], Callable[..., str | None]]] = {
-    "StringConcatenate": (("string_a", "string_b", "delimiter"), lambda a, b, between: a + between + b),
-    "CR Text Concatenate": (("text1", "text2", "separator"), lambda a, b, between: a + between + b),
-    "JoinStrings": (("string1", "string2", "delimiter"), lambda a, b, between: a + between + b),
-    "easy promptConcat": (("prompt1", "prompt2", "separator"), lambda a, b, between: a + between + b),
-    "JWStringConcat": (("a", "b"), lambda a, b: a + b),
-    "ConcatStringSingle": (("string_a", "string_b"), lambda a, b: a + b),
+    "StringConcatenate": (("string_a", "delimiter", "string_b"), _joined),
+    "CR Text Concatenate": (("text1", "separator", "text2"), _joined),
+    "JoinStrings": (("string1", "delimiter", "string2"), _joined),
+    "easy promptConcat": (("prompt1", "separator", "prompt2"), _joined),
+    "JWStringConcat": (("a", "b"), _joined),
+    "ConcatStringSingle": (("string_a", "string_b"), _joined),
     "Text Concatenate": (("text_a", "text_b", "text_c", "text_d", "delimiter", "clean_whitespace"), _concatenated),
     "StringFunction|pysssss": (("text_a", "text_b", "text_c", "action", "tidy_tags"), _appended),
     "StringReplace": (("string", "find", "replace"), _replaced),
