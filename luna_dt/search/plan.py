@@ -132,6 +132,7 @@ class Search:
         return self._store.ids_of(where)
 
     def _check_records(self) -> None:
+        self._must_be_here()
         if not self._lookups.mirrors("images"):
             raise NotSearchable(
                 "conditions, orders and exact copies ask the images' records, which are not synced; run: luna-dt sync"
@@ -161,10 +162,10 @@ class Search:
 
     def duplicates(self, layer: str | None, similarity: float, where: str, progress: Progress) -> list[Duplicates]:
         """Groups of exact and of near copies; see Library.duplicates."""
-        self._must_be_here()
         searcher = None if layer is None else self.searcher(checked_layer(layer))
         self._check_records()
-        return duplicates(self._store, searcher, similarity, where, self.fitting(where), progress)
+        only = None if searcher is None else self.fitting(where)
+        return duplicates(self._store, searcher, similarity, where, only, progress)
 
     def _in_dt(self, term: Term, wanted: Wanted, left_out: set[int]) -> list[Hit]:
         catalog, count = self._catalog(), wanted.offset + wanted.top_k + len(left_out)
@@ -190,7 +191,7 @@ class Search:
             return self.searchers[layer]
 
     def _must_be_here(self) -> None:
-        """Raises NotSearchable where the library is on a server, which gives no layer as a whole."""
+        """Raises NotSearchable where the library is on a server, which gives nothing as a whole."""
         if is_shared(self._setting):
             raise NotSearchable(
                 "a layer is read as a whole only where it is mirrored; bring this library to another home "
