@@ -134,6 +134,7 @@ export function mountGallery(place, host) {
   /** A sync has ended. */
   function changed(told, failed) {
     if (failed) notice.show(told);
+    else notice.hide(); // it may have run between two looks
     learn().catch(() => {});
     ask();
   }
