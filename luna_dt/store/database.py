@@ -23,6 +23,8 @@ from .pages import Log, is_cut
 
 #: The databases that this process has open: file locks do not hold off the process that has them.
 OPEN: list[Path] = []
+#: A generation, as SQL: drawn, for one counted on would come again after an older copy of the database was put back.
+ANOTHER = "(abs(random() / 2) + 1)"
 #: What a rescued database is called until the damaged one has made room for it (rescue.py).
 RESCUED = "library.rescued-*.db"
 #: Where SQLite locks a database's file for as long as a connection that has read or written it is open.
@@ -202,7 +204,7 @@ class Database:
             return int(self._reader.execute("PRAGMA data_version").fetchone()[0])
 
     def generation(self, kind: str) -> int:
-        """Changes whenever a row of that kind is added, changed or dropped; 0 for what was never synced."""
+        """Another number whenever a row of that kind was added, changed or dropped; 0 for what was never synced."""
         rows = self.rows("SELECT generation FROM kinds WHERE name = ?", [kind])
         return int(rows[0][0]) if rows else 0
 
@@ -219,8 +221,8 @@ class Database:
         try:
             with self._write_lock, _transaction(self._writer):
                 self._writer.executemany(
-                    "INSERT INTO kinds (name, generation) VALUES (?, 1) "
-                    "ON CONFLICT (name) DO UPDATE SET generation = generation + 1",
+                    f"INSERT INTO kinds (name, generation) VALUES (?, {ANOTHER}) "
+                    "ON CONFLICT (name) DO UPDATE SET generation = excluded.generation",
                     [(kind,) for kind in kinds],
                 )
                 yield self._writer
@@ -237,7 +239,7 @@ class Database:
         """Notes that a kind was mirrored to its end, from that address."""
         with self.writing() as db:
             db.execute(
-                "INSERT INTO kinds (name, generation, synced, source) VALUES (?, 1, ?, ?) ON CONFLICT (name) "
+                f"INSERT INTO kinds (name, generation, synced, source) VALUES (?, {ANOTHER}, ?, ?) ON CONFLICT (name) "
                 "DO UPDATE SET synced = excluded.synced, source = excluded.source",
                 [kind, now(), source],
             )

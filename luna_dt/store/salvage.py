@@ -16,6 +16,7 @@ from ..errors import LunaError
 from ..generation import Generation
 from ..identity import Identity, Verdict
 from ..progress import Progress
+from .database import ANOTHER
 from .pages import INNER_KEY, LEAF_KEY, LEAF_ROWID, Pages, Row, kind_of
 
 LIST = "(the list of tables)"  # what stands for a table's name where pages of that are bad
@@ -210,10 +211,14 @@ class Salvage:
             hurt = [whole.get(name, name) for name in self._tables if self.lost[name] or self.bad_pages[name]]
             for kind in ["%"] if self.rootless else hurt:  # it has to be synced again before it is told to be here
                 db.execute("UPDATE kinds SET synced = NULL WHERE name LIKE ?", [kind])
-            db.execute("UPDATE kinds SET generation = generation + 1")
+            db.execute(f"UPDATE kinds SET generation = {ANOTHER}")
             for kind in ("images", "captions", "clusters"):  # what is here of it is used while DT is away
-                db.execute(f"INSERT OR IGNORE INTO kinds (name, generation) SELECT ?, 1 FROM {kind} LIMIT 1", [kind])
-            db.execute("INSERT OR IGNORE INTO kinds (name, generation) SELECT 'embeddings.' || name, 1 FROM layers")
+                db.execute(
+                    f"INSERT OR IGNORE INTO kinds (name, generation) SELECT ?, {ANOTHER} FROM {kind} LIMIT 1", [kind]
+                )
+            db.execute(
+                f"INSERT OR IGNORE INTO kinds (name, generation) SELECT 'embeddings.' || name, {ANOTHER} FROM layers"
+            )
 
     def _settle_layer(self, layer: str, dim: int, file: Path, rows: int) -> None:
         """Takes out what names no vector of the layer's file, or another than it means, as far as lengths tell."""

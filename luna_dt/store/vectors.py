@@ -22,6 +22,7 @@ import numpy.typing as npt
 from ..errors import BadAnswer, NotSearchable, StoreError
 from ..identity import Identity, Verdict
 from ..records import EMBEDDINGS, LAYERS, Batch, Float32s, Int64s, checked_layer
+from . import register
 from .database import Database
 from .records import hidden
 
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 #: Dead rows a vectors file may hold before it is rewritten, as a share of all its rows and at least.
 COMPACT_SHARE, COMPACT_ROWS = 0.5, 1024
+REGISTER = ".rows"  # the suffix of what is kept beside a vectors file (register.py)
 BEGUN = ".new"  # what a layer is called, after its name, while it is made anew beside the one in use
 
 
@@ -172,22 +174,32 @@ class Vectors(Database):
         with self.reading():
             generation = self.layer_generation(name)
             identity, file, rows = self.rows("SELECT identity, file, rows FROM layers WHERE name = ?", [name])[0]
-            named = self._array(
-                [("row", "i8"), ("id", "i8"), ("norm", "f4"), ("checksum", "i8")],
-                "SELECT row, image_id, norm, COALESCE(checksum, -1) FROM vectors WHERE layer = ? AND row IS NOT NULL",
-                [name],
-            )
-            unseen = self._array([("id", "i8")], f"SELECT id FROM images WHERE {hidden(self.hide)}")
             made_by = self._made_by(identity)
             path = self.home / "vectors" / file
             vectors = _mapped(path, rows, made_by.dim)
-        ids, norms, checksums = np.full(rows, -1, np.int64), np.ones(rows, np.float32), np.full(rows, -1, np.int64)
+            ids, checksums, norms = self._named(name, path, rows)
+            unseen = self._array([("id", "i8")], f"SELECT id FROM images WHERE {hidden(self.hide)}")
+        visible = (ids >= 0) & ~np.isin(ids, unseen["id"])
+        return Layer(name, made_by, path, vectors, ids, visible, norms, checksums, generation)
+
+    def _named(self, layer: str, file: Path, rows: int) -> tuple[Int64s, Int64s, Float32s]:
+        """Of each row its image's id, checksum and length (Layer), as they are at this moment."""
+        kept, moment = file.with_suffix(REGISTER), f"{file.stem} {self.generation(EMBEDDINGS + layer)}"
+        if (known := register.read(kept, moment, rows)) is not None:
+            return known
+        named = self._array(
+            [("row", "i8"), ("id", "i8"), ("norm", "f4"), ("checksum", "i8")],
+            "SELECT row, image_id, norm, COALESCE(checksum, -1) FROM vectors WHERE layer = ? AND row IS NOT NULL",
+            [layer],
+        )
         at = named["row"]
         if len(at) and not 0 <= at.min() <= at.max() < rows:
             raise self.damaged_file()
+        ids, norms, checksums = np.full(rows, -1, np.int64), np.ones(rows, np.float32), np.full(rows, -1, np.int64)
         ids[at], norms[at], checksums[at] = named["id"], named["norm"], named["checksum"]
-        visible = (ids >= 0) & ~np.isin(ids, unseen["id"])
-        return Layer(name, made_by, path, vectors, ids, visible, norms, checksums, generation)
+        if not self.read_only:
+            register.write(kept, moment, ids, checksums, norms)
+        return ids, checksums, norms
 
     def _put_vectors(self, layer: str, batch: Batch) -> None:
         file, rows, dim = self._layer_file(layer)
@@ -295,10 +307,11 @@ class Vectors(Database):
         self._sweep()
 
     def _sweep(self) -> None:
-        """Deletes vectors files that no layer names; Windows keeps one that is still mapped until next time."""
-        named = {file for (file,) in self.rows("SELECT file FROM layers")}
-        for path in (self.home / "vectors").glob("*.f32"):
-            if path.name not in named:
+        """Deletes vectors files that no layer names, and what is kept beside them; Windows keeps one that is still mapped
+        until next time."""
+        named = {Path(file).stem for (file,) in self.rows("SELECT file FROM layers")}
+        for path in (self.home / "vectors").glob("*"):
+            if path.suffix in (".f32", REGISTER) and path.stem not in named:
                 try:
                     path.unlink()
                 except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from luna_dt.maps.cache import MapCache, MapKey
 from luna_dt.mirror.mirrored import MirroredCatalog
 from luna_dt.records import Batch, Captions, Cluster, ImageRecord, Member, StoredMap
 from luna_dt.store import COMPACT_ROWS, Store
+from luna_dt.store.vectors import Layer
 from tests.conftest import IDENTITY, beside, fill, image_batch, unit_vectors
 
 
@@ -271,7 +273,68 @@ def test_dead_rows_are_cleared_away(library: Library, store: Store) -> None:
     assert new.rows == rows
     assert np.array_equal(new.vectors[np.argsort(new.ids)], vectors[::-1])
     assert np.array_equal(old.vectors[rows:], vectors[::-1])  # a reader's map outlives the file
-    assert [file.name for file in new.file.parent.iterdir()] == [new.file.name]
+    assert {file.stem for file in new.file.parent.iterdir()} == {new.file.stem}
+
+
+def visual_of(home: Path) -> Layer:
+    with contextlib.closing(Store(home)) as store:
+        return store.layer("visual")
+
+
+def test_what_the_rows_are_is_read_from_beside_the_vectors(tmp_path: Path) -> None:
+    with Library(tmp_path, dt="http://127.0.0.1:9") as library:
+        fill(library, unit_vectors(31))
+    first = visual_of(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "library.db")) as db:  # so that it can be told where it was read
+        db.execute("UPDATE vectors SET norm = 7")
+        db.commit()
+    again = visual_of(tmp_path)
+    for name in ("ids", "checksums", "norms"):
+        assert np.array_equal(getattr(again, name), getattr(first, name))
+        assert getattr(again, name).dtype == getattr(first, name).dtype
+    assert not len(again.damaged(np.arange(31)))
+    again.ids[3] = -1  # who finds damage takes a row out
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "longer", "flip", "folder", "another layer's"])
+def test_a_damaged_register_is_not_read(tmp_path: Path, harm: str) -> None:
+    with Library(tmp_path, dt="http://127.0.0.1:9") as library:
+        ids = fill(library, unit_vectors(31))
+        fill(library, unit_vectors(31, seed=2), first_id=40, layer="style")
+    with contextlib.closing(Store(tmp_path)) as store:
+        store.layer("style")
+    visual_of(tmp_path)
+    (file,) = (tmp_path / "vectors").glob("visual-*.rows")
+    data = bytearray(file.read_bytes())
+    if harm in ("gone", "folder"):
+        file.unlink()
+    if harm == "folder":
+        file.mkdir()
+    elif harm == "cut":
+        file.write_bytes(data[:-20])
+    elif harm == "longer":
+        file.write_bytes(data + bytes(20))
+    elif harm == "flip":
+        data[40] ^= 1
+        file.write_bytes(data)
+    elif harm == "another layer's":
+        (other,) = (tmp_path / "vectors").glob("style-*.rows")
+        file.write_bytes(other.read_bytes())
+    assert np.array_equal(visual_of(tmp_path).ids, ids)
+    assert np.array_equal(visual_of(tmp_path).ids, ids)
+
+
+def test_a_register_of_another_time_is_not_read(tmp_path: Path) -> None:
+    """An older copy of ``library.db`` was put back, and other vectors came than before, as many, into the same rows."""
+    home = tmp_path / "home"
+    with Library(home, dt="http://127.0.0.1:9") as library:
+        fill(library, unit_vectors(10))
+    shutil.copyfile(home / "library.db", tmp_path / "older.db")
+    for first_id in (50, 70):
+        shutil.copyfile(tmp_path / "older.db", home / "library.db")
+        with Library(home, dt="http://127.0.0.1:9") as library:
+            fill(library, unit_vectors(5, seed=first_id), first_id)
+        assert visual_of(home).ids.tolist() == [*range(1, 11), *range(first_id, first_id + 5)]
 
 
 def test_another_identity_starts_the_layer_anew(library: Library, store: Store) -> None:
