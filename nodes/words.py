@@ -13,6 +13,9 @@ from ..luna_dt import LunaError
 PACK = Path(__file__).parents[1]
 SYNC = "the node Luna DT Sync"
 
+ACCEPT = "“take what is there” in the Luna DT tab, under Library"
+
+_ACCEPT = re.compile(r"luna-dt sync --accept(, or Library\.sync\(accept=True\))?")
 #: Not where it is a part of a path.
 _SYNC = re.compile(r"(?<![\w\\/.-])(run:? )?luna-dt sync\b")
 _COMMAND = re.compile(
@@ -29,6 +32,7 @@ def command(arguments: str) -> str:
 
 def here(text: str) -> str:
     """A message of the library, with the steps that exist here."""
+    text = _ACCEPT.sub(ACCEPT, text)
     text = _SYNC.sub(lambda found: f"{'run ' if found[1] else ''}{SYNC}", text)
     text = _EXTRA.sub(lambda _: f'"{sys.executable}" -m pip install -r "{PACK / "requirements.txt"}"', text)
     return _COMMAND.sub(lambda _: command(""), text)

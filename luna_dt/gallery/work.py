@@ -19,11 +19,11 @@ class _Stopped(Exception):
 
 
 class Syncing:
-    """One sync at a time: what it does now, of how much; how the last one ended."""
+    """One sync at a time: which it is, what it does now, of how much; how the last one ended."""
 
     def __init__(self) -> None:
         self._lock, self._stopping = threading.Lock(), threading.Event()
-        self._running = False
+        self._running, self._number = False, 0
         self._at: tuple[str, int, int] = ("", 0, 0)
         self._ended: dict[str, Any] = {}
 
@@ -33,6 +33,7 @@ class Syncing:
             if self._running:
                 return
             self._running, self._at, self._ended = True, ("", 0, 0), {}
+            self._number += 1
             self._stopping.clear()
         threads.start("gallery's sync", lambda: self._run(settings, accept), self._stopping.set)
 
@@ -63,4 +64,5 @@ class Syncing:
     def to_json(self) -> dict[str, Any]:
         kind, done, total = self._at
         with self._lock:
-            return {"running": self._running, "kind": kind, "done": done, "total": total, "ended": self._ended}
+            return {"running": self._running, "number": self._number, "kind": kind, "done": done, "total": total,
+                    "ended": self._ended}  # fmt: skip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,10 +120,30 @@ def test_an_empty_library_whose_dt_is_away_says_both_in_the_panel(browser: Any, 
         expect(page.locator(".luna-empty")).not_to_be_visible()
 
 
+def test_a_folder_that_lost_most_of_its_pictures_is_asked_about(browser: Any, tmp_path: Path) -> None:
+    database.draw_library(tmp_path / "pictures", 24, seed=5)
+    with Library(tmp_path / "home", dt=str(tmp_path / "pictures")) as library:
+        library.sync()
+    for file in sorted((tmp_path / "pictures").glob("*.png"))[4:]:
+        file.unlink()
+    with shown(browser, tmp_path / "home", str(tmp_path / "pictures")) as (page, _):
+        count, notice = page.locator(".luna-count"), page.locator(".luna-notice").filter(has_text="nothing was changed")
+        expect(count).to_have_text("24 pictures")
+        page.get_by_role("button", name="Library").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_role("button", name="sync").click()
+        expect(dialog.get_by_role("button", name="take what is there")).to_be_visible()
+        dialog.get_by_role("button", name="Close").click()
+        expect(count).to_have_text("24 pictures")
+        notice.get_by_role("button", name="take what is there").click()
+        expect(count).to_have_text("4 pictures")
+        expect(notice).to_have_count(0)
+
+
 def test_a_first_sync_shows_its_progress_in_the_panel_and_is_stopped_there(browser: Any, folder: Path) -> None:
     first = min((folder / "pictures").iterdir())
-    for number in range(600):
-        shutil.copy(first, folder / "pictures" / f"copy-{number}.png")
+    for number in range(5000):  # so many that it is still going on when it is to be stopped
+        os.link(first, folder / "pictures" / f"copy-{number}.png")
     with shown(browser, folder / "other", str(folder / "pictures")) as (page, _):
         page.locator(".luna-empty").get_by_role("button", name="sync").click()
         page.get_by_text("The first sync is running").wait_for()

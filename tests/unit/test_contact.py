@@ -278,6 +278,10 @@ def test_what_a_node_tells_is_shown_on_it(home: None, monkeypatch: pytest.Monkey
             f'open_clip is not installed; run: "{sys.executable}" -m pip install -r "{WORDS.PACK / "requirements.txt"}"',
         ),
         ("/data/luna-dt sync/x.png, D:\\luna-dt map\\x", "/data/luna-dt sync/x.png, D:\\luna-dt map\\x"),
+        (
+            "if that is meant, have it so: luna-dt sync --accept, or Library.sync(accept=True)",
+            "if that is meant, have it so: “take what is there” in the Luna DT tab, under Library",
+        ),
         ("D:\\luna-dt\\x.png and luna-dt-maps stay", "D:\\luna-dt\\x.png and luna-dt-maps stay"),
     ],
 )

@@ -132,8 +132,8 @@ export function mountGallery(place, host) {
   }
 
   /** A sync has ended. */
-  function changed(told, failed) {
-    if (failed) notice.show(told);
+  function changed(failed) {
+    if (failed) notice.show(...failed);
     else notice.hide(); // it may have run between two looks
     learn().catch(() => {});
     ask();

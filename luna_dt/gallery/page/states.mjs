@@ -22,9 +22,10 @@ export class Notice {
       button("×", () => this.hide(), { "aria-label": "Close the notice", className: "luna-close" }));
   }
 
-  show(...texts) {
+  /** parts: texts, and buttons for what can be done. */
+  show(...parts) {
     this.element.hidden = false;
-    this.told.replaceChildren(...texts.filter(Boolean).flatMap((text) => [said(text), " "]));
+    this.told.replaceChildren(...parts.filter(Boolean).flatMap((part) => [typeof part === "string" ? said(part) : part, " "]));
   }
 
   hide() {

@@ -6,7 +6,7 @@ import { STILL } from "./states.mjs";
 const LOOK = 1000; // milliseconds between two looks at a sync
 
 export class Work {
-  /** host: changed(told, failed) when a sync has ended, tell(message), seen(status). */
+  /** host: changed(failed) when a sync has ended, failed: why, and what may be done, tell(message), seen(status). */
   constructor(host) {
     this.host = host;
     this.bar = h("progress", { "aria-label": "Sync", max: 1 });
@@ -34,26 +34,27 @@ export class Work {
       if (this.running) this.again(); // it may answer again
       throw problem;
     });
-    const { running, kind, done, total, ended } = now.sync;
-    const was = this.running;
+    const { running, kind, done, total, ended, number } = now.sync;
     this.running = running;
+    this.seen ??= running ? number - 1 : number; // which sync was last seen to have ended: one may run between two looks
     this.bar.max = Math.max(1, total);
     this.bar.value = done;
     this.told.textContent = running ? `${kind || "asking DT"}: ${count(done)} of ${count(total)}`
       : ended.error ? `The last sync failed: ${ended.error}${ended.dt_away ? `. ${STILL}` : ""}`
       : ended.stopped ? "Stopped; the next sync goes on from there."
       : `${count(now.images)} images${now.synced ? `, synced ${new Date(now.synced).toLocaleString()}` : ""}`;
-    const accept = ended.code === "another_dt" && button("take what is there", () => this.sync(true));
+    const accept = () => ended.code === "another_dt" && button("take what is there", () => this.sync(true));
     this.syncing.replaceChildren(...[running ? button("stop", () => data.stop()) : button("sync", () => this.sync()),
-      accept, running && this.bar, this.told].filter(Boolean));
+      accept(), running && this.bar, this.told].filter(Boolean));
     this.line.hidden = !running;
     this.line.replaceChildren(...(running ? [h("span", {}, `syncing ${this.told.textContent}`),
       h("progress", { "aria-label": "Sync", max: this.bar.max, value: this.bar.value }), button("stop the sync", () => data.stop())] : []));
     this.host.seen(now);
     if (running) this.again();
-    else if (was) {
+    else if (number !== this.seen) {
+      this.seen = number;
       data.forget();
-      this.host.changed(this.told.textContent, Boolean(ended.error));
+      this.host.changed(ended.error && [this.told.textContent, accept()]);
     }
     return now;
   }
