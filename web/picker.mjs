@@ -8,16 +8,18 @@ const BUTTON = "font: 12px system-ui, sans-serif; padding: 3px 8px; cursor: poin
 
 const PIXELS = 128; // of the small picture
 
-/** The address of a picture of what an input names; undefined where it names nothing that is here. */
+/** The address of a picture of what an input names, and its filter; nothing where it names nothing that is here. */
 const SHOWN = {
-  image(data, value) {
+  async image(data, value) {
     const id = Number(String(value ?? "").split(",")[0]);
-    return Number.isSafeInteger(id) && id > 0 ? data.thumbnailAt(id, PIXELS) : undefined;
+    if (!(Number.isSafeInteger(id) && id > 0)) return [];
+    await data.records([id]);
+    return [data.thumbnailAt(id, PIXELS), data.isHidden(id) ? "blur(6px)" : ""];
   },
   async cluster(data, value) {
     const id = Number(String(value ?? "").match(/^\s*(\d+)\s*:/)?.[1] ?? NaN);
     const there = !Number.isNaN(id) && (await data.clusters()).find((each) => each.id === id);
-    return there && there.images ? data.clusterAt(id, PIXELS, data.isVeiled()) : undefined;
+    return there && there.images ? [data.clusterAt(id, PIXELS, data.isVeiled()), ""] : [];
   },
 };
 
@@ -49,11 +51,13 @@ export function addPicker(app, node, galleryPage) {
     made.textContent = made.disabled ? `${widget.name} is linked` : label;
     if (!image) return;
     const value = widget.value, hide = () => (image.style.visibility = "hidden");
-    const address = made.disabled ? undefined : await galleryPage().then(({ data }) => SHOWN[kind](data, value));
+    const [address, filter] = made.disabled ? [] : await galleryPage().then(({ data }) => SHOWN[kind](data, value)).catch(() => []);
     if (widget.value !== value) return; // it has changed since, and is shown then
-    if (!address) return void hide();
+    hide(); // what was shown stays there until the other is loaded
+    if (!address) return image.removeAttribute("src");
     image.onload = () => (image.style.visibility = isLinked(node, widget.name) ? "hidden" : "visible");
     image.onerror = hide;
+    image.style.filter = filter;
     image.src = address;
     image.title = `${widget.name}: ${value}`;
   }
@@ -62,11 +66,17 @@ export function addPicker(app, node, galleryPage) {
     const before = choice.widget.callback;
     choice.widget.callback = function (...told) {
       const answer = before?.apply(this, told);
-      show(choice).catch(() => {});
+      show(choice);
       return answer;
     };
   }
-  node.lunaShow = () => choices.forEach((choice) => show(choice).catch(() => {}));
+  node.lunaShow = () => choices.forEach(show);
+  addEventListener("luna_dt.veil", node.lunaShow);
+  const removed = node.onRemoved;
+  node.onRemoved = function (...told) {
+    removeEventListener("luna_dt.veil", node.lunaShow);
+    return removed?.apply(this, told);
+  };
   const connected = node.onConnectionsChange;
   node.onConnectionsChange = function (...told) {
     const answer = connected?.apply(this, told);

@@ -18,7 +18,7 @@ from playwright.sync_api import expect
 
 from luna_dt import Settings
 from luna_dt.settings_file import write
-from tests.browser import CHROMIUM, HOSTILE, draw_home
+from tests.browser import CHROMIUM, HOSTILE, draw_home, serious
 from tests.comfy import IS_THERE, ComfyUI
 
 pytestmark = [
@@ -61,6 +61,8 @@ def tab(page: Any) -> Any:
 
 def test_pictures_are_found_and_hostile_texts_shown(tab: Any) -> None:
     tab.locator(".luna-tile").nth(1).click(button="right")
+    tab.get_by_role("menu").wait_for()
+    assert serious(tab, ".luna-menu") == []
     tab.get_by_role("menuitem", name="similar: style").click()
     expect(tab.locator(".luna-count")).to_contain_text("found")
     tab.get_by_role("button", name="clear", exact=True).click()
@@ -72,11 +74,24 @@ def test_pictures_are_found_and_hostile_texts_shown(tab: Any) -> None:
     tab.locator(".luna-tile").first.click(button="right")
     tab.get_by_role("menuitem", name="details").click()
     tab.get_by_text(HOSTILE).wait_for()
+    tab.get_by_alt_text("canny map").wait_for()
+    assert serious(tab, "dialog[open]") == []
     assert tab.title() == title
     tab.keyboard.press("Escape")
     tab.locator(".luna-tile").first.click(button="right")
     tab.get_by_role("menuitem", name="Similar Search").click()
     assert len(tab.evaluate(MADE, "LunaDTSimilarSearch")) == 1
+
+
+def test_two_pictures_are_compared(tab: Any) -> None:
+    tab.locator(".luna-tile").nth(0).click()
+    tab.locator(".luna-tile").nth(1).click(modifiers=["Shift"])
+    assert serious(tab, ".luna-panel") == []
+    tab.locator(".luna-selection").get_by_role("button", name="compare").click()
+    expect(tab.locator(".luna-compare img")).to_have_count(2)
+    assert serious(tab, "dialog[open]") == []
+    tab.keyboard.press("Escape")
+    expect(tab.locator(".luna-compare")).not_to_be_visible()
 
 
 def test_a_picture_is_dragged_to_the_canvas_and_onto_a_node(tab: Any) -> None:
@@ -120,6 +135,7 @@ def test_settings_are_written_in_comfyuis_dialog(page: Any, comfyui: ComfyUI, fo
     expect(form.get_by_label("Hidden")).to_be_disabled()
     form.get_by_text("LUNA_DT_HIDE").wait_for()
     assert form.get_by_label("Token").input_value() == ""
+    assert serious(page, ".luna-form") == []
     form.get_by_label("Device").fill("cpu")
     form.get_by_label("Path map").fill("D:\\Pictures = /mnt/d\nE:/x = /mnt/x")
     form.get_by_role("button", name="save").click()
@@ -132,6 +148,7 @@ def test_settings_are_written_in_comfyuis_dialog(page: Any, comfyui: ComfyUI, fo
     form.get_by_text("a Milvus server is").wait_for()
     form.get_by_role("button", name="check").click()
     form.locator(".luna-findings").get_by_text("library: ok").first.wait_for()
+    assert serious(page, ".luna-form") == []
     form.get_by_role("button", name="forget the token").click()
     form.get_by_text("Saved in").wait_for()
     assert Settings.load(home, environ={}).token == ""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 
@@ -31,6 +32,7 @@ VALUES = "app.graph.serialize().nodes.map(node => node.widgets_values)"
 #: The first Vue nodes keep only the one, later front ends warn of it.
 CHOSEN = """window.__COMFYUI_FRONTEND_VERSION__.startsWith("1.27.")
     ? Object.keys(app.canvas.selected_nodes) : [...app.canvas.selectedItems].map(item => item.id)"""
+NSFW = 9  # the picture that is
 WRITER = {"source_image_id": 7, "operation": "img2img"}
 
 pytestmark = [
@@ -43,9 +45,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def home(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mirrored library whose DT is away by now."""
+    """A mirrored library whose DT is away by now; one picture is NSFW."""
     folder = tmp_path_factory.mktemp("page")
-    with mirrored(folder, postgres, "page", 64):
+    with mirrored(folder, postgres, "page", 64) as url:
+        with psycopg.connect(postgres) as connection:
+            connection.execute("UPDATE page.image SET nsfw = true WHERE id = %s", [NSFW])
+        with Library(folder / "home", dt=url) as library:
+            library.sync()
+            assert [record.id for record in library.images("nsfw:")] == [NSFW]
         return folder / "home"
 
 
@@ -229,6 +236,38 @@ def test_a_picker_says_that_its_input_is_linked(page: Any, tmp_path: Path, reque
     }""")
     expect(linked).to_have_count(0)
     expect(page.get_by_role("button", name="choose …").first).to_be_enabled()
+
+
+def test_the_picture_at_a_node_is_blurred_as_the_gallery_blurs_it(
+    page: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    skip_without_widgets(page, request)
+    workflow: dict[str, Any] = {}
+    for image_id in (7, NSFW):
+        workflow |= {
+            f"dt {image_id}": ("LunaDTPromptInjector", {"image_id": image_id}),
+            f"text {image_id}": ("PreviewAny", {"source": (f"dt {image_id}", 0)}),
+        }
+    open_saved(page, saved(workflow), tmp_path)
+    open_one, nsfw = (page.locator(f"img[title='image_id: {each}']:visible") for each in (7, NSFW))
+    expect(open_one).to_have_css("filter", "none")
+    expect(nsfw).to_have_css("filter", "blur(6px)")
+    page.get_by_role("button", name="Luna DT: your pictures").click()
+    page.get_by_label("blur NSFW").uncheck()
+    expect(nsfw).to_have_css("filter", "none")
+    page.get_by_label("blur NSFW").check()
+    expect(nsfw).to_have_css("filter", "blur(6px)")
+    # and what takes the place of one that is not is never seen as it is
+    page.evaluate(
+        """id => {
+        const widget = app.graph.getNodeById(1).widgets.find(each => each.name === "image_id");
+        widget.value = id;
+        widget.callback(id);
+    }""",
+        NSFW,
+    )
+    expect(nsfw).to_have_count(2)
+    expect(nsfw.first).to_have_css("filter", "blur(6px)")
 
 
 def slowly(count: int) -> dict[str, Any]:

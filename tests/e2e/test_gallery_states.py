@@ -200,3 +200,34 @@ def test_pictures_that_only_a_dt_that_is_away_has_are_said_so_once(browser: Any,
         expect(page.locator(".luna-count")).to_have_text(f"{PICTURES} pictures")
         page.locator(".luna-tile").first.dblclick()
         expect(page.get_by_role("dialog").get_by_role("alert").first).to_contain_text(AWAY)
+
+
+def test_what_is_nsfw_is_blurred_wherever_it_is_shown(browser: Any, tmp_path: Path) -> None:
+    drawn = database.draw_library(tmp_path / "pictures", 2, seed=5)
+    with Library(tmp_path / "home", dt="http://127.0.0.1:9") as library:
+        records = [ImageRecord(i, str(each.path), nsfw=i == 1) for i, each in enumerate(drawn, 1)]
+        mirror(library, "images", Batch(np.arange(1, 3), np.ones(2, np.int64), records))
+        library.embed("visual", model=database.TINY_JOINT.model)
+        library.map("canny", image_id=1)
+        library.record({"operation": "variation", "source_image_id": 1, "output": str(drawn[1].path)})
+    with shown(browser, tmp_path / "home", "http://127.0.0.1:9") as (page, _):
+        page.get_by_label("Order").select_option("id")
+        tiles = page.locator(".luna-tile img[src]")
+        expect(tiles.nth(1)).to_have_css("filter", "none")
+        expect(tiles.nth(0)).to_have_css("filter", "blur(18px)")
+        page.locator(".luna-tile").nth(0).dblclick()
+        expect(page.locator("figure img")).to_have_css("filter", "blur(40px)")
+        expect(page.get_by_alt_text("canny map")).to_have_css("filter", "blur(8px)")
+        expect(page.locator(".luna-lineage img").nth(0)).to_have_css("filter", "blur(8px)")
+        expect(page.locator(".luna-lineage img").nth(1)).to_have_css("filter", "none")
+        page.get_by_role("button", name="The next picture").click()
+        expect(page.get_by_role("heading", name="Image 2")).to_be_visible()
+        expect(page.locator("figure img")).to_have_css("filter", "none")
+        expect(page.locator(".luna-lineage img").nth(0)).to_have_css("filter", "blur(8px)")
+        page.keyboard.press("Escape")
+        page.locator(".luna-tile").nth(0).click(button="right")
+        page.get_by_role("menuitem", name="similar: visual").click()
+        reference = page.locator(".luna-chip img")
+        expect(reference).to_have_css("filter", "blur(8px)")
+        page.get_by_label("blur NSFW").uncheck()
+        expect(reference).to_have_css("filter", "none")

@@ -79,12 +79,18 @@ export function stored(name, otherwise) {
 
 /** Whether what is NSFW is blurred. */
 export const isVeiled = () => stored(VEIL, "1") !== "0";
-export const veil = (yes) => localStorage.setItem(VEIL, yes ? "1" : "0");
+export function veil(yes) {
+  localStorage.setItem(VEIL, yes ? "1" : "0");
+  dispatchEvent(new Event(VEIL)); // pictures at nodes are beside the gallery
+}
 
 const known = new Map();
 
 /** A record that is here already, if it is. */
 export const record = (id) => known.get(id);
+
+/** Whether a picture is blurred; one of which nothing is known yet may be NSFW. */
+export const isHidden = (id) => isVeiled() && (record(id)?.nsfw ?? true);
 
 /** Has the records of those ids here; those that are gone from the library stay unknown. */
 export async function records(ids, signal) {

@@ -1,13 +1,15 @@
 // One picture, whole, with all that is known of it; or two, side by side.
 import { button, h, said } from "./dom.mjs";
-import { mapAt, one, pictureAt, record, records, thumbnailAt, whyNot } from "./data.mjs";
+import { isHidden, mapAt, one, pictureAt, record, records, thumbnailAt, whyNot } from "./data.mjs";
 import { STILL } from "./states.mjs";
 
 const SETTINGS = [["model", "model"], ["sampler", "sampler"], ["scheduler", "scheduler"], ["steps", "steps"], ["cfg", "CFG"], ["seed", "seed"],
   ["rating", "rating"], ["aesthetic_score", "aesthetic"], ["created", "made"], ["loras", "LoRAs"], ["path", "file"]];
 
+const veiled = (id) => (isHidden(id) ? "luna-hidden" : "");
+
 export class Detail {
-  /** host: ids() that are gone through, actions(ids) and similar(id) as [label, run] pairs, cluster(each), veil(). */
+  /** host: ids() that are gone through, actions(ids) and similar(id) as [label, run] pairs, cluster(each). */
   constructor(host) {
     this.host = host;
     this.body = h("div", { className: "luna-detail-body" });
@@ -27,6 +29,7 @@ export class Detail {
     this.write(facts, known);
     try {
       const all = await one(id);
+      await records(all.lineage.map((node) => node.image_id).filter((each) => each !== null)).catch(() => {});
       if (this.id === id) this.write(facts, known, all);
     } catch (problem) {
       if (this.id === id) facts.append(h("p", { role: "alert" }, problem.message));
@@ -34,10 +37,9 @@ export class Detail {
   }
 
   picture(id) {
-    const known = record(id), hides = this.host.veil() && (!known || known.nsfw);
-    const image = h("img", { src: pictureAt(id), alt: known?.prompt || `image ${id}`, className: hides ? "luna-hidden" : "" });
+    const image = h("img", { src: pictureAt(id), alt: record(id)?.prompt || `image ${id}`, className: veiled(id) });
     const figure = h("figure", {}, image);
-    if (hides) figure.append(button("show", (event) => (image.classList.remove("luna-hidden"), event.target.remove())));
+    if (isHidden(id)) figure.append(button("show", (event) => (image.classList.remove("luna-hidden"), event.target.remove())));
     image.addEventListener("error", async () => {
       const problem = await whyNot(image.src);
       figure.replaceChildren(h("p", { role: "alert" }, said(problem?.message ?? "The file is no picture that a browser shows."), " ",
@@ -68,7 +70,7 @@ export class Detail {
     }
     if (all?.maps.length) {
       parts.push(h("h3", {}, "Maps"), h("div", { className: "luna-row" }, all.maps.map((kind) =>
-        h("a", { href: mapAt(known.id, kind), target: "_blank", rel: "noopener" }, h("img", { className: "luna-map", src: mapAt(known.id, kind), alt: `${kind} map` }), kind))));
+        h("a", { href: mapAt(known.id, kind), target: "_blank", rel: "noopener" }, h("img", { className: `luna-map ${veiled(known.id)}`, src: mapAt(known.id, kind), alt: `${kind} map` }), kind))));
     }
     if (all && all.lineage.length > 1) parts.push(h("h3", {}, "Lineage"), this.lineage(all.lineage));
     facts.replaceChildren(...parts);
@@ -80,7 +82,7 @@ export class Detail {
       const line = h("li", {});
       line.style.marginInlineStart = `${node.depth * 16}px`;
       if (node.image_id === null) line.append(said(told));
-      else line.append(button(told, () => this.show(node.image_id)), h("img", { src: thumbnailAt(node.image_id, 256), alt: "" }));
+      else line.append(button(told, () => this.show(node.image_id)), h("img", { src: thumbnailAt(node.image_id, 256), alt: "", className: veiled(node.image_id) }));
       if (node.image_id === this.id) line.classList.add("luna-here");
       return line;
     }));

@@ -35,7 +35,7 @@ export function mountGallery(place, host) {
     detail: (id) => detail.show(id), menu, chosen, dragged: (event, ids) => host.dragged?.(event, ids), missing,
   });
   const detail = new Detail({
-    ids: () => grid.ids, actions: (ids) => own(ids).concat(host.actions?.(ids) ?? []), similar, veil: () => grid.veil,
+    ids: () => grid.ids, actions: (ids) => own(ids).concat(host.actions?.(ids) ?? []), similar,
     cluster: (each) => looked(bar.known.clusters.find(({ id }) => id === each.id) ?? each),
   });
   const clusters = new Clusters({ looked, opened: (each) => (host.cluster ?? looked)(each), actions: (each) => host.clusterActions?.(each) ?? [],
@@ -53,6 +53,7 @@ export function mountGallery(place, host) {
     grid.veil = veil.checked;
     grid.measure();
     clusters.grid.measure(true);
+    bar.draw();
   } });
   grid.side = clusters.grid.side = Number(size.value);
   grid.veil = veil.checked;

@@ -1,6 +1,6 @@
 // What is looked for: a query in DT's language, and references that pictures are to be like, or unlike.
 import { button, h, said, select } from "./dom.mjs";
-import { reference, suggest, thumbnailAt } from "./data.mjs";
+import { isHidden, reference, suggest, thumbnailAt } from "./data.mjs";
 
 const FLAGS = { favorite: ["true", "false"], nsfw: ["true", "false"], nometa: ["true", "false"], delete: ["true"],
   size: ["portrait", "landscape", "square", "16:9"], rating: [">= 8", ">= 6", "none"], date: ["today", "from 2026-01-01"] };
@@ -230,7 +230,7 @@ export class SearchBar {
       } });
     const source = term.shown ?? (term.image_id === undefined ? undefined : thumbnailAt(term.image_id, 256));
     const chip = h("span", { className: `luna-chip${term.weight < 0 ? " luna-minus" : ""}` },
-      source && h("img", { src: source, alt: "" }), said(label.slice(0, 60)), weight,
+      source && h("img", { src: source, alt: "", className: !term.shown && isHidden(term.image_id) ? "luna-hidden" : "" }), said(label.slice(0, 60)), weight,
       select(`Layer of ${label}`, pairs, term.layer, (layer) => ((term.layer = layer), this.host.ask())),
       button("×", () => this.drop(index), { "aria-label": `Remove ${label}` }));
     return chip;
