@@ -62,8 +62,9 @@ def draw_home(folder: Path, pictures: int) -> Path:
 @contextmanager
 def chromium() -> Iterator[Any]:
     """Chromium, driven by Playwright."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)  # of milliseconds: where others use the machine, five seconds may be too few
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
