@@ -36,6 +36,7 @@ _STRIP = 1 << 20  # values that are scaled at once
 _TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
           8: "ROTATE_90"}  # fmt: skip
 ORIENTATION = 0x0112  # EXIF's tag
+_PHOTOMETRIC = 262  # TIFF's
 
 
 def read_pictures(source: PictureLike, name: str = "the given picture") -> list[Image.Image]:
@@ -113,12 +114,13 @@ def shrunk(data: BinaryIO, name: str, side: int, most: int) -> Image.Image:
 
 def upright_size(data: BinaryIO) -> tuple[int, int] | None:
     """Width and height of a picture as it is shown, its pixels unread; None where it is none."""
+    from PIL import Image
+
     try:
         data.seek(0)
         with unread(data) as picture:
             width, height = picture.size
-            # to look for a PNG's EXIF behind its pixels, Pillow would read them
-            exif = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
+            exif = Image.Image.getexif(picture)  # a PNG's own would read its pixels, to look for EXIF behind them
             return (height, width) if exif.get(ORIENTATION) in (5, 6, 7, 8) else (width, height)
     except Exception:  # noqa: BLE001 - decoders fail in many ways
         return None
@@ -198,20 +200,32 @@ def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
     upright = _upright(picture)
     if upright.mode == "RGB":
         return upright.copy() if upright is picture else upright
-    if upright.mode.startswith("I"):  # 16-bit greys, which Pillow would clip rather than scale
-        return _grey(np.asarray(upright), 65535)
-    if upright.mode == "F":
+    if upright.mode == "F" or upright.mode.startswith("I"):  # greys that Pillow would clip rather than scale
         values = np.asarray(upright)
         if not np.isfinite(values).all():
             raise BadPicture(f"{name} holds NaN or infinite values")
-        # in 0..1, or as some programs write them in the range of whole numbers
-        largest = float(values.max())
-        return _grey(values, next((full for full in (1, 255, 65535) if largest <= full * 1.01), 1))
+        full = _full(values, picture)
+        return _grey(full - values if _white_is_zero(picture) else values, full)
     if upright.mode in ("La", "RGBa"):  # whose colours are multiplied with their alpha
         upright = upright.convert("LA" if upright.mode == "La" else "RGBA")
     if upright.mode == "P":  # through RGBA, or transparency given as bytes would be lost with a warning
         upright = upright.convert("RGBA")
     return upright.convert("RGB")
+
+
+def _full(values: npt.NDArray[Any], picture: Image.Image) -> int:
+    """What is white among a grey picture's values: of floats 1, or the largest of whole numbers, in whose range some programs
+    write them; of 32 bits that of 8 bits, or of 16."""
+    if picture.mode.startswith("I;16") or picture.format == "PNG":
+        return 65535
+    largest = float(values.max())
+    ranges = (1, 255, 65535) if picture.mode == "F" else (255, 65535)
+    return next((full for full in ranges if largest <= full * 1.01), 1 if picture.mode == "F" else 65535)
+
+
+def _white_is_zero(picture: Image.Image) -> bool:
+    """Whether a TIFF says so of greys, which Pillow heeds of 8 bits and fewer."""
+    return picture.format == "TIFF" and getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0
 
 
 def _grey(values: npt.NDArray[Any], full: int) -> Image.Image:

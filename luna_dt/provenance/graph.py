@@ -169,6 +169,9 @@ class _Graph(Nodes):
         guider, sigmas, method, noise = (place(part) for part in ("guider", "sigmas", "sampler", "noise"))
         positive = self._words(guider.link("positive", "conditioning", "cond1"), "positive")
         negative = self._words(guider.link("negative"), "negative")
+        if guider.link(NAG):  # a second one, which counts where the first does not
+            texts = _distinct([negative.texts, self._words(guider.link(NAG), "negative").texts])
+            negative = _Words(texts, negative.guidance)
         if guider.kind == "BasicGuider":  # which has no place for one
             negative = _Words(())
         model = self._model(guider.link("model"))
@@ -188,7 +191,7 @@ class _Graph(Nodes):
             sampler=named or self.text(method, "sampler_name"),
             scheduler=known.NAMED_SCHEDULERS.get(sigmas.kind) or self.text(sigmas, "scheduler"),
             model=model.name,
-            loras=model.loras,
+            loras=None if self._hooked() else model.loras,
             guidance=positive.guidance,
             width=self.whole(empty, "width", "empty_latent_width", most=2**31) or None,
             height=self.whole(empty, "height", "empty_latent_height", most=2**31) or None,
@@ -212,6 +215,8 @@ class _Graph(Nodes):
                 return [None]
             else:
                 names = [role if role in node.links() else "conditioning"]
+                if any(OTHER_WORDS.fullmatch(name) for name in node.links()):
+                    return [None]
             return [node.link(name) for name in names]
 
         def whole(node: Node, output: Output, made_of: list[_Words]) -> _Words:
@@ -249,6 +254,10 @@ class _Graph(Nodes):
             return _Model(name, loras if loras is None or len(loras) <= MOST_PARTS else None)
 
         return self.fold(start, parts, whole, _Model(None, None))
+
+    def _hooked(self) -> bool:
+        """Whether LoRAs may be applied where the graph's conditioning says, not by its model."""
+        return any(known.HOOKED_LORAS.fullmatch(node.kind) for node in self.nodes())
 
     def _loras(self, node: Node) -> tuple[Lora, ...] | None:
         """The LoRAs that a node applies; None where they cannot be known."""
@@ -304,6 +313,9 @@ class _Graph(Nodes):
 # -- one node -----------------------------------------------------------------------------------------
 
 LORA_TAG = re.compile("<lora:([^:<>]+):?([^:<>]*)[^<>]*>")
+NAG = "nag_negative"
+#: Inputs of nodes that are not known by which more conditioning may come in.
+OTHER_WORDS = re.compile("(cond|conditioning|positive|negative)_.+", re.IGNORECASE)
 LATENTS = ("latent_image", "latent", "samples", "latents")
 PICTURE = re.compile(r"(input_)?(images?|pixels|samples|latents?|latent_images?)(_?\d+|_[a-z])?", re.IGNORECASE)
 
@@ -319,6 +331,8 @@ def _is_sampler(node: Node) -> bool:
 def _pictures(node: Node) -> list[Output | None]:
     """The inputs that the picture of a node is made of."""
     links = node.links()
+    if {"prompt", "seed"} <= node.inputs.keys():  # a service that makes pictures, of whatever it is shown
+        return [None]
     if node.kind in known.PICTURES:
         return [links[name] for name in known.PICTURES[node.kind] if name in links]
     if found := [link for name, link in links.items() if PICTURE.fullmatch(name)]:

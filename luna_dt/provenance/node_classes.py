@@ -172,6 +172,8 @@ LORA_STRENGTHS = ("strength_model", "lora_strength", "strength", "lora_model_str
 CLIP_STRENGTHS = ("strength_clip", "lora_clip_strength")
 #: Texts whose ``<lora:NAME:STRENGTH>`` are applied.
 LORA_TEXTS = {"LoraTagLoader": "text", "ImpactWildcardEncode": "populated_text", "PCLazyLoraLoader": "text"}
+#: LoRAs that come with the conditioning.
+HOOKED_LORAS = re.compile("CreateHook.*Lora.*")
 
 # -- pictures ----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from .walk import as_text, scalar
 
 Said: TypeAlias = Mapping[str, Any]
 MOST_LORAS = 64
+PROMPTS = ("prompt", "negative")  # which may be none, where other words that are empty are not known
 _IN_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _SETTINGS = dict(FIELDS.values())
 _SETTINGS |= {"width": _SETTINGS["steps"], "height": _SETTINGS["steps"]}
@@ -69,10 +70,16 @@ def _invoke(said: Said) -> Made:
     def named(model: Any) -> Any:
         return model.get("name", model.get("model_name"))
 
+    def whole(side: str) -> str | None:
+        """A prompt with that of SDXL's second encoder, where it has another."""
+        told = [_word(said, f"{side}_{name}") for name in ("prompt", "style_prompt")]
+        return None if told[0] is None else "\n".join(dict.fromkeys(filter(None, told)))
+
     model = said.get("model")
     again = "img2img" in str(said.get("generation_mode"))
+    prompts = {f"{side}_prompt": whole(side) for side in ("positive", "negative")}
     return _made(
-        {**said, "model": named(model) if isinstance(model, Mapping) else None},
+        {**said, **prompts, "model": named(model) if isinstance(model, Mapping) else None},
         {"prompt": "positive_prompt", "negative": "negative_prompt", "model": "model", "sampler": "scheduler"},
         {"seed": "seed", "steps": "steps", "cfg": "cfg_scale", "guidance": "guidance", "width": "width", "height": "height",
          **({"denoise": "strength"} if again else {})},
@@ -163,6 +170,7 @@ def _object(text: str) -> Said:
 
 def _made(said: Said, words: Mapping[str, str], numbers: Mapping[str, str], loras: tuple[Lora, ...] | None) -> Made:
     found: dict[str, Any] = {field: _word(said, name) for field, name in words.items()}
+    found |= dict.fromkeys((field for field in words if found[field] == "" and field not in PROMPTS), None)
     for field, name in numbers.items():
         value = said.get(name)
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
@@ -170,8 +178,6 @@ def _made(said: Said, words: Mapping[str, str], numbers: Mapping[str, str], lora
                 found[field] = _SETTINGS[field](str(value))
             except ValueError:
                 continue
-    if (found.get("denoise") or 0) > 1:
-        del found["denoise"]
     return Made(**found, loras=loras)
 
 

@@ -12,8 +12,10 @@ from typing import Any
 from . import Made
 
 NEGATIVE_LINE, SETTINGS_LINE = "Negative prompt:", "Steps:"
+NEGATIVE = re.compile(NEGATIVE_LINE, re.IGNORECASE)
 #: Lines by which readers, DT's among them, tell the parts apart; in a prompt they would be taken for that.
 MARKS = re.compile(r"\s*(negative prompt|steps|parameters):", re.IGNORECASE)
+LINE_END = re.compile(r"\r\n?|\n")
 SIZE = re.compile(r"(\d{1,9}) ?x ?(\d{1,9})")
 
 
@@ -27,7 +29,10 @@ def write(made: Made) -> str | None:
     """
     if made.prompt is None or made.seed is None or made.steps is None:
         return None
-    told = replace(made, prompt=_trimmed(made.prompt), negative=_trimmed(made.negative or "") or None, loras=None)
+    words = {name: getattr(made, name) or None for name in ("sampler", "scheduler", "model")}
+    told = replace(
+        made, prompt=_trimmed(made.prompt), negative=_trimmed(made.negative or "") or None, loras=None, **words
+    )
     if told.denoise == 1:
         told = replace(told, denoise=None)  # as AUTOMATIC1111 has it for what was made of noise alone
     lines = [*(told.prompt or "").split("\n"), *(told.negative or "").split("\n")]
@@ -55,23 +60,26 @@ def write(made: Made) -> str | None:
 def read(text: str) -> tuple[Made, dict[str, str]]:
     """What such a text says, and its other settings by their names; of any text, without an error.
 
-    The settings are the last line that begins with ``Steps:``, else the last line if it holds three settings or more, of
-    which two are known: prompts have colons, too.  Names are known in either case.  A negative prompt that is not there
-    is unknown.
+    The settings are the last line that begins with ``Steps:``, else the last line, or its end from there on, if it holds
+    three settings or more, of which two are known: prompts have colons, too.  Names are known in either case.  A
+    negative prompt that is not there is unknown, and so is the denoising of a text whose own is that of a second pass.
     """
-    lines = [line.strip() for line in text.strip().split("\n")]
+    lines = [line.strip() for line in LINE_END.split(text.strip())]
     last = next((i for i in reversed(range(len(lines))) if lines[i].startswith(SETTINGS_LINE)), len(lines) - 1)
+    lines[last:] = _apart(lines[last])
+    last = len(lines) - 1
     settings = {_NAMES.get(name.casefold(), name): value for name, value in _settings(lines[last])}
     few = len(settings) < 3 or len(settings.keys() & _NAMES.values()) < 2
-    if few and not lines[last].startswith(SETTINGS_LINE):
+    if (few or NEGATIVE.match(lines[last])) and not lines[last].startswith(SETTINGS_LINE):
         settings, last = {}, len(lines)
     lines = lines[:last]
-    begins = next((i for i, line in enumerate(lines) if line.startswith(NEGATIVE_LINE)), len(lines))
+    begins = next((i for i, line in enumerate(lines) if NEGATIVE.match(line)), len(lines))
     found: dict[str, Any] = {"prompt": "\n".join(lines[:begins]).strip()}
     if begins < len(lines):
         found["negative"] = "\n".join([lines[begins][len(NEGATIVE_LINE) :], *lines[begins + 1 :]]).strip()
+    second_pass = any(name.startswith("Hires ") for name in settings)
     for name, (field, convert) in FIELDS.items():
-        if name in settings:
+        if name in settings and not (field == "denoise" and second_pass):
             try:
                 found[field] = convert(settings[name])
             except ValueError:
@@ -81,6 +89,14 @@ def read(text: str) -> tuple[Made, dict[str, str]]:
         found["width"], found["height"] = map(int, size.groups())
         del settings["Size"]
     return Made(**found), settings
+
+
+def _apart(line: str) -> list[str]:
+    """The parts of a line that holds a negative prompt and the settings behind it, as some programs write them."""
+    begins, ends = line.find(NEGATIVE_LINE), line.rfind(f" {SETTINGS_LINE}")
+    if not 0 <= begins < ends or line.startswith(SETTINGS_LINE):
+        return [line]
+    return [line[:begins].strip(), line[begins:ends], line[ends:].strip()]
 
 
 def _settings(line: str) -> Iterator[tuple[str, str]]:
@@ -116,7 +132,7 @@ def _quoted(value: Any) -> str:
     DT splits at commas in quotes, too: no colon is left behind one, or a part of a name could pass for a setting.
     """
     text = str(value)
-    if text == text.strip() and not text.startswith('"') and not any(mark in text for mark in ",:\n"):
+    if text == text.strip() and not text.startswith('"') and not any(mark in text for mark in ",:\r\n"):
         return text
     first, *rest = json.dumps(text, ensure_ascii=False).split(",")
     return ",".join([first, *(part.replace(":", "\\u003a") for part in rest)])
@@ -131,7 +147,7 @@ def _number(value: float | None) -> str | None:
 
 
 def _trimmed(text: str) -> str:
-    return "\n".join(line.strip() for line in text.strip().split("\n"))
+    return "\n".join(line.strip() for line in LINE_END.split(text.strip()))
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -143,6 +159,18 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return convert
 
 
+def _word(text: str) -> str:
+    if not text:  # some write a setting's name alone
+        raise ValueError(text)
+    return text
+
+
+def _share(text: str) -> float:
+    if (found := _decimal(text)) > 1:
+        raise ValueError(text)
+    return found
+
+
 def _decimal(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,40}(\.[0-9]{1,400})?", text):
         raise ValueError(text)
@@ -150,8 +178,8 @@ def _decimal(text: str) -> float:
 
 
 FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "Steps": ("steps", _whole(1, 10_000)), "Sampler": ("sampler", str), "Schedule type": ("scheduler", str),
+    "Steps": ("steps", _whole(1, 10_000)), "Sampler": ("sampler", _word), "Schedule type": ("scheduler", _word),
     "CFG scale": ("cfg", _decimal), "Distilled CFG Scale": ("guidance", _decimal), "Seed": ("seed", _whole(0, 2**64 - 1)),
-    "Model": ("model", str), "Denoising strength": ("denoise", _decimal),
+    "Model": ("model", _word), "Denoising strength": ("denoise", _share),
 }  # fmt: skip
 _NAMES = {name.casefold(): name for name in (*FIELDS, "Size")}

@@ -16,7 +16,7 @@ from ..errors import BadPicture
 from ..pixels import FORMATS, MAX_PIXELS, ORIENTATION
 from . import Made, graph, others, parameters, xmp
 
-READING = 2  # to be raised when a picture is understood otherwise than before, so that those of a folder are read again
+READING = 3  # to be raised when a picture is understood otherwise than before, so that those of a folder are read again
 MOST_BYTES = 8 << 20  # of one text, unpacked
 MOST_CHUNKS = 100_000  # of one PNG
 MOST_TAGS, MOST_TAG = 500, 200  # tags of a picture, characters of one
@@ -24,7 +24,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (  # what is looked for in a PNG
     b"parameters", b"prompt", b"XML:com.adobe.xmp", b"invokeai_metadata", b"Software", b"Source", b"Comment", b"Description",
     b"sd-metadata", b"negative_prompt", b"seed", b"num_inference_steps", b"guidance_scale", b"sampler_name", b"width", b"height",
-    b"use_stable_diffusion_model",
+    b"use_stable_diffusion_model", b"Raw profile type exif",
 )  # fmt: skip
 _EXIF_IFD, _USER_COMMENT, _RATING, _KEYWORDS, _TIFF_XMP = 0x8769, 0x9286, 0x4746, 0x9C9E, 0x02BC
 _DESCRIPTION, _WINDOWS_COMMENT = 0x010E, 0x9C9C
@@ -74,17 +74,19 @@ def read(data: BinaryIO) -> Told:
     made, model_hash = _made({name: _text(said) for name, said in texts.items()}, comments)
     known = dict.fromkeys(" ".join(line.strip() for line in tag.strip().split("\n")) for tag in tags)
     tags = tuple(tag for tag in known if tag and len(tag) <= MOST_TAG)[:MOST_TAGS]
-    size = (height, width) if exif.get(ORIENTATION) in (5, 6, 7, 8) else (width, height)
+    size = (height, width) if exif.get(ORIENTATION, marks.orientation) in (5, 6, 7, 8) else (width, height)
     return Told(*size, made, model_hash, rating, tags)
 
 
 def user_comment(value: Any) -> str:
-    """EXIF's UserComment as text: eight bytes that name its code, then UTF-16 in whichever order, UTF-8 or Latin-1."""
+    """EXIF's UserComment as text: eight bytes that name its code, then UTF-16 in whichever order, UTF-8, Latin-1 or JIS."""
     if not isinstance(value, bytes):
         return _text(value.encode("latin-1", "replace")) if isinstance(value, str) else ""  # as Pillow decodes all text
-    code, said = value[:8], value[8:]
+    code, said = value[:8].upper(), value[8:]
     if code == b"UNICODE\0":
         return _utf16(said) if b"\0" in said or said[:2] in (b"\xff\xfe", b"\xfe\xff") else _text(said)
+    if code == b"JIS\0\0\0\0\0":
+        return said.decode("iso2022_jp" if b"\x1b" in said else "shift_jis", "replace").strip("\0")
     return _text(said if code in (b"ASCII\0\0\0", bytes(8)) else value).strip("\0")
 
 
@@ -143,7 +145,7 @@ def _png(data: BinaryIO) -> _Parts:
                 texts.update({name: said for name, said in found.items() if said.strip() or name not in texts})
         else:
             data.seek(length + 4, 1)
-    return *size, texts, exif
+    return *size, texts, exif or _exif(_unhexed(texts.get("Raw profile type exif", b"")))
 
 
 def _png_text(kind: bytes, content: bytes) -> dict[str, bytes]:
@@ -194,6 +196,14 @@ def _exif(content: bytes) -> dict[int, Any]:
         return exif
 
     return _tags(load)
+
+
+def _unhexed(profile: bytes) -> bytes:
+    """What ImageMagick has in a PNG's text: after its kind and length, a line each, in hexadecimal digits."""
+    try:
+        return bytes.fromhex("".join(profile.decode("latin-1").split("\n")[3:]))
+    except ValueError:
+        return b""
 
 
 def _tags(load: Callable[[], Any]) -> dict[int, Any]:

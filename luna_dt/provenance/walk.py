@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from . import node_classes as known
@@ -12,6 +12,7 @@ T = TypeVar("T")
 
 MOST_NODES = 1_000  # walked through for one setting; more is not to be known
 MOST_TEXT = 100_000  # characters of one text
+MOST_CHOOSERS = 20  # nodes that what sets a switch comes through
 
 
 class Output(NamedTuple):
@@ -39,6 +40,9 @@ class Nodes:
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph if isinstance(graph, Mapping) else {}
+
+    def nodes(self) -> Iterator[Node]:
+        return (node for name in self._graph if (node := self.node(name)))
 
     def node(self, name: str) -> Node | None:
         found = self._graph.get(name)
@@ -70,7 +74,7 @@ class Nodes:
             if node is None or output in done:
                 ahead.pop()
                 continue
-            passed = through(node, output.slot)
+            passed = self._through(node, output.slot)
             if output in under_way:
                 made_of = [lost if part is None else done.get(part, lost) for part in under_way.pop(output)]
                 done[output] = made_of[0] if passed else whole(node, output, made_of)
@@ -86,7 +90,7 @@ class Nodes:
         """The node that a link comes from, whatever only passes it on."""
         for _ in range(MOST_NODES):
             found = self.node(link.node) if link else None
-            link = through(found, link.slot) if found and link else None
+            link = self._through(found, link.slot) if found and link else None
             if link is None:
                 return found
         return None
@@ -105,10 +109,36 @@ class Nodes:
             second = second or (found.kind in known.SPLITS and output.slot == 1)
             if found.kind in known.BENT:
                 return None, second
-            output = through(found, output.slot) or found.link(name)
+            output = self._through(found, output.slot) or found.link(name)
             if output is None:
                 return found, second
         return None, second
+
+    def _through(self, node: Node, slot: int) -> Output | None:
+        """The input that an output of a node only passes on: a reroute, a switch that is set, a bundle's part."""
+        links = node.links()
+        if "Reroute" in node.kind and len(links) == 1:
+            return next(iter(links.values()))
+        if node.kind in known.BUNDLES:
+            part = known.BUNDLE[slot] if 0 < slot < len(known.BUNDLE) else ""
+            return links.get(part) or _same_part(links.get("base_ctx"), slot)
+        if node.kind in known.FIRSTS:
+            first = next((links[name] for name in sorted(links) if name.startswith(("any_", "ctx_"))), None)
+            return _same_part(first, slot) if node.kind in known.BUNDLE_SWITCHES else first
+        return links.get(self._chosen(node))
+
+    def _chosen(self, node: Node) -> str:
+        """The input that a switch is set to; "" where it is none, or it cannot be known how it is set."""
+        chooser, chosen = known.SWITCHES.get(node.kind, ("", ""))
+        set_to = node.inputs.get(chooser)
+        for _ in range(MOST_CHOOSERS):  # from where a value may come that other switches are set by, too
+            link = link_of(set_to)
+            if link is None:
+                break
+            found = self.node(link.node) or NOTHING
+            name = known.VALUES.get(found.kind, "") if link.slot == 0 else ""
+            set_to = next(iter(found.links().values()), None) if "Reroute" in found.kind else found.inputs.get(name)
+        return chosen.format(str(set_to).lower()) if isinstance(set_to, int) else ""
 
     # -- words and numbers ----------------------------------------------------------------------------
 
@@ -116,7 +146,7 @@ class Nodes:
         linked = node.link(name)
         if linked is None:
             return scalar(node.inputs.get(name))
-        return self.fold(linked, _value_parts, _value, None)
+        return self.fold(linked, self._value_parts, self._value, None)
 
     def text(self, node: Node, name: str) -> str | None:
         return as_text(self.value(node, name))
@@ -134,6 +164,31 @@ class Nodes:
         if isinstance(found, (str, bool)) or found is None or not 0 <= found <= most:
             return None
         return float(found)
+
+    def _value_names(self, node: Node, slot: int) -> Sequence[str]:
+        if (node.kind, slot) in known.VALUES_AT:
+            return [known.VALUES_AT[node.kind, slot]]
+        if slot == 0 and node.kind in known.VALUES:
+            return [known.VALUES[node.kind]]
+        if slot == 0 and node.kind in known.FORMED:
+            return known.FORMED[node.kind][0]
+        return [chosen] if (chosen := self._chosen(node)) else []
+
+    def _value_parts(self, node: Node, slot: int) -> list[Output | None]:
+        return [link for name in self._value_names(node, slot) if (link := node.link(name))]
+
+    def _value(self, node: Node, output: Output, made_of: list[str | int | float | None]) -> str | int | float | None:
+        linked = iter(made_of)
+        names = self._value_names(node, output.slot)
+        values = [next(linked) if node.link(name) else scalar(node.inputs.get(name, "")) for name in names]
+        if node.kind in known.FORMED:
+            texts = [each for each in values if isinstance(each, str)]
+            return scalar(known.FORMED[node.kind][1](*texts)) if texts and len(texts) == len(values) else None
+        value = values[0] if values else None
+        if node.kind in known.OVERRIDING and not str(value or "").strip():
+            return None  # then it is DT's own
+        filled_in = known.FILLED_IN.get(node.kind)
+        return None if filled_in and isinstance(value, str) and filled_in.search(value) else value
 
 
 # -- one node -----------------------------------------------------------------------------------------
@@ -169,54 +224,5 @@ def as_text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def through(node: Node, slot: int) -> Output | None:
-    """The input that an output of a node only passes on: a reroute, a switch that is set, a bundle's part."""
-    links = node.links()
-    if "Reroute" in node.kind and len(links) == 1:
-        return next(iter(links.values()))
-    if node.kind in known.BUNDLES:
-        part = known.BUNDLE[slot] if 0 < slot < len(known.BUNDLE) else ""
-        return links.get(part) or _same_part(links.get("base_ctx"), slot)
-    if node.kind in known.FIRSTS:
-        first = next((links[name] for name in sorted(links) if name.startswith(("any_", "ctx_"))), None)
-        return _same_part(first, slot) if node.kind in known.BUNDLE_SWITCHES else first
-    return links.get(_chosen(node))
-
-
 def _same_part(bundle: Output | None, slot: int) -> Output | None:
     return Output(bundle.node, slot) if bundle else None
-
-
-def _chosen(node: Node) -> str:
-    """The input that a switch is set to; "" where it is none, or is set by another node."""
-    chooser, chosen = known.SWITCHES.get(node.kind, ("", ""))
-    set_to = node.inputs.get(chooser)
-    return chosen.format(str(set_to).lower()) if isinstance(set_to, int) else ""
-
-
-def _value_names(node: Node, slot: int) -> Sequence[str]:
-    if (node.kind, slot) in known.VALUES_AT:
-        return [known.VALUES_AT[node.kind, slot]]
-    if slot == 0 and node.kind in known.VALUES:
-        return [known.VALUES[node.kind]]
-    if slot == 0 and node.kind in known.FORMED:
-        return known.FORMED[node.kind][0]
-    return [chosen] if (chosen := _chosen(node)) else []
-
-
-def _value_parts(node: Node, slot: int) -> list[Output | None]:
-    return [link for name in _value_names(node, slot) if (link := node.link(name))]
-
-
-def _value(node: Node, output: Output, made_of: list[str | int | float | None]) -> str | int | float | None:
-    linked = iter(made_of)
-    names = _value_names(node, output.slot)
-    values = [next(linked) if node.link(name) else scalar(node.inputs.get(name, "")) for name in names]
-    if node.kind in known.FORMED:
-        texts = [each for each in values if isinstance(each, str)]
-        return scalar(known.FORMED[node.kind][1](*texts)) if texts and len(texts) == len(values) else None
-    value = values[0] if values else None
-    if node.kind in known.OVERRIDING and not str(value or "").strip():
-        return None  # then it is DT's own
-    filled_in = known.FILLED_IN.get(node.kind)
-    return None if filled_in and isinstance(value, str) and filled_in.search(value) else value

@@ -9,17 +9,20 @@ from xml.parsers import expat
 MOST_XMP = 2 << 20  # bytes of one packet
 _XMP_RATING = "http://ns.adobe.com/xap/1.0/ Rating"
 _XMP_SUBJECT = "http://purl.org/dc/elements/1.1/ subject"
+_XMP_ORIENTATION = "http://ns.adobe.com/tiff/1.0/ Orientation"
 _XMP_COMMENT = "http://ns.adobe.com/exif/1.0/ UserComment"
 _XMP_ITEM = "http://www.w3.org/1999/02/22-rdf-syntax-ns# li"
 
 
 @dataclass
 class Marks:
-    """A rating, 1 to 5 or None, tags in their order, and a comment, "" where there is none."""
+    """A rating, 1 to 5 or None, tags in their order, a comment, "" where there is none, and how the picture lies, as EXIF
+    says it."""
 
     rating: int | None = None
     tags: tuple[str, ...] = field(default=())
     comment: str = ""
+    orientation: int | None = None
 
 
 def read(packet: bytes) -> Marks:
@@ -32,6 +35,8 @@ def read(packet: bytes) -> Marks:
         words.clear()
         if _XMP_RATING in attributes:
             marks.rating = _stars(attributes[_XMP_RATING])
+        if _XMP_ORIENTATION in attributes:
+            marks.orientation = _turn(attributes[_XMP_ORIENTATION])
 
     def end(name: str) -> None:
         inside.pop()
@@ -39,6 +44,8 @@ def read(packet: bytes) -> Marks:
         words.clear()
         if name == _XMP_RATING:
             marks.rating = _stars(said)
+        elif name == _XMP_ORIENTATION:
+            marks.orientation = _turn(said)
         elif name == _XMP_ITEM and _XMP_SUBJECT in inside[-2:]:
             tags.append(said)
         elif name == _XMP_ITEM and _XMP_COMMENT in inside[-2:]:
@@ -62,3 +69,7 @@ def read(packet: bytes) -> Marks:
 
 def _stars(said: str) -> int | None:
     return int(said.strip()[0]) if re.fullmatch(r"\s*[1-5](\.0*)?\s*", said) else None
+
+
+def _turn(said: str) -> int | None:
+    return int(said) if re.fullmatch("[1-8]", said) else None

@@ -53,6 +53,20 @@ def test_16_bit_greys_are_scaled_not_clipped(tmp_path: Path) -> None:
     assert np.array_equal(read, np.round(values / 257).astype(np.uint8))
 
 
+@pytest.mark.parametrize("full", [255, 65535])
+def test_greys_of_32_bits_are_as_bright_as_their_range(full: int, tmp_path: Path) -> None:
+    values = (np.asarray(ramp("L"), np.int32) * (full // 255)).astype(np.int32)
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    for source in (Image.fromarray(values), tmp_path / "deep.tif"):
+        assert same(read_pictures(source)[0], ramp("L").convert("RGB"))
+
+
+def test_a_tiff_whose_zero_is_white_is_no_negative(tmp_path: Path) -> None:
+    values = 65535 - np.asarray(ramp("L"), np.uint16) * 257
+    Image.fromarray(values).save(tmp_path / "white.tif", tiffinfo={262: 0})
+    assert same(read_pictures(tmp_path / "white.tif")[0], ramp("L").convert("RGB"))
+
+
 def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

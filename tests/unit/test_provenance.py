@@ -152,6 +152,11 @@ GRAPHS: dict[str, tuple[Graph, Made]] = {
         plain(u=n("unCLIPConditioning", conditioning=("pos", 0), clip_vision_output=("v", 0)),
               t=n("StyleModelApply", conditioning=("u", 0), style_model=("m", 0)), s=k(positive=("t", 0))), TOLD),
     "unknown, with both": (plain(c=n("SomeApply", **APPLIED), s=k(positive=("c", 0), negative=("c", 1))), TOLD),
+    "unknown, with more conditioning": (
+        plain(b=text("at night"), c=n("Mix", conditioning=("pos", 0), conditioning_b=("b", 0)), s=k(positive=("c", 0))),
+        changed(prompt=None)),
+    "nag": (plain(nag=text("ugly"), neg=n("ConditioningZeroOut", conditioning=("pos", 0)),
+                  s={**k(nag_negative=("nag", 0), nag_scale=5.0), "class_type": "KSamplerWithNAG"}), changed(negative="ugly")),
     "unknown, with words": (plain(c=n("AddWords", conditioning=("pos", 0), text="night"), s=k(positive=("c", 0))),
                             changed(prompt=None)),
     "unknown encoder": (plain(pos=text("a {fox|cat}", "WildcardEncode")), changed(prompt=None)),
@@ -187,6 +192,18 @@ GRAPHS: dict[str, tuple[Graph, Made]] = {
     "switch on": (switched("ComfySwitchNode", switch=True, on_true=("neg2", 0), on_false=("neg", 0)), changed(negative="ugly")),
     "switch off": (switched("ComfySwitchNode", switch=False, on_true=("neg2", 0), on_false=("neg", 0)), TOLD),
     "switch by number": (switched("ImpactSwitch", select=2, input1=("neg", 0), input2=("neg2", 0)), changed(negative="ugly")),
+    "switch set by another node": (
+        {**switched("ComfySwitchNode", switch=("way", 0), on_true=("neg2", 0), on_false=("neg", 0)), "way": n("Reroute", x=("b", 0)),
+         "b": n("PrimitiveBoolean", value=True)}, changed(negative="ugly")),
+    "numbers by a switch": (
+        plain(s=k(steps=("x", 0)), x=n("ComfySwitchNode", switch=("b", 0), on_true=4, on_false=("i", 0)), i=n("PrimitiveInt", value=20),
+              b=n("PrimitiveBoolean", value=False)), TOLD),
+    "switch set by what nobody knows": (
+        {**switched("ComfySwitchNode", switch=("b", 0), on_true=("neg2", 0), on_false=("neg", 0)), "b": n("Rolled"),
+         "way": n("Reroute", x=("way", 0))}, changed(negative=None)),
+    "switch set in a circle": (
+        {**switched("ComfySwitchNode", switch=("way", 0), on_true=("neg2", 0), on_false=("neg", 0)), "way": n("Reroute", x=("way", 0))},
+        changed(negative=None)),
     "texts of other packs": (
         plain(pos=text(("f", 0)), neg=text(("shown", 0)),
               f=n("StringFunction|pysssss", action="append", tidy_tags="no", text_a=("w", 0), text_b=("r", 0), text_c=("t", 0)),
@@ -243,6 +260,12 @@ GRAPHS: dict[str, tuple[Graph, Made]] = {
             "PowerLoraLoaderHeaderWidget": {"type": "x"}, "model": ["model", 0], "+ Add Lora": "",
             "lora_1": {"on": True, "lora": "a", "strength": 1}, "lora_2": {"on": False, "lora": "b", "strength": 1}}},
               s=k(model=("a", 0))), changed(loras=(("a", 1.0),))),
+    "a lora that hooks on the encoder": (
+        plain(h=n("CreateHookLora", lora_name="a", strength_model=1.0, strength_clip=1.0), c=n("SetClipHooks", clip=("model", 1),
+              hooks=("h", 0), apply_to_conds=True), pos=n("CLIPTextEncode", text="a fox", clip=("c", 0))), changed(loras=None)),
+    "a lora that hooks on the conditioning": (
+        plain(h=n("CreateHookLoraModelOnly", lora_name="a", strength_model=1.0),
+              c=n("ConditioningSetProperties", cond_NEW=("pos", 0), hooks=("h", 0)), s=k(positive=("c", 0))), changed(loras=None)),
     "a stack of loras": (plain(a=n("Lora Loader Stack (rgthree)", model=("model", 0), lora_01="a", strength_01=0.7,
                                    lora_02="None", strength_02=1.0), s=k(model=("a", 0))), changed(loras=(("a", 0.7),))),
     "loras nobody knows": (plain(a=n("StackApply", model=("model", 0), lora_stack=("x", 0)), s=k(model=("a", 0))),
@@ -328,6 +351,9 @@ GRAPHS: dict[str, tuple[Graph, Made]] = {
     "a picture from elsewhere": (plain(**REF, out=n("SaveImage", images=("ref", 0))), Made()),
     "a node that is missing": (plain(out=n("SaveImage", images=("gone", 0))), Made()),
     "a latent that is missing": (plain(s=k(denoise=0.5, latent_image=("gone", 0))), Made()),
+    "painted over by a service": (
+        plain(api=n("GeminiImageNode", prompt="make it night", model="gemini", seed=42, images=("decode", 0)),
+              out=n("SaveImage", images=("api", 0))), Made()),
     "many ways": (plain(odd=n("Odd", a=("decode", 0), b=("s", 0)), out=n("SaveImage", images=("odd", 0))), Made()),
     "a circle": (plain(empty=n("LatentFlip", samples=("s2", 0)), s=k(denoise=0.5), s2=k(denoise=0.4, latent_image=("s", 0)),
                        decode=n("VAEDecode", samples=("s2", 0))), Made()),
@@ -467,6 +493,14 @@ def test_what_would_be_read_otherwise_is_not_written(changes: dict[str, Any]) ->
          Made(prompt="x", steps=5, model='a, b: "c"'), {"Lora hashes": "l: 1, m: 2", "Version": "v1.10"}),
         ("x\nSteps: many, CFG scale: 7.5, Seed: -1, Size: 0x", Made(prompt="x", cfg=7.5),
          {"Steps": "many", "Seed": "-1", "Size": "0x"}),
+        ("x\rNegative prompt: y\rSteps: 5, Seed: 3", Made(prompt="x", negative="y", steps=5, seed=3), {}),
+        ("x\nnegative Prompt: y\nsteps: 5, sampler: Euler, seed: 3", Made(prompt="x", negative="y", steps=5, sampler="Euler", seed=3), {}),
+        ("x Negative prompt: y, z Steps: 5, Sampler: Euler, Seed: 3", Made(prompt="x", negative="y, z", steps=5, sampler="Euler", seed=3), {}),
+        ("x\nNegative prompt: (y:1.2), size: 4, seed: 5, z:2", Made(prompt="x", negative="(y:1.2), size: 4, seed: 5, z:2"), {}),
+        ("x\nSteps: 5, Sampler: , Model: , Seed: 3", Made(prompt="x", steps=5, seed=3), {"Sampler": "", "Model": ""}),
+        ("x\nSteps: 5, Denoising strength: 0.4", Made(prompt="x", steps=5, denoise=0.4), {}),
+        ("x\nSteps: 5, Denoising strength: 0.4, Hires upscale: 2", Made(prompt="x", steps=5), {"Denoising strength": "0.4", "Hires upscale": "2"}),
+        ("x\nSteps: 5, Denoising strength: 75", Made(prompt="x", steps=5), {"Denoising strength": "75"}),
         ("x\nSampler: Euler, Seed: 5, Size: 8x9", Made(prompt="x", sampler="Euler", seed=5, width=8, height=9), {}),
         ("a\n(red:1.2), fox:2, tall:1.3, seed: round", Made(prompt="a\n(red:1.2), fox:2, tall:1.3, seed: round"), {}),
         ("x\nSteps: 5, CFG Scale: 7, seed: 9, size: 8 x 9, model: m", Made(prompt="x", steps=5, cfg=7, seed=9, model="m",
@@ -507,7 +541,8 @@ def test_what_is_written_is_read_back(
     found, rest = parameters.read(text)
     assert rest == {}
     same = {**asdict(found), "prompt": None, "negative": None, "denoise": None}
-    assert same == {**asdict(made), "prompt": None, "negative": None, "denoise": None}
+    unnamed = {name: getattr(made, name) or None for name in ("model", "sampler")}
+    assert same == {**asdict(made), "prompt": None, "negative": None, "denoise": None, **unnamed}
     assert (found.prompt or "").split() == prompt.split()
     assert (found.negative or "").split() == negative.split()
     assert (1.0 if found.denoise is None else found.denoise) == (1.0 if denoise is None else denoise)

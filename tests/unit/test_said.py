@@ -17,6 +17,7 @@ from hypothesis import strategies as some
 from PIL import Image
 
 from luna_dt.errors import BadPicture
+from luna_dt.pixels import read_pictures, upright_size
 from luna_dt.provenance import Made, others, parameters
 from luna_dt.provenance.picture import Told, read, user_comment
 from luna_dt.provenance.xmp import Marks
@@ -95,7 +96,7 @@ def told(data: bytes) -> Told:
             for form in ("JPEG", "WEBP")
             for code, encoding in (
                 (b"UNICODE\0", "utf-16-be"), (b"UNICODE\0", "utf-16-le"), (b"UNICODE\0", "utf-16"), (b"UNICODE\0", "utf-8"),
-                (b"ASCII\0\0\0", "utf-8"), (bytes(8), "utf-8"),
+                (b"ASCII\0\0\0", "utf-8"), (bytes(8), "utf-8"), (b"Unicode\0", "utf-16-le"),
             )
         ),
     ],
@@ -109,6 +110,8 @@ def test_latin_1_is_read_as_such() -> None:
     assert told(png(chunk(b"tEXt", "parameters\0größer\nSteps: 2".encode("latin-1")))).made.prompt == "größer"
     assert user_comment(b"ASCII\0\0\0" + "größer".encode("latin-1")) == "größer"
     assert user_comment(None) == ""
+    for encoding in ("shift_jis", "iso2022_jp"):
+        assert user_comment(b"JIS\0\0\0\0\0" + "a 猫".encode(encoding)) == "a 猫"
 
 
 @pytest.mark.parametrize(
@@ -203,6 +206,8 @@ def captions(base: str, *characters: Any) -> dict[str, Any]:
          replace(FOX, width=None, height=None, loras=None, prompt=None)),
         (png(text("parameters", json.dumps({**FOOOCUS, "loras": []}))), replace(FOX, loras=())),
         (png(text("invokeai_metadata", json.dumps(INVOKE)), text("invokeai_graph", "{}")), replace(FOX, scheduler=None)),
+        (png(text("invokeai_metadata", json.dumps({**INVOKE, "positive_style_prompt": "comic", "negative_style_prompt": "blurry"}))),
+         replace(FOX, scheduler=None, prompt="a fox\ncomic")),
         (png(text("invokeai_metadata", json.dumps({**INVOKE, "generation_mode": "img2img", "model": {"model_name": "old"}}))),
          replace(FOX, scheduler=None, denoise=0.3, model="old")),
         (png(text("invokeai_metadata", json.dumps({**INVOKE, "generation_mode": "img2img", "strength": 3, "model": "x", "loras": 3}))),
@@ -326,14 +331,37 @@ def test_xmp_is_bounded() -> None:
     assert read_xmp(XMP.format(TAGS).encode() + bytes(100)).tags == ("fox", "süß")
 
 
+def lying(said: str) -> str:
+    """An XMP packet that says how a picture lies."""
+    return XMP.replace(">{}", ' xmlns:tiff="http://ns.adobe.com/tiff/1.0/" {}').format(said)
+
+
+def raw_profile(content: bytes) -> bytes:
+    """EXIF as ImageMagick puts it into a PNG's text."""
+    return f"\nexif\n{len(content):8}\n{content.hex()}\n".encode()
+
+
 def test_a_picture_is_measured_as_it_is_seen() -> None:
     for turn in range(1, 9):
         for data in (
             coded("JPEG", exif(tags={0x0112: turn})),
             coded("WEBP", exif(tags={0x0112: turn})),
             png(chunk(b"eXIf", exif(tags={0x0112: turn})[6:])),
+            png(chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw_profile(exif(tags={0x0112: turn}))))),
+            png(text("XML:com.adobe.xmp", lying(f'tiff:Orientation="{turn}">'))),
+            png(text("XML:com.adobe.xmp", lying(f"><tiff:Orientation>{turn}</tiff:Orientation>"))),
+            png(
+                text("XML:com.adobe.xmp", lying('tiff:Orientation="6">')), chunk(b"eXIf", exif(tags={0x0112: turn})[6:])
+            ),
+            coded("WEBP", xmp=lying(f'tiff:Orientation="{turn}">').encode()),
         ):
-            assert (told(data).width, told(data).height) == ((4, 2) if turn < 5 else (2, 4))
+            size = (4, 2) if turn < 5 else (2, 4)
+            assert (
+                (told(data).width, told(data).height)
+                == upright_size(io.BytesIO(data))
+                == read_pictures(data)[0].size
+                == size
+            )
 
 
 @pytest.mark.parametrize(
