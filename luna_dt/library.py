@@ -228,7 +228,7 @@ class Library(_Copied):
 
     def nearest(self, vector: Any, layer: str = "visual", top_k: int = 10) -> tuple[Int64s, Float32s]:
         """``search`` without the records: ids int64[n] and cosines float32[n], best first, n <= top_k."""
-        return self._searcher(layer).nearest(vector, top_k)
+        return self._searcher(layer).nearest(vector, Wanted(top_k).top_k)
 
     def vectors(self, image_ids: Sequence[int], layer: str = "visual") -> list[Float32s | None]:
         """For each image its own vector in a layer that is here, float32[dim] as DT has it, or None where it has none.

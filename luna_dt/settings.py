@@ -142,7 +142,8 @@ def is_shared(index: str) -> bool:
 
 
 def _address(value: Any) -> str:
-    """Without the spaces and quotes that stay around it where it was copied, or set in a Windows prompt."""
+    """Without the spaces and quotes that stay around it where it was copied, or set in a Windows prompt, and without the
+    ``/api`` that a server's calls begin with."""
     place = value.strip() if isinstance(value, str) else value
     if isinstance(place, str) and len(place) > 1 and place[0] == place[-1] and place[0] in "\"'":
         place = place[1:-1].strip()
@@ -151,6 +152,7 @@ def _address(value: Any) -> str:
         _ = host.port  # raises ValueError
         if host.query or host.fragment:
             raise ValueError("a server's address ends before any ? or #")
+        place = re.sub("/api/*$", "", str(place))
     return str(place)
 
 

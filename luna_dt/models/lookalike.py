@@ -24,7 +24,9 @@ HEADER = 64 << 20  # bytes; that of a model with 10,000 tensors has one million
 GENERIC = {"model", "pytorchmodel", "openclipmodel", "openclippytorchmodel", "diffusionpytorchmodel"}
 #: The trainings that everybody means by an architecture of these shapes (IP-Adapter's), and signs of others.
 ONLY = {"ViT-H-14-laion2b_s32b_b79k", "ViT-bigG-14-laion2b_s39b_b160k"}
-_OTHERS = re.compile(r"metaclip|dfn|datacomp|openai|quickgelu|altogether|commonpool|eva|clipa|siglip", re.IGNORECASE)
+_OTHERS = re.compile(
+    r"metaclip|dfn|datacomp|openai|quickgelu|altogether|commonpool|eva|clipa|siglip|pickscore|hps", re.IGNORECASE
+)
 
 
 def files(folders: Sequence[Path]) -> Iterator[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, SupportsFloat, get_args
 
 import numpy as np
 
@@ -36,10 +36,12 @@ class Wanted:
     diverse: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise BadInput(f"top_k must be at least 1, not {self.top_k}")
-        if self.offset < 0:
-            raise BadInput(f"offset must be at least 0, not {self.offset}")
+        for name, least in (("top_k", 1), ("offset", 0)):
+            value = getattr(self, name)
+            if not hasattr(value, "__index__") or value < least:
+                raise BadInput(f"{name} must be a whole number of at least {least}, not {value!r}")
+        if not isinstance(self.min_similarity, SupportsFloat) or math.isnan(self.min_similarity):
+            raise BadInput(f"min_similarity is a cosine, -1 to 1, not {self.min_similarity!r}")
         if self.order not in ("similarity", "date", "rating"):
             raise BadInput(f"'{self.order}' is no order of hits; there is: similarity, date, rating")
         if self.order != "similarity" and not self.min_similarity > -1:

@@ -212,6 +212,12 @@ def test_an_address_may_be_in_quotes(around: str, address: str, tmp_path: Path) 
     assert Settings.load(tmp_path, {"DT_API_URL": around.format(address)}).dt == address
 
 
+@pytest.mark.parametrize("end", ["/api", "/api/"])
+def test_an_address_may_end_where_calls_begin(end: str, tmp_path: Path) -> None:
+    assert Settings.load(tmp_path, {"DT_API_URL": f"https://host/dt{end}"}).dt == "https://host/dt"
+    assert Settings.load(tmp_path, {"DT_API_URL": f"/srv{end}"}).dt == f"/srv{end}"
+
+
 @pytest.mark.parametrize("address", ["http://host:5000/?a=1", "http://host:5000/#images"])
 def test_a_servers_address_is_only_that(address: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="ends before"):

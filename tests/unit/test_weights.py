@@ -74,7 +74,10 @@ def test_another_model_is_never_taken(changes: dict[str, Any], form: str, tmp_pa
         weights.find(VISUAL, [tmp_path])
 
 
-@pytest.mark.parametrize("name", ["metaclip-h14.safetensors", "DFN5B/model.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["metaclip-h14.safetensors", "DFN5B/model.safetensors", "PickScore_v1/model.safetensors", "HPS_v2.1.safetensors"],
+)
 def test_another_training_of_the_same_shapes_is_not_taken(name: str, tmp_path: Path, empty_hub: Path) -> None:
     header(tmp_path / name, tower())
     with pytest.raises(WeightsError):
