@@ -39,6 +39,7 @@ class LayerStatus:
             "engine": self.engine, "indexed": self.indexed,
             "proof": self.proof.to_json() if self.proof else None, "reason": self.reason,
             "building": self.building,
+            "anew": {"identity": s.anew[0].to_json(), "vectors": s.anew[1]} if s.anew else None,
         }  # fmt: skip
 
 

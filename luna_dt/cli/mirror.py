@@ -83,6 +83,11 @@ def status(settings: Settings, as_json: bool) -> None:
         out.print(
             f"{layer.state.name} is made by {plain(str(layer.state.identity))}; searched by {plain(layer.reason)}"
         )
+        if anew := layer.state.anew:
+            out.print(
+                f"  it is being made anew by {plain(str(anew[0]))}: {anew[1]:,} vectors so far; "
+                f"luna-dt embed --layer {layer.state.name} goes on"
+            )
         if layer.state.verdict and not layer.state.verdict.passed:
             out.print(f"  but it {plain(str(layer.state.verdict))}")
 

@@ -77,7 +77,8 @@ class Layer:
 class LayerState:
     """What there is of a layer, without its vectors: ``rows`` in its ``file``, of which ``count`` are some
     image's; ``unusable`` counts vectors DT sent that were NaN, infinite or zero, and pictures that could not
-    be read; ``local`` says that it is made here; ``verdict`` is what verifying it last found."""
+    be read; ``local`` says that it is made here; ``verdict`` is what verifying it last found; ``anew`` is what it is being
+    made anew by, beside the one in use, and of how many images so far."""
 
     name: str
     identity: Identity
@@ -88,6 +89,7 @@ class LayerState:
     synced: str
     local: bool
     verdict: Verdict | None
+    anew: tuple[Identity, int] | None = None
 
     @property
     def bytes(self) -> int:
@@ -106,6 +108,14 @@ class Vectors(Database):
             "FROM layers l LEFT JOIN kinds k ON k.name = ? || l.name WHERE l.name NOT LIKE '%' || ?",
             [EMBEDDINGS, BEGUN],
         )
+        anew = {
+            name.removesuffix(BEGUN): (self._made_by(identity), count)
+            for name, identity, count in self.rows(
+                "SELECT name, identity, (SELECT COUNT(row) FROM vectors WHERE layer = name) FROM layers "
+                "WHERE name LIKE '%' || ?",
+                [BEGUN],
+            )
+        }
         states = [
             LayerState(
                 name,
@@ -117,6 +127,7 @@ class Vectors(Database):
                 synced,
                 bool(local),
                 _verdict(verdict),
+                anew.get(name),
             )
             for name, identity, file, written, synced, local, verdict, count, unusable in rows
         ]

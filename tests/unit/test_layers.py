@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from luna_dt import Forecast, Identity, ImageRecord, Library, Settings, Term
+from luna_dt.cli import main
 from luna_dt.demo.database import NEGATIVE, TINY_IMAGE, TINY_JOINT, TINY_TEXT, Drawing, draw_library
 from luna_dt.errors import (
     BadInput,
@@ -395,7 +397,11 @@ def test_the_old_layer_answers_until_the_new_one_is_whole(
         with pytest.raises(Stopped):
             library.embed("visual", model=other.model, replace=True, progress=stop)
         assert library.identity("visual") == TINY_IMAGE
-        assert [layer.state.count for layer in library.status().layers] == [COUNT]
+        (told,) = library.status().layers
+        assert (told.state.count, told.state.anew) == (COUNT, (other, 50))
+        assert told.to_json()["anew"] == {"identity": other.to_json(), "vectors": 50}
+        said = CliRunner().invoke(main, ["--home", str(tmp_path / "home"), "status"]).stdout
+        assert "50 vectors so far; luna-dt embed --layer visual goes on" in " ".join(said.split())
         assert library.search(drawings[4].path, top_k=1)[0].id == 5
         with beside(library) as store:
             assert store.begun("visual") == other
@@ -405,7 +411,8 @@ def test_the_old_layer_answers_until_the_new_one_is_whole(
         assert library.identity("visual") == other
         assert library.status().layers[0].state.count == COUNT - 1
         assert library.verify("visual").passed
-        assert len(list((tmp_path / "home" / "vectors").iterdir())) == 1
+        assert library.status().layers[0].state.anew is None
+        assert len({file.stem for file in (tmp_path / "home" / "vectors").iterdir()}) == 1
         with beside(library) as store:
             assert store.begun("visual") is None
 
