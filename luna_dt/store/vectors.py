@@ -322,7 +322,7 @@ class Vectors(Database):
         until next time."""
         named = {Path(file).stem for (file,) in self.rows("SELECT file FROM layers")}
         for path in (self.home / "vectors").glob("*"):
-            if path.suffix in (".f32", REGISTER) and path.stem not in named:
+            if path.suffix in (".f32", REGISTER, ".part") and path.stem not in named:  # .part: who wrote it was killed
                 try:
                     path.unlink()
                 except OSError as error:
