@@ -113,6 +113,7 @@ def _folder(columns: Columns, token: str, value: str) -> Sql:
 def _name(columns: Columns, token: str, value: str) -> Sql:
     names = columns.names.get(token)
     if names is None:
+        says.pieces(value, asterisks=True)  # what cannot be asked for is refused all the same
         return NEVER, []
     if names.number and re.fullmatch("[0-9]{1,18}", value):
         return names.within.format(f"{names.number} = {columns.parameter}"), [int(value)]

@@ -97,7 +97,8 @@ def parts(text: str) -> list[Part]:
     count = sum(len(part.values) for part in found)
     if count > MAX_TERMS:
         raise BadQuery(
-            f"a query has at most {MAX_TERMS} terms and alternatives, this one has {count:,}; leave some out"
+            f"a query has at most {MAX_TERMS} terms and alternatives, this one has {count:,}; leave some out",
+            query=text,
         )
     return found
 
@@ -105,7 +106,9 @@ def parts(text: str) -> list[Part]:
 def must_be_sayable(text: str) -> None:
     """Raises BadQuery for what can be asked of no DT, whatever it knows."""
     if len(text) > MAX_LENGTH:
-        raise BadQuery(f"a query has at most {MAX_LENGTH:,} characters, this one has {len(text):,}; leave some out")
+        raise BadQuery(
+            f"a query has at most {MAX_LENGTH:,} characters, this one has {len(text):,}; leave some out", query=text
+        )
     if odd := re.search("[\0\ud800-\udfff]", text):
         raise BadQuery(
             "a query holds neither NUL nor half a surrogate pair; leave these characters out", odd.start(), text

@@ -222,12 +222,15 @@ def test_bad_queries_say_what(library: Library, query: str, told: str) -> None:
         (f"cat, {'x' * 1001}", 5),
         ("a \0", 2),
         ("x" * 5001, None),
+        ("cat," * 201, None),
+        (f"cat tag: {'a*' * 20}", 4),  # where there are no tags, too
+        (f"cat not album: {'x' * 1001}", 8),
     ],
 )
 def test_bad_queries_say_where(query: str, at: int | None) -> None:
     with pytest.raises(BadQuery) as error:
         where(query, Columns({"prompt": "prompt", "steps": "steps", "cfg": "cfg"}))
-    assert error.value.at == at
+    assert (error.value.at, error.value.query) == (at, query)
 
 
 def test_names_of_other_tables_and_what_an_image_has(library: Library) -> None:
