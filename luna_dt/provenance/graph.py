@@ -132,8 +132,18 @@ class _Graph(Nodes):
             return False
         if self._earlier_stage(sampler):
             return False
-        before = self.at(sampler.link(*LATENTS))
-        return True if noise and denoise == 1 and not (before and before.kind in known.MASKED) else None
+        return True if noise and denoise == 1 and not self._is_masked(sampler) else None
+
+    def _is_masked(self, sampler: Node) -> bool:
+        """Whether a mask comes with the latent, so that a sampler makes a part of the picture only."""
+        latent = self.at(sampler.link(*LATENTS))
+        for _ in range(MOST_SAMPLERS):
+            if latent is None or _is_sampler(latent):
+                break
+            if any("mask" in name.lower() for name in latent.links()):
+                return True
+            latent = self.at(latent.link(*LATENTS))
+        return False
 
     def _goes_on(self, sampler: Node) -> bool:
         """Whether a sampler begins in the middle of its schedule."""
@@ -180,6 +190,7 @@ class _Graph(Nodes):
             named += "_gpu"
         latent = self.at(sampler.link(*LATENTS))
         begun = latent and (latent.kind.startswith("Empty") or "empty_latent_width" in latent.inputs)
+        begun = begun and not any(OTHER_SIZE.search(str(name)) for name in latent.inputs)
         empty = latent if latent and begun else NOTHING
         return Made(
             prompt=_joined(positive.texts),
@@ -223,7 +234,8 @@ class _Graph(Nodes):
             if node.kind in known.ZEROED:
                 return _Words(())
             if said := known.TEXTS_AT.get((node.kind, output.slot)):
-                return _Words(_distinct([[self.text(node, said)]]))
+                text = self.text(node, said)
+                return _Words(None if known.is_filled_in(node.kind, text) else _distinct([[text]]))
             if node.kind in known.TEXTS:
                 texts = [self.text(node, name) for name in known.TEXTS[node.kind] if name in node.inputs]
                 return _Words(_distinct([texts or None]), self.number(node, "guidance", 1e6))
@@ -239,8 +251,11 @@ class _Graph(Nodes):
 
     def _model(self, start: Output | None) -> _Model:
         def parts(node: Node, _: int) -> Sequence[Output | None]:
-            if "model" in node.links():
-                return [node.link("model")]
+            links = node.links()
+            if "model" in links:
+                return [links["model"]]
+            if any("model" in name for name in links):  # which may take the place of what is loaded
+                return [None]
             return [] if any(name in node.inputs for name in known.MODEL_NAMES) else [None]
 
         def whole(node: Node, _: Output, made_of: list[_Model]) -> _Model:
@@ -264,6 +279,8 @@ class _Graph(Nodes):
         if node.kind in known.LORA_TEXTS:
             text = self.text(node, known.LORA_TEXTS[node.kind])
             return None if text is None else tuple((name, _strength(said)) for name, said in LORA_TAG.findall(text))
+        if node.kind in known.FILLED_IN and any(LORA_TAG.search(str(said)) for said in node.inputs.values()):
+            return None
         found: list[Lora] = []
         silent = "lora" in node.kind.lower()  # none are named, though there are some
         for name, said in node.inputs.items():
@@ -291,6 +308,8 @@ class _Graph(Nodes):
             clip = said.get("strengthTwo")
         elif name == "lora_name" or re.fullmatch("lora_[0-9]+", name):
             file, on = self.text(node, name), True
+            if "switch" in node.inputs:
+                on = {"On": True, "Off": False}.get(str(self.value(node, "switch")))
             suffixed = (f"strength_{name[5:]}",) if name != "lora_name" else known.LORA_STRENGTHS
             strength = self.value(node, next((each for each in suffixed if each in node.inputs), ""))
             beside = next((each for each in known.CLIP_STRENGTHS if each in node.inputs), "")
@@ -304,7 +323,7 @@ class _Graph(Nodes):
             return [(file, strength) for file, strength in pairs if file] if all(file for file, _ in pairs) else None
         else:
             return None
-        if file is None:
+        if file is None or on is None:
             return None
         strength = float(strength) if isinstance(strength, (int, float)) else None
         return [(file, strength)] if on and file != "None" and (strength != 0 or clip) else []
@@ -316,6 +335,8 @@ LORA_TAG = re.compile("<lora:([^:<>]+):?([^:<>]*)[^<>]*>")
 NAG = "nag_negative"
 #: Inputs of nodes that are not known by which more conditioning may come in.
 OTHER_WORDS = re.compile("(cond|conditioning|positive|negative)_.+", re.IGNORECASE)
+#: Inputs of a node by which a picture may get another size than that of its width and height.
+OTHER_SIZE = re.compile("resolution|aspect|ratio|preset|scale|swap|flip", re.IGNORECASE)
 LATENTS = ("latent_image", "latent", "samples", "latents")
 PICTURE = re.compile(r"(input_)?(images?|pixels|samples|latents?|latent_images?)(_?\d+|_[a-z])?", re.IGNORECASE)
 

@@ -31,7 +31,13 @@ MOST_REPLACED = 100_000  # characters
 #: What a text holds that is replaced, or left out, when the node runs.
 FILLED_IN = {
     "Text Multiline": re.compile(r"\[|^\s*#", re.MULTILINE), "Text String": re.compile(r"\["),
+    "easy fullLoader": re.compile(r"<lora:|\{|__"),
 }  # fmt: skip
+
+
+def is_filled_in(kind: str, text: object) -> bool:
+    """Whether a text of a node is another when it runs."""
+    return kind in FILLED_IN and isinstance(text, str) and FILLED_IN[kind].search(text) is not None
 
 
 def _joined(*texts: str) -> str:
@@ -187,8 +193,6 @@ PICTURES = {
     "InpaintStitch": ("inpainted_image",),
     "InpaintStitchImproved": ("inpainted_image",),
 }
-#: After these a sampler makes a part of the picture only.
-MASKED = {"SetLatentNoiseMask", "VAEEncodeForInpaint", "InpaintModelConditioning"}
 #: How the inputs are named that are no picture.
 NO_PICTURE = (
     "model", "clip", "vae", "positive", "negative", "cond", "control", "mask", "width", "height", "batch", "seed",

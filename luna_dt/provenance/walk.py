@@ -187,8 +187,7 @@ class Nodes:
         value = values[0] if values else None
         if node.kind in known.OVERRIDING and not str(value or "").strip():
             return None  # then it is DT's own
-        filled_in = known.FILLED_IN.get(node.kind)
-        return None if filled_in and isinstance(value, str) and filled_in.search(value) else value
+        return None if known.is_filled_in(node.kind, value) else value
 
 
 # -- one node -----------------------------------------------------------------------------------------

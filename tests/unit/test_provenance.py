@@ -105,6 +105,15 @@ def switched(kind: str, **inputs: Any) -> Graph:
     return plain(neg2=text("ugly"), switch=n(kind, **inputs), s=k(negative=("switch", 0)))
 
 
+def easy(**more: Any) -> Graph:
+    told = {"ckpt_name": "dream.safetensors", "lora_name": "None", "positive": "a fox", "negative": "blurry",
+            "empty_latent_width": 640, "empty_latent_height": 512}  # fmt: skip
+    return plain(
+        model=n("easy fullLoader", **{**told, **more}),
+        s=k(model=("model", 1), positive=("model", 4), negative=("model", 5), latent_image=("model", 6)),
+    )
+
+
 TWO = {"b": text("at night"), "s": k(positive=("both", 0))}
 CUSTOM: dict[str, Any] = {
     "add_noise": True, "noise_seed": 5, "cfg": 8.0, "model": ("model", 0), "positive": ("pos", 0), "negative": ("neg", 0),
@@ -266,6 +275,18 @@ GRAPHS: dict[str, tuple[Graph, Made]] = {
     "a lora that hooks on the conditioning": (
         plain(h=n("CreateHookLoraModelOnly", lora_name="a", strength_model=1.0),
               c=n("ConditioningSetProperties", cond_NEW=("pos", 0), hooks=("h", 0)), s=k(positive=("c", 0))), changed(loras=None)),
+    "a lora that is switched off": (plain(a=n("CR Load LoRA", model=("model", 0), switch="Off", lora_name="a", strength_model=1.0),
+                                          s=k(model=("a", 0))), TOLD),
+    "a lora that is switched on": (plain(a=n("CR Load LoRA", model=("model", 0), switch="On", lora_name="a", strength_model=1.0),
+                                         s=k(model=("a", 0))), changed(loras=(("a", 1.0),))),
+    "a lora that nobody knows to be on": (
+        plain(a=n("CR Load LoRA", model=("model", 0), switch=("x", 0), lora_name="a", strength_model=1.0), s=k(model=("a", 0))),
+        changed(loras=None)),
+    "a full loader": (easy(), TOLD),
+    "a full loader with a size of its list": (easy(resolution="832 x 1216"), changed(width=None, height=None)),
+    "a full loader with another model": (easy(model_override=("other", 0)), changed(model=None, loras=None)),
+    "a full loader with wildcards": (easy(positive="a {fox|cat}", negative="__bad__"), changed(prompt=None, negative=None)),
+    "a full loader with loras in its text": (easy(positive="a fox <lora:x:1>"), changed(prompt=None, loras=None)),
     "a stack of loras": (plain(a=n("Lora Loader Stack (rgthree)", model=("model", 0), lora_01="a", strength_01=0.7,
                                    lora_02="None", strength_02=1.0), s=k(model=("a", 0))), changed(loras=(("a", 0.7),))),
     "loras nobody knows": (plain(a=n("StackApply", model=("model", 0), lora_stack=("x", 0)), s=k(model=("a", 0))),
@@ -289,6 +310,12 @@ GRAPHS: dict[str, tuple[Graph, Made]] = {
     "inpainted whole": (
         plain(**{**SECOND, "up": n("SetLatentNoiseMask", samples=("s", 0), mask=("m", 0)),
                  "s2": k(seed=99, latent_image=("up", 0))}), changed(seed=None, width=None, height=None)),
+    "inpainted, in a batch": (
+        plain(**{**SECOND, "up": n("RepeatLatentBatch", samples=("m", 0), amount=2), "m": n("SetLatentNoiseMask", samples=("s", 0), mask=("x", 0)),
+                 "s2": k(seed=99, latent_image=("up", 0))}), changed(seed=None, width=None, height=None)),
+    "inpainted by another pack": (
+        plain(**{**SECOND, "up": n("INPAINT_VAEEncodeInpaintConditioning", pixels=("d", 0), mask=("x", 0)), "d": n("VAEDecode", samples=("s", 0)),
+                 "s2": k(seed=99, latent_image=("up", 2))}), changed(seed=None, width=None, height=None)),
     "image to image": (plain(**REF, empty=n("VAEEncode", pixels=("ref", 0)), s=k(denoise=0.6)),
                        changed(denoise=0.6, width=None, height=None)),
     "base and refiner": (
