@@ -216,7 +216,7 @@ def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
 def _full(values: npt.NDArray[Any], picture: Image.Image) -> int:
     """What is white among a grey picture's values: of floats 1, or the largest of whole numbers, in whose range some programs
     write them; of 32 bits that of 8 bits, or of 16."""
-    if picture.mode.startswith("I;16") or picture.format == "PNG":
+    if picture.mode.startswith("I;16") or picture.format not in (None, "TIFF"):
         return 65535
     largest = float(values.max())
     ranges = (1, 255, 65535) if picture.mode == "F" else (255, 65535)

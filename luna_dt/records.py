@@ -156,6 +156,36 @@ def file_hash(value: Any) -> str:
     return value.lower() if isinstance(value, str) and re.fullmatch("[0-9A-Fa-f]{32,128}", value) else ""
 
 
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(value)
+    return int(value)
+
+
+def _seed(value: Any) -> int:
+    """As DT keeps it, in 64 bits with a sign, where ComfyUI's have none."""
+    seed = _whole(value)
+    return seed - 2**64 if 2**63 <= seed < 2**64 else seed
+
+
+_ZONED = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:]{8})(?:\.[0-9]*)?\s*(?:Z|([+-])([0-9]{2}):?([0-9]{2})?)", re.IGNORECASE
+)
+
+
+def _date(value: Any) -> str:
+    """A time without zone, as DT writes it; of one that has a zone, what the clock showed here; "" for what is none."""
+    text = value.strip() if isinstance(value, str) else ""
+    if found := _ZONED.fullmatch(text):
+        time, sign, hours, minutes = found.groups()
+        try:
+            there = datetime.fromisoformat(f"{time}{sign or '+'}{hours or '00'}:{minutes or '00'}")
+            return there.astimezone().replace(tzinfo=None).isoformat(timespec="seconds")
+        except (ValueError, OverflowError, OSError):
+            return ""
+    return text if re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else ""
+
+
 def _flag(value: Any) -> bool:
     if value not in (False, True):
         raise ValueError(value)
@@ -169,10 +199,10 @@ def _list(value: Any) -> tuple[Any, ...]:
 
 
 _IMAGE_FIELDS: dict[str, Callable[[Any], Any]] = {
-    "id": int, "path": str, "prompt": _text, "negative_prompt": _text, "width": int, "height": int, "model": _text,
-    "model_hash": _text, "sampler": _text, "scheduler": _text, "steps": int, "cfg": float, "seed": int, "rating": int,
+    "id": _whole, "path": str, "prompt": _text, "negative_prompt": _text, "width": _whole, "height": _whole, "model": _text,
+    "model_hash": _text, "sampler": _text, "scheduler": _text, "steps": _whole, "cfg": float, "seed": _seed, "rating": _whole,
     "aesthetic_score": float, "favorite": _flag, "nsfw": _flag, "for_deletion": _flag, "unavailable": _flag,
-    "no_metadata": _flag, "created": _text, "custom_tags": _text, "loras": _text, "tags": _list,
+    "no_metadata": _flag, "created": _date, "custom_tags": _text, "loras": _text, "tags": _list,
     "hash": file_hash,
 }  # fmt: skip
 

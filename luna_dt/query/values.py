@@ -18,6 +18,7 @@ _ISO, _OTHER = (
     re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})"),
     re.compile(r"([0-9]{1,2})[-/.]([0-9]{1,2})[-/.]([0-9]{4})"),
 )
+SIGNLESS = {"seed"}  # tokens of numbers that ComfyUI has without a sign
 _NAMED = 60  # characters of a query that an error repeats
 _SHAPES: dict[str, Literal["<", ">", "="]] = {"portrait": "<", "landscape": ">", "square": "="}
 
@@ -83,18 +84,22 @@ def comparisons(token: str, value: str) -> list[tuple[str, int | float]] | None:
     if value.lower() == "none":
         return None
     if match := re.fullmatch(rf"(>=|<=|<>|>|<|=)?{_NUMBER}", value):
-        return [(match[1] or "=", _value(match[2]))]
+        sign = match[1] or "="
+        return [(sign, _value(match[2], signless=token in SIGNLESS and sign in ("=", "<>")))]
     if match := re.fullmatch(rf"{_NUMBER}-{_NUMBER}", value):
         return [(">=", _value(match[1])), ("<=", _value(match[2]))]
     raise BadQuery(f"'{token}: {short(value)}' is not a number, a range like 20-30, a comparison like >= 6, or none")
 
 
-def _value(digits: str) -> int | float:
+def _value(digits: str, signless: bool = False) -> int | float:
+    """``signless``: one of 64 bits may have no sign, where DT keeps it with one."""
     whole, point, _ = digits.lstrip("-").partition(".")
     whole = whole.lstrip("0") or "0"
-    number = int(whole) if len(whole) < 20 else 2**64
+    number = int(whole) if len(whole) <= 20 else 2**64
     if digits.startswith("-"):
         number = -number
+    if signless and 2**63 <= number < 2**64:
+        number -= 2**64
     if not -(2**63) <= number < 2**63:
         raise BadQuery(f"the number {short(digits)} is too large; it may have 64 bits")
     return float(digits) if point else number

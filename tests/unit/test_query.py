@@ -34,7 +34,7 @@ RECORDS = [
     ImageRecord(3, "/home/x/3.png", "blue cat", "", 640, 640, "ponyXL", "", "Euler", "", 25, 7.0, 77, 3,
                 nsfw=True, no_metadata=True, created="2026-02-01T00:00:00"),
     ImageRecord(4, "/home/x/4.png", "red cat deleted", "", 512, 512, for_deletion=True),
-    ImageRecord(5, "/home/x/5.png", "red cat lost", "", 512, 512, unavailable=True),
+    ImageRecord(5, "/home/x/5.png", "red cat lost", "", 512, 512, unavailable=True, seed=-1),
 ]  # fmt: skip
 CASES = [
     ("", [1, 2, 3]),
@@ -53,6 +53,7 @@ CASES = [
     ("cfg: 7", [1, 3]),
     ("cfg: 4.5", [2]),
     ("seed: 123", [1]),
+    ("seed: 18446744073709551615 unavailable: true", [5]),  # which DT keeps as -1
     ("seed: 12*", [1, 2]),
     ("seed: 12???", [2]),
     ("seed: 70-130", [1, 3]),

@@ -29,7 +29,7 @@ from luna_dt.errors import (
     UnknownImage,
     Unreachable,
 )
-from luna_dt.records import Batch, Captions, Cluster, Member, StoredMap
+from luna_dt.records import Batch, Captions, Cluster, ImageRecord, Member, StoredMap
 from luna_dt.settings import Settings
 from tests.conftest import IDENTITY, image_batch, unit_vectors
 from tests.loopback import Handler, Loopback
@@ -280,7 +280,7 @@ def test_an_address_of_no_known_form_is_told(address: str, tmp_path: Any) -> Non
 
 
 ODD_IMAGES: dict[int, dict[str, Any]] = {
-    2: {"seed": 2**63},
+    2: {"seed": 2**64},
     3: {"cfg": float("nan")},
     4: {"width": float("inf")},
     5: {"height": "tall"},
@@ -293,8 +293,39 @@ ODD_IMAGES: dict[int, dict[str, Any]] = {
     12: {"path": None, "rating": -(2**70)},
     13: {"aesthetic_score": -float("inf")},
     14: {"steps": []},
-    15: {"created": "\udcff"},
+    15: {"custom_tags": "\udcff"},
 }
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="Windows has one time zone for a process")
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"created": "2026-05-01 12:00:00.5"}, {"created": "2026-05-01 12:00:00.5"}),
+        ({"created": "2026-05-01T23:30:00Z"}, {"created": "2026-05-02T01:30:00"}),
+        ({"created": "2026-01-01 00:30:00.1234567+0100"}, {"created": "2026-01-01T00:30:00"}),
+        ({"created": "2026-13-01T00:00:00Z"}, {"created": ""}),
+        ({"created": 1714606200}, {"created": ""}),
+        ({"created": "05/01/2026"}, {"created": ""}),
+        ({"seed": 2**64 - 1, "steps": 20.0}, {"seed": -1, "steps": 20}),
+        ({"seed": "9223372036854775808"}, {"seed": -(2**63)}),
+    ],
+)
+def test_what_another_server_writes_otherwise_is_kept_as_dt_has_it(
+    given: dict[str, Any], kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    record = ImageRecord.from_json({"id": 1, "path": "a.png", **given})
+    monkeypatch.undo()
+    time.tzset()
+    assert {name: getattr(record, name) for name in kept} == kept
+
+
+@pytest.mark.parametrize("odd", [{"id": 12.7}, {"id": True}, {"steps": 20.5}])
+def test_half_a_number_is_none(odd: dict[str, Any]) -> None:
+    with pytest.raises(BadAnswer, match=next(iter(odd))):
+        ImageRecord.from_json({"id": 1, "path": "a.png", **odd})
 
 
 def test_one_odd_row_stops_no_other(stranger: Stranger, tmp_path: Path) -> None:
