@@ -184,10 +184,12 @@ def tensors(file: Path, tower: str, dtype: torch.dtype) -> dict[str, torch.Tenso
 
     safetensors, or a torch file read with ``weights_only=True``; transformers' names are converted.
     Beside the copies at most ``READ`` bytes of the file are held.
-    Raises WeightsError naming the file when it is missing, damaged, or holds no such tower.
+    Raises WeightsError naming the file when it is missing, damaged, quantised, or holds no such tower.
     """
     try:
         found = dict(_converted(_read(file, tower), dtype))
+    except WeightsError:
+        raise
     except FileNotFoundError as error:
         raise WeightsError(f"{file}: no such file") from error
     except Exception as error:
@@ -196,6 +198,10 @@ def tensors(file: Path, tower: str, dtype: torch.dtype) -> dict[str, torch.Tenso
         raise WeightsError(f"{file} cannot be read ({error}); it may be damaged: delete it and get it again") from error
     if not found:
         raise WeightsError(f"{file} holds no {tower} tower that can be recognised")
+    for name, value in found.items():
+        # what was cut off while it was loaded may have its full length, and zeros at the end
+        if not value.isfinite().all() or (value.ndim > 1 and not value.any()):
+            raise WeightsError(f"{file} is damaged: {name} holds zeros or no numbers; delete it and get it again")
     return found
 
 
@@ -209,6 +215,10 @@ def _read(file: Path, tower: str) -> Iterator[tuple[str, torch.Tensor]]:
             while wanted and read < READ:
                 name = wanted.pop(0)
                 value = tensor(name)
+                if not value.is_floating_point() and not name.endswith("position_ids"):
+                    raise WeightsError(
+                        f"{file} is quantised, {name} holds whole numbers: take the weights in fp16 or fp32"
+                    )
                 read += value.nbytes
                 yield name, value
                 del value

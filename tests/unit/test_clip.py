@@ -402,6 +402,23 @@ def test_damaged_weights_are_named(settings: Settings) -> None:
             Encoders(settings).tower(OWN)
 
 
+def test_weights_that_would_give_other_vectors_are_refused(settings: Settings) -> None:
+    file = own_tiny(settings) / "open_clip_model.safetensors"
+    state = load_file(file)
+    name, whole = "visual.transformer.resblocks.4.mlp.c_fc.weight", file.read_bytes()
+    for changed, told in (
+        ((state[name] * 100).to(torch.int8), "quantised"),
+        (torch.zeros_like(state[name]), "damaged"),
+        (torch.full_like(state[name], torch.nan), "damaged"),
+    ):
+        save_file({**state, name: changed}, file)
+        with pytest.raises(WeightsError, match=rf"{file.name} is {told}"):
+            Encoders(settings).tower(OWN)
+    file.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))  # a download that was cut off
+    with pytest.raises(WeightsError, match=rf"{file.name} is damaged"):
+        Encoders(settings).tower(OWN)
+
+
 def test_weights_of_another_shape_are_named(settings: Settings) -> None:
     file = own_tiny(settings) / "open_clip_model.safetensors"
     state = load_file(file)
