@@ -188,10 +188,9 @@ class _Graph(Nodes):
         named = known.NAMED_SAMPLERS.get(method.kind)
         if named and self.value(method, "noise_device") == "gpu":
             named += "_gpu"
-        latent = self.at(sampler.link(*LATENTS))
-        begun = latent and (latent.kind.startswith("Empty") or "empty_latent_width" in latent.inputs)
-        begun = begun and not any(OTHER_SIZE.search(str(name)) for name in latent.inputs)
-        empty = latent if latent and begun else NOTHING
+        latent = self.at(sampler.link(*LATENTS)) or NOTHING
+        begun = latent.kind.startswith("Empty") or "empty_latent_width" in latent.inputs
+        empty = latent if begun and not any(OTHER_SIZE.search(str(name)) for name in latent.inputs) else NOTHING
         return Made(
             prompt=_joined(positive.texts),
             negative=_joined(negative.texts),
