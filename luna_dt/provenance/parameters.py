@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -15,8 +15,10 @@ NEGATIVE_LINE, SETTINGS_LINE = "Negative prompt:", "Steps:"
 NEGATIVE = re.compile(NEGATIVE_LINE, re.IGNORECASE)
 #: Lines by which readers, DT's among them, tell the parts apart; in a prompt they would be taken for that.
 MARKS = re.compile(r"\s*(negative prompt|steps|parameters):", re.IGNORECASE)
+NOTHING = {"", "none", "null", "undefined", "n/a"}  # what some write for what they do not know
 LINE_END = re.compile(r"\r\n?|\n")
-SIZE = re.compile(r"(\d{1,9}) ?x ?(\d{1,9})")
+SIZE = re.compile(r"([1-9]\d{0,8}) ?x ?([1-9]\d{0,8})")
+FIRST_SIZE = "First pass size"  # of an older AUTOMATIC1111, whose ``Size`` is that after a second pass
 
 
 def write(made: Made) -> str | None:
@@ -68,16 +70,15 @@ def read(text: str) -> tuple[Made, dict[str, str]]:
     last = next((i for i in reversed(range(len(lines))) if lines[i].startswith(SETTINGS_LINE)), len(lines) - 1)
     lines[last:] = _apart(lines[last])
     last = len(lines) - 1
-    settings = {_NAMES.get(name.casefold(), name): value for name, value in _settings(lines[last])}
-    few = len(settings) < 3 or len(settings.keys() & _NAMES.values()) < 2
-    if (few or NEGATIVE.match(lines[last])) and not lines[last].startswith(SETTINGS_LINE):
+    settings = _named(lines[last])
+    if (_are_few(settings) or NEGATIVE.match(lines[last])) and not lines[last].startswith(SETTINGS_LINE):
         settings, last = {}, len(lines)
     lines = lines[:last]
     begins = next((i for i, line in enumerate(lines) if NEGATIVE.match(line)), len(lines))
     found: dict[str, Any] = {"prompt": "\n".join(lines[:begins]).strip()}
     if begins < len(lines):
         found["negative"] = "\n".join([lines[begins][len(NEGATIVE_LINE) :], *lines[begins + 1 :]]).strip()
-    second_pass = any(name.startswith("Hires ") for name in settings)
+    second_pass = any(name.startswith(("Hires ", FIRST_SIZE)) for name in settings)
     for name, (field, convert) in FIELDS.items():
         if name in settings and not (field == "denoise" and second_pass):
             try:
@@ -85,18 +86,30 @@ def read(text: str) -> tuple[Made, dict[str, str]]:
             except ValueError:
                 continue
             del settings[name]
-    if size := SIZE.fullmatch(settings.get("Size", "")):
+    if size := SIZE.fullmatch(settings.get(FIRST_SIZE, settings.get("Size", ""))):
         found["width"], found["height"] = map(int, size.groups())
-        del settings["Size"]
+        settings.pop(FIRST_SIZE, None)
+        settings.pop("Size", None)
     return Made(**found), settings
 
 
 def _apart(line: str) -> list[str]:
-    """The parts of a line that holds a negative prompt and the settings behind it, as some programs write them."""
+    """The parts of a line that holds a prompt, or a negative one, and the settings behind it, as some programs write them."""
     begins, ends = line.find(NEGATIVE_LINE), line.rfind(f" {SETTINGS_LINE}")
-    if not 0 <= begins < ends or line.startswith(SETTINGS_LINE):
+    alone = line.partition(":")[0].strip().casefold() in _NAMES  # then it is settings from its beginning on
+    if ends < 0 or alone or _are_few(_named(line[ends:])):
         return [line]
-    return [line[:begins].strip(), line[begins:ends], line[ends:].strip()]
+    begins = begins if 0 <= begins < ends else ends
+    return [part.strip() for part in (line[:begins], line[begins:ends], line[ends:]) if part.strip()]
+
+
+def _named(line: str) -> dict[str, str]:
+    """Settings by their names, which are known in either case."""
+    return {_NAMES.get(name.casefold(), name): value for name, value in _settings(line)}
+
+
+def _are_few(settings: Mapping[str, str]) -> bool:
+    return len(settings) < 3 or len(settings.keys() & _NAMES.values()) < 2
 
 
 def _settings(line: str) -> Iterator[tuple[str, str]]:
@@ -160,7 +173,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def _word(text: str) -> str:
-    if not text:  # some write a setting's name alone
+    if text.casefold() in NOTHING:
         raise ValueError(text)
     return text
 
