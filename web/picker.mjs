@@ -109,6 +109,7 @@ async function choose(app, node, { widget, kind }, galleryPage) {
       done: widget.options?.values?.includes?.("none") ? ["none", () => take("none")] : undefined },
   };
   const gallery = mountGallery(place, { ...hosts[kind], closed: () => dialog.close() });
+  dialog.onkeydown = gallery.key; // which has the focus at first
   if (kind === "query") {
     gallery.bar.query.value = widget.value ?? "";
     gallery.bar.host.ask();

@@ -56,6 +56,7 @@ def tab(page: Any) -> Any:
     page.evaluate("app.graph.clear()")
     page.get_by_role("button", name="Luna DT: your pictures").click()
     page.locator(".luna-tile img[src]").nth(5).wait_for()
+    page.get_by_label("Model").locator("option").nth(1).wait_for(state="attached")  # the last that it learns
     return page
 
 
@@ -92,6 +93,21 @@ def test_two_pictures_are_compared(tab: Any) -> None:
     assert serious(tab, "dialog[open]") == []
     tab.keyboard.press("Escape")
     expect(tab.locator(".luna-compare")).not_to_be_visible()
+
+
+def test_keys_of_the_picture_that_is_looked_at_do_not_reach_the_graph(tab: Any) -> None:
+    tab.evaluate("addEventListener('keydown', () => { window.reached = true; })")
+    tab.locator(".luna-tile").nth(1).click(button="right")
+    tab.get_by_role("menuitem", name="details").click()
+    heading = tab.locator(".luna-facts h2")
+    first = heading.inner_text()
+    tab.get_by_role("button", name="The next picture").click()  # a new button takes its place
+    expect(heading).not_to_have_text(first)
+    tab.keyboard.press("Delete")
+    tab.keyboard.press("ArrowLeft")
+    expect(heading).to_have_text(first)
+    assert not tab.evaluate("window.reached")
+    tab.keyboard.press("Escape")
 
 
 def test_a_picture_is_dragged_to_the_canvas_and_onto_a_node(tab: Any) -> None:

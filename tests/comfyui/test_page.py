@@ -211,8 +211,12 @@ def test_a_picture_is_chosen_at_a_nodes_input(page: Any, tmp_path: Path, request
         "text": ("PreviewAny", {"source": ("dt", 0)}),
     }
     open_saved(page, saved(workflow), tmp_path)
+    page.evaluate("addEventListener('keydown', () => { window.reached = true; })")
     page.get_by_role("button", name="choose …").click()
     dialog = page.locator("dialog[open]")
+    dialog.locator(".luna-tile img[src]").nth(3).wait_for()
+    page.keyboard.press("Delete")
+    assert not page.evaluate("window.reached")  # what the graph hears
     dialog.locator(".luna-tile img[src]").nth(3).dblclick()
     expect(dialog).to_have_count(0)
     assert prompt(page)["1"]["inputs"]["image_id"] > 0

@@ -205,6 +205,29 @@ def test_keys_stay_in_the_panel(page: Any) -> None:
     assert page.evaluate("window.heard ?? 0") == 0
 
 
+def test_keys_stay_in_the_panel_where_what_was_pressed_is_gone(page: Any) -> None:
+    page.evaluate("document.addEventListener('keydown', () => { window.heard = (window.heard ?? 0) + 1; })")
+    page.locator(".luna-tile").nth(3).dblclick()
+    heading = page.locator(".luna-facts h2")
+    first = heading.inner_text()
+    page.get_by_role("button", name="The next picture").click()
+    expect(heading).not_to_have_text(first)
+    page.keyboard.press("Delete")
+    page.keyboard.press("ArrowLeft")
+    expect(heading).to_have_text(first)
+    page.keyboard.press("Escape")
+    page.locator(".luna-tile").first.click(button="right")
+    page.get_by_role("menuitem", name="similar: visual").click()
+    page.get_by_role("button", name="clear", exact=True).click()
+    expect(page.locator(".luna-chip")).to_have_count(0)
+    page.keyboard.press("Delete")
+    assert page.evaluate("window.heard ?? 0") == 0
+    page.locator("html").evaluate("each => each.dispatchEvent(new PointerEvent('pointerdown', { bubbles: true }))")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Delete")  # elsewhere
+    assert page.evaluate("window.heard ?? 0") == 1
+
+
 def test_a_sync_is_started_and_its_end_seen(page: Any) -> None:
     page.get_by_role("button", name="Library").click()
     page.get_by_role("button", name="sync").click()

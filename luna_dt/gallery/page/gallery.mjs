@@ -12,6 +12,19 @@ import { Work } from "./work.mjs";
 
 const SIZE = "luna_dt.size";
 
+// what had the focus may be gone, as a button that was pressed: the next key is still for the gallery that was used last
+let used;
+for (const kind of ["pointerdown", "focusin"]) {
+  document.addEventListener(kind, (event) => (used = event.target.closest?.(".luna-gallery")), true);
+}
+document.addEventListener("keydown", (event) => {
+  if (event.target !== document.body || !used?.isConnected) return;
+  event.stopPropagation();
+  const there = used.querySelector("dialog[open]") ?? used;
+  there.focus();
+  there.dispatchEvent(new KeyboardEvent("keydown", event));
+}, true);
+
 /**
  * Shows the gallery in an element, which must have a height.  host: actions(ids) gives more [label, run] pairs;
  * opened(id) is what a double click does, else the picture is shown whole; dragged(event, ids); cluster(each) is what a double
@@ -60,7 +73,7 @@ export function mountGallery(place, host) {
   const selection = h("div", { className: "luna-row luna-selection", hidden: true });
   const pictures = h("div", { className: "luna-pictures" }, empty, grid.element, selection);
   const browse = button("Clusters", () => browsing(!clusters.element.isConnected), { title: "Look at clusters in place of pictures", "aria-pressed": "false" });
-  const root = h("div", { className: "luna-gallery", onkeydown: key, ondragover: over, ondrop: dropped, onpaste: pasted },
+  const root = h("div", { className: "luna-gallery", tabIndex: -1, onkeydown: key, ondragover: over, ondrop: dropped, onpaste: pasted },
     bar.element, h("div", { className: "luna-row luna-tools" }, shown, browse, size, h("label", {}, veil, "blur NSFW"),
       button("Library", () => work.open().catch((problem) => tell(problem.message)), { title: "Sync, batches, outbox, check" }),
       host.done && button(...host.done), host.closed && button("×", host.closed, { "aria-label": "Close" })),
