@@ -281,7 +281,7 @@ class _Graph(Nodes):
         if node.kind in known.FILLED_IN and any(LORA_TAG.search(str(said)) for said in node.inputs.values()):
             return None
         found: list[Lora] = []
-        silent = "lora" in node.kind.lower()  # none are named, though there are some
+        silent = known.LORAS_OF_A_KIND.search(node.kind) is not None  # none are named, though there are some
         for name, said in node.inputs.items():
             if not isinstance(name, str) or "lora" not in name.lower() or name in known.CLIP_STRENGTHS:
                 continue

@@ -178,6 +178,8 @@ LORA_STRENGTHS = ("strength_model", "lora_strength", "strength", "lora_model_str
 CLIP_STRENGTHS = ("strength_clip", "lora_clip_strength")
 #: Texts whose ``<lora:NAME:STRENGTH>`` are applied.
 LORA_TEXTS = {"LoraTagLoader": "text", "ImpactWildcardEncode": "populated_text", "PCLazyLoraLoader": "text"}
+#: Nodes that apply LoRAs, by whatever name: LyCORIS has several kinds.
+LORAS_OF_A_KIND = re.compile("lora|lycoris|locon|loha|lokr", re.IGNORECASE)
 #: LoRAs that come with the conditioning.
 HOOKED_LORAS = re.compile("CreateHook.*Lora.*")
 

@@ -256,6 +256,8 @@ GRAPHS: dict[str, tuple[Graph, Made]] = {
                       changed(loras=(("s/a", 0.8), ("b", None), ("c", 1.0)))),
     "loras of which a node says nothing": (plain(a=n("SomeLoraLoader", model=("model", 0), choice="a"), s=k(model=("a", 0))),
                                            changed(loras=None)),
+    "LoRAs by another name": (plain(a=n("LycorisLoaderNode", model=("model", 0), lycoris_name="a"), s=k(model=("a", 0))),
+                              changed(loras=None)),
     "a lora by its strength only": (plain(a=n("IPAdapterUnifiedLoaderFaceID", model=("model", 0), lora_strength=0.6),
                                           s=k(model=("a", 0))), changed(loras=None)),
     "loras": (
