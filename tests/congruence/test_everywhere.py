@@ -38,7 +38,7 @@ from tests.congruence.test_catalogs import made_anew
 from tests.congruence.test_folder import GRAPH, XMP, draw
 from tests.unit.test_query import QUERIES
 
-COUNT, PICTURES = 120, 40
+COUNT, PICTURES, PATIENCE = 120, 40, 300.0  # seconds: many are asked, on a machine that others may use
 EXAMPLES = int(os.environ.get("LUNA_DT_EXAMPLES", "120"))
 each_the_same = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -143,14 +143,14 @@ def everywhere(addresses: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     with ExitStack() as opened:
         every = {name: (name, address) for name, address in addresses.items()}
         for name in ("the fork", "the fork in C", "stock 1.10", "a folder"):
-            served = connect(Settings(home=homes / f"server of {name}", dt=addresses[name]))
+            served = connect(Settings(home=homes / f"server of {name}", dt=addresses[name], timeout=PATIENCE))
             every[f"a server over {name}"] = name, opened.enter_context(serving(served))
         worlds: dict[str, dict[int, Seen]] = {}
         for name, (library, address) in every.items():
             home = homes / name
             with Library(home, dt=address) as synced:
                 synced.sync()
-            dt = opened.enter_context(closing(connect(Settings(home=home, dt=address))))
+            dt = opened.enter_context(closing(connect(Settings(home=home, dt=address, timeout=PATIENCE))))
             store = opened.enter_context(closing(Store(home, saved=dt.saved)))
             world = world_of(dt)
             assert worlds.setdefault(library, world) == world, f"{name} says of images what {library} does not"
