@@ -26,6 +26,7 @@ LunaError
      ├─ Unreachable          no connection, or none in time
      ├─ Refused              DT answered with an error; has ``http_status``
      ├─ BadAnswer            an answer that does not keep the contract
+     ├─ AnotherWriter        another machine writes the library that they share
      ├─ AnotherDT            it is not the DT that this home belongs to, or has lost most of its images
      └─ NotOffered           this DT cannot do that
 
@@ -177,6 +178,11 @@ class BadAnswer(CatalogError):
 
 class AnotherDT(CatalogError):
     code = "another_dt"
+    http_status = 409
+
+
+class AnotherWriter(CatalogError):
+    code = "another_writer"
     http_status = 409
 
 

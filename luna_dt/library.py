@@ -52,13 +52,13 @@ class _Copied(Told):
         Raises BadInput, CatalogError, StoreError.
         """
         with self._milvus(address) as there:
-            return share(there.server, MirroredCatalog(self._store), progress, accept)
+            return share(there.server, MirroredCatalog(self._store), self._store, progress, accept)
 
     def copy_from(self, address: str, progress: Progress = silent, accept: bool = False) -> list[syncing.Change]:
         """Mirrors here what a Milvus server has of a library: images, captions and all layers, as ``sync`` does from DT.
 
-        ``address`` and the rest as for ``copy_to``.  Layers made here stay as they are; those that were made elsewhere come as
-        DT's own, so a later ``sync`` from a DT that has none of that name removes them here again.
+        ``address`` and the rest as for ``copy_to``.  Layers made here stay as they are; those that ``copy_to`` brought there
+        from a home that made them are then made here, so that ``embed`` goes on with them and no ``sync`` removes them.
         Raises BadInput, AnotherDT, CatalogError, StoreError.
         """
         with self._milvus(address) as there:
@@ -115,7 +115,7 @@ class Library(_Copied):
         Raises CatalogError, StoreError.
         """
         if self._shared:
-            return share(self._shared.server, self.catalog, progress, accept)
+            return share(self._shared.server, self.catalog, self._store, progress, accept)
         return self._mirror(self.catalog, progress, accept)
 
     def verify(self, layer: str, sample: int = 32, progress: Progress = silent) -> Verdict:
@@ -235,6 +235,8 @@ class Library(_Copied):
 
         Raises UnknownLayer, NotSearchable.
         """
+        if self._shared:
+            return self._shared.vectors_of(layer, image_ids)
         return self._searcher(layer).vectors_of(image_ids)
 
     def image(self, image_id: int) -> ImageRecord:
@@ -264,7 +266,7 @@ class Library(_Copied):
         """
         checked_sort(sort)
         members = self._lookups.cluster_images(cluster_id, min_quality)
-        return sampled(members, sort, seed, limit, lambda ids: self._searcher("visual").vectors_of(ids))
+        return sampled(members, sort, seed, limit, self.vectors)
 
     def file(self, image_id: int) -> bytes:
         """An image's file as it is: from its own path (through the path map), else from DT.

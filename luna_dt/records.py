@@ -348,11 +348,13 @@ class ClusterImage:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Something that can be mirrored: images, captions, clusters, or ``embeddings.LAYER`` with its identity."""
+    """Something that can be mirrored: images, captions, clusters, or ``embeddings.LAYER`` with its identity; ``local`` where
+    luna_dt made it, and DT knows nothing of it."""
 
     name: str
     count: int
     identity: Identity | None = None
+    local: bool = False
 
     @property
     def layer(self) -> str | None:

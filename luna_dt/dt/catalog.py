@@ -113,9 +113,20 @@ class Catalog:
         """
         raise self._not_offered("search for similar images")
 
-    def vectors_of(self, layer: str, image_ids: Sequence[int]) -> Float32s:
-        """float32[n, dim], the images' own vectors in a layer; raises NotOffered, UnknownLayer, UnknownImage, NoVector."""
+    def vectors_of(self, layer: str, image_ids: Sequence[int]) -> list[Float32s | None]:
+        """For each image its own vector in a layer, None where it has none; raises NotOffered, UnknownLayer."""
         raise self._not_offered(f"vectors of single images in layer '{layer}'")
+
+    def cosines(
+        self, layer: str, vector: Float32s, most: int | None = None, among: Int64s | None = None
+    ) -> tuple[Int64s, Float32s]:
+        """As ``similar``, without the records: the ``most`` nearest images, best first, or of all, or of those ``among``
+        some, each that has a vector, in the order of their ids.  Raises NotOffered, UnknownLayer."""
+        raise self._not_offered(f"cosines alone in layer '{layer}'")
+
+    def images_of(self, image_ids: Sequence[int]) -> dict[int, ImageRecord]:
+        """The records of those images that there are; raises NotOffered."""
+        raise self._not_offered("look-up of several images")
 
     def fitting(self, where: str) -> Catalog:
         """This catalog, of which ``similar`` finds only images that fit a query; raises NotOffered, BadQuery."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,22 @@ from ..version import __version__
 
 
 class MirroredCatalog(Catalog):
-    """Images, captions and layers of a home; nothing of it is asked of DT."""
+    """Images, captions, clusters and layers of a home; nothing of it is asked of DT."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.address, self.hide = str(store.home), store.hide
+        self._read: Mapping[str, Callable[[Int64s], Mapping[int, Any]]] = {
+            "images": store.images, "captions": store.captions_of, "clusters": store.clusters_of
+        }  # fmt: skip
 
     def health(self) -> Health:
         return Health("luna_dt", __version__, ("sync",), library=self._store.dt())
 
     def kinds(self) -> list[Kind]:
-        records = [Kind(name, count) for name, (count, _) in self._store.counts().items() if name != "clusters"]
-        return records + [Kind(EMBEDDINGS + state.name, state.count, state.identity) for state in self._store.layers()]
+        records = [Kind(name, count) for name, (count, _) in self._store.counts().items()]
+        layers = self._store.layers()
+        return records + [Kind(EMBEDDINGS + each.name, each.count, each.identity, each.local) for each in layers]
 
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
         ids, digests = self._store.digests(kind)
@@ -45,7 +49,7 @@ class MirroredCatalog(Catalog):
                 order = np.argsort(now.ids)
                 rows: Any = now.vectors[order[np.searchsorted(now.ids, part, sorter=order)]]
             else:  # without those that are damaged
-                here: dict[int, Any] = self._store.images(part) if kind == "images" else self._store.captions_of(part)
+                here = self._read[kind](part)
                 part = part[np.isin(part, list(here))]
                 rows = [here[image_id] for image_id in part.tolist()]
             yield Batch(part, digests[np.searchsorted(known, part)], rows)

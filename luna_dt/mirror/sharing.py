@@ -18,12 +18,14 @@ import numpy as np
 from ..dt.catalog import Catalog
 from ..dt.milvus.conditions import ANY
 from ..dt.milvus.fields import TYPES, fields_of
+from ..dt.milvus.lease import Lease
 from ..dt.milvus.server import MAX_JSON, Server, table_of
 from ..errors import AnotherDT
 from ..identity import Identity
 from ..progress import Progress, silent
-from ..records import Captions, Int64s, Kind, now
+from ..records import Captions, Int64s, Kind, content_digest, now
 from ..storable import sifted
+from ..store import Store
 from .binding import too_many
 from .sync import Change, same_rows
 
@@ -35,38 +37,54 @@ FLOAT32_ERROR = 1e-4  # of cosine, which a server tells in float32
 Rows = Callable[[Int64s], Iterator[dict[str, Any]]]
 
 
-def share(server: Server, catalog: Catalog, progress: Progress = silent, accept: bool = False) -> list[Change]:
-    """Brings the server to what the catalog offers of images, captions and layers; raises CatalogError, keeping what is done.
+def share(
+    server: Server, catalog: Catalog, store: Store, progress: Progress = silent, accept: bool = False
+) -> list[Change]:
+    """Brings the server to what the catalog offers of images, captions, clusters and layers; raises CatalogError, keeping what is done.
 
-    A row that cannot be kept is left out.  Where most images would be given up AnotherDT is raised, unless ``accept``.
+    A row that cannot be kept is left out.  Where most images would be given up AnotherDT is raised, unless ``accept``;
+    AnotherWriter where another machine writes the library.  ``store`` is that of the home from which it is written.
     """
     library = server.library or catalog.health().library or catalog.address
-    about = {"layers": {}, "recall": {}, **server.libraries().get(library, {})}
+    with store.sole_writer(), Lease(server, library, store.home, lambda: progress("images", 0, 0)) as lease:
+        return _shared(server, catalog, library, lease, progress, accept)
+
+
+def _shared(
+    server: Server, catalog: Catalog, library: str, lease: Lease, progress: Progress, accept: bool
+) -> list[Change]:
+    about = {"layers": {}, "recall": {}, "local": [], **server.libraries().get(library, {})}
     about["hide"] = list(catalog.hide)
     kinds = {kind.name: kind for kind in catalog.kinds()}
-    sharing = _Sharing(server, catalog, library, progress)
+    sharing = _Sharing(server, catalog, library, lease, progress)
     sharing.must_be_ours(accept)
-    captions = sharing.captions("captions" in kinds)
-    changes = [*([captions] if "captions" in kinds else []), sharing.images()]
+    beside = [sharing.captions("captions" in kinds), sharing.clusters("clusters" in kinds)]
+    changes = [*(change for change in beside if change.kind in kinds), sharing.images()]
+    lease.check()
     server.note(library, {**about, "synced": now()})
     for kind in kinds.values():
         if kind.layer and kind.identity:
             change = sharing.layer(kind, kind.identity)
             changes.append(change)
             about["layers"][kind.layer] = kind.identity.to_json()
+            about["local"] = sorted({*about["local"], kind.layer} if kind.local else {*about["local"]} - {kind.layer})
             if change.added or change.changed or kind.layer not in about["recall"]:
                 about["recall"][kind.layer] = sharing.recall(kind, kind.identity)
+            lease.check()
             server.note(library, {**about, "synced": now()})
     return changes
 
 
 class _Sharing:
-    """A library on its way to the server: captions, then images with the tags that these say, then layers, whose rows are
-    those of the images and a vector each."""
+    """A library on its way to the server: captions, and which images are in which clusters, then images with the tags and
+    clusters that these say, then layers, whose rows are those of the images and a vector each."""
 
-    def __init__(self, server: Server, catalog: Catalog, library: str, progress: Progress) -> None:
-        self._server, self._catalog, self._library, self._progress = server, catalog, library, progress
-        self._images, self._captions = table_of("images"), table_of("captions")
+    def __init__(self, server: Server, catalog: Catalog, library: str, lease: Lease, progress: Progress) -> None:
+        self._server, self._catalog, self._library = server, catalog, library
+        self._lease, self._progress = lease, progress
+        self._images, self._captions, self._clusters, self._members = map(
+            table_of, ("images", "captions", "clusters", "members")
+        )
         ids, digests = catalog.digests("images")
         self._listed = ids[ids >= 0], digests[ids >= 0]
         self._synced: dict[str, tuple[Int64s, Int64s]] = {}
@@ -93,29 +111,79 @@ class _Sharing:
         for image_id, digest, row in self._fetched("captions", page):
             yield {"id": image_id, "digest": digest, "record": row.to_json()}
 
+    def clusters(self, offered: bool) -> Change:
+        """Where one has changed all are asked for; its own row comes last, so that what was begun is done by the next sync."""
+        self._server.prepare(self._clusters, about="clusters")
+        self._server.prepare(self._members, about="members", fields={"clusters": TYPES["clusters"]})
+        nothing = np.empty(0, np.int64)
+        listed = self._catalog.digests("clusters") if offered else (nothing, nothing)
+        ids, digests = (each[listed[0] >= 0] for each in listed)
+        known, known_digests = self._known(self._clusters)
+        records: dict[int, tuple[int, dict[str, Any]]] = {}
+        if not (np.array_equal(ids, known) and np.array_equal(digests, known_digests)):
+            members: dict[int, dict[str, float]] = {}
+            for cluster_id, digest, cluster in self._fetched("clusters", ids):
+                records[cluster_id] = digest, {"name": cluster.name, "image_count": cluster.image_count}
+                for member in cluster.members:
+                    members.setdefault(member.image_id, {})[str(cluster_id)] = member.confidence
+            self._share_members(members)
+
+        def rows_of(page: Int64s) -> Iterator[dict[str, Any]]:
+            for cluster_id in page.tolist():
+                if cluster_id in records:
+                    digest, record = records[cluster_id]
+                    yield {"id": cluster_id, "digest": digest, "record": record}
+
+        return self._share("clusters", self._clusters, (ids, digests), rows_of)
+
+    def _share_members(self, members: Mapping[int, Mapping[str, float]]) -> None:
+        """``members``: for each image its confidences, by the clusters it is in."""
+        ids = np.array(sorted(image_id for image_id in members if image_id >= 0), np.int64)
+        digests = [content_digest(repr(sorted(members[image_id].items())).encode()) for image_id in ids.tolist()]
+
+        def rows_of(page: Int64s) -> Iterator[dict[str, Any]]:
+            for at, image_id in zip(np.searchsorted(ids, page).tolist(), page.tolist(), strict=True):
+                record = dict(members[image_id])
+                yield {"id": image_id, "digest": digests[at], "record": record, "clusters": [*map(int, record)]}
+
+        self._share("members", self._members, (ids, np.array(digests, np.int64)), rows_of)
+
     def images(self) -> Change:
         ids, digests = self._listed
-        return self._share("images", self._images, (ids, _mixed(digests, self._said(ids))), self._image_rows)
+        beside = (self._digests_of(table, ids) for table in (self._captions, self._members))
+        return self._share("images", self._images, (ids, _mixed(digests, *beside)), self._image_rows)
 
-    def _said(self, ids: Int64s) -> Int64s:
-        """The digests of those images' captions on the server, 0 where there are none."""
-        known, digests = self._known(self._captions)
+    def _digests_of(self, table: str, ids: Int64s) -> Int64s:
+        """What the rows of a table with those ids have on the server, 0 where there are none."""
+        known, digests = self._known(table)
         if not len(known):
             return np.zeros(len(ids), np.int64)
         at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
         return np.where(known[at] == ids, digests[at], 0)
 
     def _image_rows(self, page: Int64s) -> Iterator[dict[str, Any]]:
-        of_captions = dict(zip(page.tolist(), self._said(page).tolist(), strict=True))
-        having = {image_id: digest for image_id, digest in of_captions.items() if digest}
-        said = self._rows_of(self._captions, having, ["record"])
+        beside = [self._digests_of(table, page) for table in (self._captions, self._members)]
+        said, grouped = (
+            self._rows_of(table, dict(zip(page[having].tolist(), digests[having].tolist(), strict=True)), ["record"])
+            for table, digests, having in zip(
+                (self._captions, self._members), beside, map(np.flatnonzero, beside), strict=True
+            )
+        )
+        mixed = dict(zip(page.tolist(), zip(*(each.tolist() for each in beside), strict=True), strict=True))
         for image_id, digest, image in self._fetched("images", page):
             captions = Captions.from_json(said[image_id]["record"], image_id) if image_id in said else None
             image = replace(image, tags=captions.tags if captions else ())
-            fields = fields_of(image, captions)
+            clusters = [int(each) for each in grouped[image_id]["record"]] if image_id in grouped else []
+            fields = fields_of(image, captions, clusters)
             if fields is not None:
-                mixed = _mixed(np.array([digest], np.int64), np.array([of_captions[image_id]], np.int64))
-                yield {**fields, "id": image_id, "digest": int(mixed[0]), "record": image.to_json()}
+                every = (np.array([each], np.int64) for each in (digest, *mixed[image_id]))
+                yield {
+                    **fields,
+                    "id": image_id,
+                    "source": digest,
+                    "digest": int(_mixed(*every)[0]),
+                    "record": image.to_json(),
+                }
 
     def layer(self, kind: Kind, identity: Identity) -> Change:
         table = table_of(kind.name, identity)
@@ -149,7 +217,8 @@ class _Sharing:
             if image_id in images and _can_be_searched(vector):
                 image = images[image_id]
                 mixed = _mixed(np.array([digest], np.int64), np.array([image["digest"]], np.int64))
-                yield {**image, "tags": list(image["tags"]), "digest": int(mixed[0]), "vector": vector}
+                lists = {"tags": list(image["tags"]), "clusters": list(image["clusters"])}
+                yield {**image, **lists, "source": digest, "digest": int(mixed[0]), "vector": vector}
 
     def _known(self, table: str) -> tuple[Int64s, Int64s]:
         """What of the library is in a table now: ids, ascending, and digests."""
@@ -175,6 +244,7 @@ class _Sharing:
         start, (ids, digests) = time.monotonic(), listed
         known, known_digests = self._known(table)
         gone = np.setdiff1d(known, ids)
+        self._lease.check()
         self._server.drop(table, self._library, gone)
         wanted = ids[~same_rows(ids, digests, known, known_digests)]
         self._progress(name, 0, len(wanted))
@@ -182,6 +252,7 @@ class _Sharing:
         for at in range(0, len(wanted), SHARED_PAGE):
             page = wanted[at : at + SHARED_PAGE]
             rows = [row for row in rows_of(page) if _fits(row["record"])]
+            self._lease.check()
             if rows:
                 self._server.put(table, self._library, rows, instead=np.intersect1d(page, known))
             written += len(rows)
@@ -208,10 +279,10 @@ def _can_be_searched(vector: Any) -> bool:
     return 0 < square < float("inf")
 
 
-def _mixed(first: Int64s, second: Int64s) -> Int64s:
-    """One digest of two."""
-    mixed = first.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + second.view(np.uint64) * np.uint64(
-        0xC2B2AE3D27D4EB4F
-    )
-    mixed ^= mixed >> np.uint64(29)
+def _mixed(first: Int64s, *others: Int64s) -> Int64s:
+    """One digest of several."""
+    mixed = first.view(np.uint64)
+    for each in others:
+        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + each.view(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
+        mixed ^= mixed >> np.uint64(29)
     return mixed.view(np.int64)

@@ -53,7 +53,7 @@ def sync(
     """Mirrors everything the catalog offers; raises CatalogError or StoreError, keeping what is done.
 
     Images come first: rows of other kinds are taken only for images that are here.  Layers made here stay
-    as they are.  A row that cannot be kept is set aside, and tried again when it has changed.  ``accept`` and
+    as they are; one that another home made becomes one of these when all of it is here.  A row that cannot be kept is set aside, and tried again when it has changed.  ``accept`` and
     ``leave``: what another DT is met with (binding.py).
     """
     with store.sole_writer():
@@ -151,6 +151,8 @@ def _sync_kind(
     if kind.layer:
         store.compact(kind.layer)
     store.finish(kind.name, catalog.address)
+    if kind.layer and kind.local:
+        store.take_as_local(kind.layer)
     wanted = wanted[np.isin(wanted, store.digests(kind.name)[0])] if len(wanted) else wanted  # what came
     added = int(np.count_nonzero(~np.isin(wanted, known)))
     set_aside = len(store.aside(kind.name)[0])

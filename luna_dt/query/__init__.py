@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 from ..errors import BadQuery
 from .columns import Columns, Names, Sql
-from .tokens import NEVER, InSql
+from .tokens import NEVER, InSql, is_called
 from .values import MAX_TEXT
 from .words import (
     HIDEABLE,
@@ -37,7 +37,7 @@ from .words import (
 
 __all__ = [
     "HIDEABLE", "HIDING", "MAX_LENGTH", "MAX_TERMS", "MAX_TEXT", "NONE_SAVED", "SPELLINGS", "TOKENS", "Columns", "Language", "Names", "Part", "Sql", "hidden",
-    "matches", "must_be_sayable", "parts", "terms", "translated", "where",
+    "is_called", "matches", "must_be_sayable", "parts", "terms", "translated", "where",
 ]  # fmt: skip
 
 

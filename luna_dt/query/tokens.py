@@ -110,6 +110,12 @@ def _folder(columns: Columns, token: str, value: str) -> Sql:
 # -- names in other tables ------------------------------------------------------------------------------
 
 
+def is_called(name: str, value: str) -> bool:
+    """Whether a name, such as a cluster's, is what a token's value says it is."""
+    ways = _ways(Columns({}), says.pieces(value, asterisks=True), r"\A", r"\Z", "")
+    return all(re.search(str(way), name) for way in ways)
+
+
 def _name(columns: Columns, token: str, value: str) -> Sql:
     names = columns.names.get(token)
     if names is None:

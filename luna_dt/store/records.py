@@ -29,6 +29,7 @@ from ..records import (
     ClusterImage,
     ImageRecord,
     Int64s,
+    Member,
     image_of,
 )
 from .database import Database
@@ -264,6 +265,15 @@ class Records(Database):
 
     def clusters(self) -> list[Cluster]:
         return [Cluster(*row) for row in self.rows("SELECT id, name, image_count FROM clusters ORDER BY id")]
+
+    def clusters_of(self, ids: Iterable[int]) -> dict[int, Cluster]:
+        """Those clusters that are known, with their members."""
+        found = {}
+        for row in self._of_ids(f"SELECT {_STORED['clusters']} FROM clusters WHERE id", ids):
+            members = self._members(row[0])
+            if _is_sound((*row[:-1], members, row[-1])):
+                found[row[0]] = Cluster(row[0], row[1], row[2], tuple(Member(*each) for each in members))
+        return found
 
     def cluster_images(self, cluster_id: int, min_quality: float = 0) -> list[ClusterImage]:
         """A cluster's visible images, best quality first."""

@@ -148,6 +148,11 @@ class Vectors(Database):
         """Whether a layer is made here, so that no sync touches it."""
         return bool(self.rows("SELECT 1 FROM layers WHERE name = ? AND local", [layer]))
 
+    def take_as_local(self, layer: str) -> None:
+        """Has a layer that was synced be one that is made here."""
+        with self.writing(EMBEDDINGS + layer) as db:
+            db.execute("UPDATE layers SET local = 1 WHERE name = ?", [layer])
+
     def begun(self, layer: str) -> Identity | None:
         """What a layer is being made anew by, beside the one in use; None where that was not begun."""
         rows = self.rows("SELECT identity FROM layers WHERE name = ?", [layer + BEGUN])

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import random
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ import pytest
 from luna_dt import Library, Settings, Term
 from luna_dt.dt import connect
 from luna_dt.dt.catalog import Catalog, Health
+from luna_dt.dt.milvus.lease import DEAD_AFTER
 from luna_dt.dt.milvus.server import Server as Tables
 from luna_dt.dt.milvus.server import table_of
 from luna_dt.errors import (
@@ -31,11 +34,13 @@ from luna_dt.errors import (
     NoVector,
     Refused,
     SettingsError,
+    UnknownCluster,
     UnknownImage,
+    UnknownLayer,
     Unreachable,
 )
 from luna_dt.query import HIDEABLE, HIDING
-from luna_dt.records import Batch, Captions, Float32s, ImageRecord, Int64s, Kind
+from luna_dt.records import Batch, Captions, Cluster, Float32s, ImageRecord, Int64s, Kind, Member, content_digest
 from luna_dt.storable import sifted
 from tests import stock, untidy
 from tests.conftest import IDENTITY, beside, fill, unit_vectors
@@ -60,10 +65,11 @@ class Memory(Catalog):
     address = "a DT in memory"
 
     def __init__(
-        self, name: str, vectors: Float32s, records: list[ImageRecord] | None = None, said: list[Captions] | None = None
-    ) -> None:
+        self, name: str, vectors: Float32s, records: list[ImageRecord] | None = None, said: list[Captions] | None = None,
+        groups: list[Cluster] | None = None, style: Float32s | None = None,
+    ) -> None:  # fmt: skip
         self.name, self.vectors, self.asked = name, vectors, 0
-        self.records = records
+        self.records, self.groups, self.style = records, groups, style
         said = [Captions(1, joycaption="ein Bild", tags=("tree",))] if said is None else said
         self.said = {each.image_id: each for each in said}
         self.ids = np.arange(1, len(vectors) + 1)
@@ -75,12 +81,25 @@ class Memory(Catalog):
     def kinds(self) -> list[Kind]:
         count = len(self.ids)
         captions = [Kind("captions", len(self.said))] if self.said else []
-        return [Kind("images", count), *captions, Kind("embeddings.visual", count - 1, IDENTITY)]
+        clusters = [Kind("clusters", len(self.groups))] if self.groups is not None else []
+        style = [Kind("embeddings.style", len(self._styled()), IDENTITY)] if self.style is not None else []
+        return [Kind("images", count), *captions, *clusters, Kind("embeddings.visual", count - 1, IDENTITY), *style]
+
+    def _styled(self) -> Int64s:
+        """Two of three images have a vector in the second layer, the last among them."""
+        styled: Int64s = self.ids[self.ids % 3 != (len(self.vectors) + 1) % 3]
+        return styled
 
     def digests(self, kind: str) -> tuple[Int64s, Int64s]:
         if kind == "captions":
             ids = np.array(sorted(self.said), np.int64)
             return ids, np.full(len(ids), 7)
+        if kind == "clusters":
+            every = {each.id: content_digest(repr(each).encode()) for each in self.groups or []}
+            return np.array(sorted(every), np.int64), np.array([every[i] for i in sorted(every)], np.int64)
+        if kind == "embeddings.style":
+            ids = self._styled()
+            return ids, self.stamps[np.searchsorted(self.ids, ids)]
         last = None if kind == "images" else -1
         return self.ids[:last].copy(), self.stamps[:last].copy()
 
@@ -88,6 +107,9 @@ class Memory(Catalog):
         self.asked += len(ids)
         at = np.searchsorted(self.ids, ids)
         rows: Any = self.vectors[ids - 1]
+        if kind == "embeddings.style":
+            assert self.style is not None
+            rows = self.style[ids - 1]
         if kind == "images" and self.records:
             rows = [self.records[i - 1] for i in ids]
         elif kind == "images":
@@ -97,6 +119,11 @@ class Memory(Catalog):
             ]
         elif kind == "captions":
             rows = [self.said[i] for i in ids.tolist()]
+        elif kind == "clusters":
+            known, digests = self.digests("clusters")
+            rows = [each for i in ids.tolist() for each in self.groups or [] if each.id == i]
+            yield Batch(ids, digests[np.searchsorted(known, ids)], rows)
+            return
         yield Batch(ids, self.stamps[at], rows)
 
     def nearest(self, vector: Float32s, k: int, among: Any = None) -> tuple[list[int], Float32s]:
@@ -170,10 +197,13 @@ def test_a_home_that_never_synced_searches_what_another_wrote(opened: Callable[.
 
 
 #: Of what is kept nowhere on a server, or is found there in another way; what is only of later servers says so itself.
-NOT_THERE = {"in_album", "cluster", "has: map", "has: cluster", "has: vectors", "red*1girl"}
+NOT_THERE = {"has: map", "has: vectors", "red*1girl"}
 BEYOND = (
     "tag: red hair", 'tag: "RED HAIR"', "tag: hair", "tag: *hair", "tag: 1*", "tag: *d h*", "tag: red*1girl", "not tag: solo",
-    "has: tag", "has: caption", "not has: caption", "has: cluster", "has: map", "has: vectors.visual", "cluster: luna", "in_album:",
+    "has: tag", "has: caption", "not has: caption", "has: cluster", "has: map", "has: vectors.visual",
+    "not has: cluster", "cluster: luna", "album: ЛУНА", "cluster: 2", "cluster: 2026", "cluster: l*", "cluster: *a|7", "cluster: *",
+    'cluster: ""', 'cluster: "*"', "not cluster: luna", "cluster: nobody", "not cluster: nobody", "in_album:", "in_album: no",
+    "cluster: luna rating: > 3", "cluster: 9",
     "seed: *", "seed: ?", "seed: ??", "seed: ?*", "seed: -9223372036854775808", "seed: <= -9223372036854775808",
     "seed: > -9223372036854775808", "seed: <> 123", "steps: > 19.5", "steps: 20.5", "steps: <> 20.5", "steps: none", "steps: <= 24.5",
     "cfg: 4-6.5", "cfg: <> 7", "aesthetic_score: 5.25|none", "rating: none|>= 9223372036854775807", "size: 0:0", "size: 0:9",
@@ -209,7 +239,12 @@ def conditions(
         Captions(2, combined="1girl, solo", tags=("1girl", "solo")),
         Captions(3, joycaption="Straße", combined="Straße"), Captions(6, combined="rote Straße", tags=("rote Straße",)),
     ]  # fmt: skip
-    dt = Memory("conditions", unit_vectors(len(records), seed=2), records, said)
+    groups = [
+        Cluster(1, "Luna", 4, tuple(Member(i, i / 300) for i in range(2, 200, 3))), Cluster(2, "Луна", 1, (Member(2, 0.5),)),
+        Cluster(7, "", 9, tuple(Member(i, 1 - i / 1000) for i in (1, 2, 9000, *range(5, 90, 7)))), Cluster(9, "empty", 0),
+    ]  # fmt: skip
+    style = unit_vectors(len(records), seed=22)
+    dt = Memory("conditions", unit_vectors(len(records), seed=2), records, said, groups, style)
     with Library(folder / "mirror", connect=lambda _: dt) as mirror, ExitStack() as opened:
         mirror.sync()
         for home in ("writer", "reader"):
@@ -311,8 +346,58 @@ def test_orders_pages_near_copies_and_several_references_are_as_in_a_mirror(
         assert [hit.similarity for hit in found[0]] == pytest.approx([hit.similarity for hit in found[1]], abs=1e-4)
     with pytest.raises(BadInput, match="cancel each other"):
         shared.search([Term(vector=first), Term(vector=first, weight=-1)])
-    with pytest.raises(BadInput, match="one layer at a time"):
-        shared.search([Term(vector=first), Term(vector=first, layer="style")])
+    terms = [
+        Term(vector=first),
+        Term(image_id=10, weight=0.5, layer="style"),
+        Term(vector=second, weight=-0.7, layer="style"),
+    ]
+    asked += [{"exclude": range(100)}, {"exclude_source": False, "where": "cluster: luna"}, {"min_similarity": 0.3}, {}]
+    for options in asked:
+        found = [library.search(terms, **options) for library in (shared, mirror)]
+        assert [(hit.id, hit.stands_for, hit.image) for hit in found[0]] == [
+            (hit.id, hit.stands_for, hit.image) for hit in found[1]
+        ]
+        assert [hit.similarity for hit in found[0]] == pytest.approx([hit.similarity for hit in found[1]], abs=1e-4)
+    with pytest.raises(BadInput, match="layer 'style' cancel each other"):
+        shared.search([Term(vector=first), *(Term(vector=first, layer="style", weight=weight) for weight in (1, -1))])
+    with pytest.raises(NoVector):
+        shared.search([Term(vector=first), Term(image_id=9, layer="style")])
+    with pytest.raises(UnknownLayer):
+        shared.search([Term(vector=first), Term(vector=first, layer="negative")])
+    for library in (shared, mirror):
+        assert [vector is None for vector in library.vectors([7, 8, 9], "style")] == [False, False, True]
+
+
+def test_a_query_over_several_layers_is_exact_however_far_its_images_lie(
+    opened: Callable[..., Library], tmp_path: Path
+) -> None:
+    count = 5000
+    visual, style = unit_vectors(count, seed=51), unit_vectors(count, seed=52)
+    visual[100:1900] = visual[100]  # more that are equal than are looked at first
+    style[1500:3500] = style[1500] + np.float32(0.01) * style[1500:3500]
+    dt = Memory("layers", visual, style=style)
+    opened("layers", dt).sync()
+    reader = opened("layers")
+    with Library(tmp_path / "mirror", connect=lambda _: dt) as mirror:
+        mirror.sync()
+        points = [visual[5], visual[150], style[1600], *unit_vectors(3, seed=53)]
+        for at, first in enumerate(points):
+            second = points[at - 1]
+            asked: list[tuple[float, dict[str, Any]]] = [
+                (1.0, {}), (0.05, {"top_k": 30}), (-0.4, {"offset": 700}), (3.0, {"where": "steps: 1-2000"}),
+                (1.0, {"top_k": 9000}), (0.6, {"min_similarity": 0.2, "top_k": 2000}), (1.0, {"collapse": 0.99, "top_k": 50}),
+            ]  # fmt: skip
+            for weight, options in asked:
+                terms = [Term(vector=first), Term(vector=second, layer="style", weight=weight)]
+                there, here = (library.search(terms, **options) for library in (reader, mirror))
+                assert [hit.similarity for hit in there] == pytest.approx([hit.similarity for hit in here], abs=1e-4), (
+                    options
+                )
+                score = {hit.id: hit.similarity for hit in mirror.search(terms, top_k=count)}
+                assert len({hit.id for hit in there}) == len(there)
+                assert [hit.similarity for hit in there] == pytest.approx([score[hit.id] for hit in there], abs=1e-4), (
+                    options
+                )
 
 
 def test_the_command_takes_conditions_and_names_what_a_server_does_not_know(
@@ -330,9 +415,10 @@ def test_the_command_takes_conditions_and_names_what_a_server_does_not_know(
     hits = json.loads(done.stdout)
     assert hits == [hit.to_json() for hit in shared.search(image_id=1, where="rating: 10 not nsfw:")]
     assert len(hits) == 10
-    refused = search("rating: 10 cluster: Luna")
+    assert json.loads(search("rating: 10 cluster: Luna").stdout)
+    refused = search("rating: 10 has: map")
     assert refused.returncode != 0
-    assert "'cluster: Luna' asks for what a Milvus server does not keep" in refused.stdout + refused.stderr
+    assert "'has: map' asks for what a Milvus server does not keep" in refused.stdout + refused.stderr
 
 
 def test_conditions_are_right_at_every_share_of_rows_that_fit(opened: Callable[..., Library]) -> None:
@@ -352,10 +438,59 @@ def test_conditions_are_right_at_every_share_of_rows_that_fit(opened: Callable[.
         assert right >= 0.99 * wanted, most
 
 
+def test_clusters_are_as_in_a_mirror_also_after_their_members_changed(
+    opened: Callable[..., Library], tmp_path: Path
+) -> None:
+    groups = [
+        Cluster(1, "Luna", 30, tuple(Member(i, i / 100) for i in range(1, 31))),
+        Cluster(2, "Sol", 2, (Member(30, 0.1), Member(61, 1.0))),
+        Cluster(3, "Mars", 1, (Member(40, 0.25),)),
+    ]
+    records = [ImageRecord(i, f"D:/{i}.png", f"a {i}", rating=i % 4 or None, nsfw=i == 7) for i in range(1, 62)]
+    dt = Memory("grouped", unit_vectors(61, seed=41), records, groups=groups)
+    dt.ids, dt.stamps = dt.ids[:-1], dt.stamps[:-1]
+    dt.hide = ("nsfw",)
+    queries = ("cluster: luna", "cluster: 2", "not cluster: luna", "cluster: sol|mars", "in_album:", "cluster: terra")
+    settings = Settings(home=tmp_path / "mirror", dt="http://127.0.0.1:9", hide=dt.hide)
+    with Library(settings=settings, connect=lambda _: dt) as mirror:
+        for change in range(7):
+            if change == 1:
+                groups[0] = Cluster(1, "Luna", 3, (Member(3, 0.9), Member(50, 0.8), Member(7, 0.7)))
+            elif change == 2:
+                groups[1] = replace(groups[1], name="Terra")
+            elif change == 3:
+                groups.pop()
+            elif change == 4:  # an image that was in a cluster before it was there
+                dt.ids, dt.stamps = np.arange(1, 62), np.full(61, 7)
+            elif change == 5:
+                records[2], dt.stamps[2] = replace(records[2], rating=9), 8
+            elif change == 6:
+                groups.clear()
+            mirror.sync()
+            opened("grouped", dt).sync()
+            dt.asked = 0
+            assert all(each.added == each.changed == each.removed == 0 for each in opened("grouped", dt).sync())
+            assert dt.asked == 0
+            reader = opened("grouped")
+            assert reader.clusters() == mirror.clusters()
+            for cluster in mirror.clusters():
+                for sort in ("quality", "confidence"):
+                    there, here = (each.cluster_images(cluster.id, 100, 0.5, sort) for each in (reader, mirror))
+                    assert there == here
+            for query in queries:
+                found = [[image.id for image in each.images(query)] for each in (reader, mirror)]
+                assert found[0] == found[1], query
+                hits = [each.search(vector=dt.vectors[3], where=query, top_k=60) for each in (reader, mirror)]
+                assert [hit.id for hit in hits[0]] == [hit.id for hit in hits[1]], query
+        with pytest.raises(UnknownCluster):
+            reader.cluster_images(3)
+
+
 def test_a_mirror_and_the_layers_made_there_are_copied_to_a_server(
     milvus: Server, opened: Callable[..., Library], tmp_path: Path
 ) -> None:
-    dt = Memory("copied", unit_vectors(150, seed=21))
+    groups = [Cluster(4, "Luna", 2, (Member(7, 0.5), Member(9, 0.25)))]
+    dt = Memory("copied", unit_vectors(150, seed=21), groups=groups)
     made = unit_vectors(150, seed=22)
     with Library(tmp_path / "mirror", connect=lambda _: dt) as mirror:
         mirror.sync()
@@ -364,7 +499,7 @@ def test_a_mirror_and_the_layers_made_there_are_copied_to_a_server(
             store.put("embeddings.style", Batch(dt.ids, dt.stamps, made))
         address = f"{milvus.address}?library=copied"
         assert {each.kind: each.added for each in mirror.copy_to(address)} == {
-            "captions": 1, "images": 150, "embeddings.visual": 149, "embeddings.style": 150,
+            "captions": 1, "clusters": 1, "images": 150, "embeddings.visual": 149, "embeddings.style": 150,
         }  # fmt: skip
         assert all(each.added == each.changed == each.removed == 0 for each in mirror.copy_to(address))
         assert all(each.added == each.changed == each.removed == 0 for each in opened("copied", dt).sync())
@@ -376,15 +511,25 @@ def test_a_mirror_and_the_layers_made_there_are_copied_to_a_server(
             mirror.copy_to("http://127.0.0.1:9")
         with Library(tmp_path / "back") as back:  # with DT closed
             assert {each.kind: each.added for each in back.copy_from(address)} == {
-                "captions": 1, "images": 150, "embeddings.visual": 149, "embeddings.style": 150,
+                "captions": 1, "clusters": 1, "images": 150, "embeddings.visual": 149, "embeddings.style": 150,
             }  # fmt: skip
             assert all(each.added == each.changed == each.removed == 0 for each in back.copy_from(address))
             assert back.images() == mirror.images()
             assert back.captions(7) == mirror.captions(7)
+            assert back.clusters() == mirror.clusters()
+            assert back.cluster_images(4) == mirror.cluster_images(4) == reader.cluster_images(4)
             for layer, vectors in (("visual", dt.vectors), ("style", made)):
                 found = [library.nearest(vectors[7], layer=layer) for library in (mirror, back)]
                 np.testing.assert_array_equal(found[0][0], found[1][0])
                 np.testing.assert_array_equal(found[0][1], found[1][1])
+            with beside(back) as store:
+                assert {state.name: state.local for state in store.layers()} == {"visual": False, "style": True}
+                assert store.digests("embeddings.style")[1].tolist() == dt.stamps.tolist()  # by which embed goes on
+        with Library(tmp_path / "back", connect=lambda _: dt) as back:
+            assert all(each.added == each.changed == each.removed == 0 for each in back.sync())
+            assert (
+                back.nearest(made[7], layer="style")[0].tolist() == mirror.nearest(made[7], layer="style")[0].tolist()
+            )
 
 
 def test_what_changed_and_what_is_gone_is_followed_and_other_libraries_are_let_be(
@@ -411,8 +556,8 @@ def test_a_server_that_is_killed_in_mid_sync_has_all_of_it_after_the_next(
     milvus: Server, opened: Callable[..., Library]
 ) -> None:
     dt = Memory("killed", unit_vectors(5000, seed=6))
+    writer = opened("killed", dt)
     for kind in ("images", "embeddings.visual"):
-        writer = opened("killed", dt)
 
         def kill(now: str, done: int, total: int, kind: str = kind) -> None:
             if now == kind and 0 < done < total:
@@ -424,7 +569,7 @@ def test_a_server_that_is_killed_in_mid_sync_has_all_of_it_after_the_next(
         with pytest.raises(Unreachable):
             opened("killed").search(vector=dt.vectors[0])
         milvus.start()
-    opened("killed", dt).sync()
+    writer.sync()
     assert all(change.added == change.changed == 0 for change in opened("killed", dt).sync())
     reader = opened("killed")
     for row in range(0, 4999, 500):
@@ -491,6 +636,52 @@ def test_after_kills_of_writer_and_server_there_is_exactly_what_dt_has(
             for image_id, row in rows.items():
                 np.testing.assert_array_equal(np.float32(row["vector"]), dt.vectors[image_id - 1])
                 assert row["record"]["prompt"] == f"prompt {dt.stamps[image_id - 1]}"
+
+
+def test_of_two_writers_one_is_refused_until_the_other_is_done_or_dead(milvus: Server, tmp_path: Path) -> None:
+    index = f"{milvus.address}?library=kills"
+
+    def writer(home: str, change: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WRITER, str(tmp_path / home), index, str(change)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+
+    def begun(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
+        """When it has the right to write."""
+        assert process.stdout
+        while not process.stdout.readline().startswith("captions"):
+            assert process.poll() is None
+        return process
+
+    def library(change: int) -> Library:
+        settings = Settings(home=tmp_path / "here", dt="http://127.0.0.1:9", index=index, timeout=60)
+        return Library(settings=settings, connect=lambda _: changing(change))
+
+    told: list[str] = []
+
+    def meanwhile(kind: str, done: int, total: int) -> None:
+        if kind == "images" and done and not told:
+            with writer("second", 20) as second:
+                told.append(second.communicate(timeout=300)[1])
+
+    with library(21) as here:
+        here.sync(meanwhile)
+    assert re.search(r"AnotherWriter: library kills on milvus.* is written by .*, since 20", told[0])
+    assert str(tmp_path / "here") in told[0]
+    with begun(writer("dead", 22)) as dead:
+        dead.kill()
+    start = time.monotonic()
+    with begun(writer("second", 23)) as second:  # it looked for a sign of life first
+        assert time.monotonic() - start > DEAD_AFTER
+        second.send_signal(signal.SIGSTOP)
+        with library(24) as here:
+            changes = here.sync()
+            assert sum(each.changed for each in changes) > 0
+            second.send_signal(signal.SIGCONT)
+            assert "is not this sync's to write any more" in second.communicate(timeout=300)[1]
+            here.sync()  # mends the page that it was about to send, if it was
+            assert all(each.added == each.changed == each.removed == 0 for each in here.sync())
+    with writer("dead", 24) as again:
+        assert again.wait(timeout=300) == 0
 
 
 def test_a_wrong_password_or_library_is_said_and_no_password_is_shown(milvus: Server, tmp_path: Path) -> None:

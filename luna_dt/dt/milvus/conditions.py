@@ -16,6 +16,7 @@ from ...query import values as says
 from .fields import WHOLE_NUMBERS, one_way
 
 ANY, NONE = "id >= 0", "id < 0"
+IN_SOME = "not (array_length(clusters) == 0)"  # which 2.3 cannot compare in another way
 LEAST, MOST = -(2**63), 2**63 - 1
 #: Fields where a token has another name, and the flags that say whether a number is there.
 _FIELDS = {"": "prompt", "negative": "negative_prompt", "delete": "for_deletion", "nometa": "no_metadata"}
@@ -24,9 +25,13 @@ _KNOWN = {"rating": "rated", "aesthetic_score": "scored"}
 
 @dataclass(frozen=True)
 class InMilvus:
-    """What parts of a query are to a server of a ``version``, as it says itself; every condition is true or false."""
+    """What parts of a query are to a server of a ``version``, as it says itself; every condition is true or false.
+
+    ``clusters`` gives the ids of the clusters that are called what a query says.
+    """
 
     version: str
+    clusters: Callable[[str], list[int]]
 
     def condition(self, part: Part) -> str:
         read = _READERS[part.token]
@@ -106,9 +111,20 @@ def _tag(to: InMilvus, token: str, value: str) -> str:
     return _like(to, "tag_lines", ["\n" * bool(cut[0]) + lettered[0] + "\n" * bool(cut[-1])])
 
 
+def _cluster(to: InMilvus, token: str, value: str) -> str:
+    if re.fullmatch("[0-9]{1,18}", value):
+        return f"array_contains(clusters, {int(value)})"
+    ids = to.clusters(value)
+    return f"array_contains_any(clusters, {ids})" if ids else NONE
+
+
+def _in_album(to: InMilvus, token: str, value: str) -> str:
+    return IN_SOME if says.truth(token, value) else f"not ({IN_SOME})"
+
+
 def _has(to: InMilvus, token: str, value: str) -> str:
     what = says.had(value)
-    known = {"caption": "captioned == true", "tag": 'tag_lines != ""'}
+    known = {"caption": "captioned == true", "tag": 'tag_lines != ""', "cluster": IN_SOME}
     return known[what] if what in known else _elsewhere(to, token, value)
 
 
@@ -222,7 +238,7 @@ def _date(to: InMilvus, token: str, value: str) -> str:
 
 _READERS: dict[str, Callable[[InMilvus, str, str], str]] = {
     "": _text, "negative": _text, "model": _model, "model_or_hash": _model_or_hash, "model_hash": _whole, "sampler": _whole,
-    "folder": _folder, "path": _path, "cluster": _elsewhere, "in_album": _elsewhere, "tag": _tag, "has": _has,
+    "folder": _folder, "path": _path, "cluster": _cluster, "in_album": _in_album, "tag": _tag, "has": _has,
     "steps": _number, "cfg": _number, "aesthetic_score": _number, "rating": _number, "seed": _seed, "size": _size,
     "favorite": _flag, "nsfw": _flag, "nometa": _flag, "delete": _flag, "unavailable": _flag, "type": _type, "date": _date,
 }  # fmt: skip

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...letters import fold
 from ...records import FLAGS, Captions, ImageRecord
 
 MAX_VARCHAR = 65_535  # bytes of a text
-MAX_TAGS = 4096  # of one image
+MAX_LISTED = 4096  # tags of one image, and clusters
 TEXTS = (
     "prompt",
     "negative_prompt",
@@ -30,13 +30,14 @@ TEXTS = (
     "aspect",
 )
 WHOLE_NUMBERS = ("width", "height", "steps", "seed", "rating")
-#: Milvus's types of the fields, by their names; of numbers that may be missing a flag says whether they are there.
+#: Milvus's types of the fields, by their names, of lists with that of what is in them; of numbers that may be missing a flag says whether they are there.
 TYPES: Mapping[str, str] = {
     **dict.fromkeys(TEXTS, "VARCHAR"),
     **dict.fromkeys(WHOLE_NUMBERS, "INT64"),
     **dict.fromkeys(("cfg", "aesthetic_score"), "DOUBLE"),
     **dict.fromkeys((*FLAGS, "rated", "scored", "captioned"), "BOOL"),
-    "tags": "ARRAY",
+    "tags": "ARRAY VARCHAR",
+    "clusters": "ARRAY INT64",
 }
 LINE_END = "\ufdd3"  # what a line's end is kept as
 #: Signs of Milvus's patterns, which nothing takes for letters in all its versions, are kept as characters that are none.
@@ -48,8 +49,8 @@ def one_way(text: str) -> str:
     return unicodedata.normalize("NFC", fold(text)).translate(_KEPT_AS)
 
 
-def fields_of(image: ImageRecord, captions: Captions | None) -> dict[str, Any] | None:
-    """An image's fields; None where a server cannot keep them."""
+def fields_of(image: ImageRecord, captions: Captions | None, clusters: Sequence[int] = ()) -> dict[str, Any] | None:
+    """The fields of an image that is in ``clusters``, by their ids; None where a server cannot keep them."""
     tags = [one_way(tag) for tag in image.tags if tag]
     folder = re.match(r"(?s)(.*)[\\/]", image.path)
     w, h = image.width, image.height
@@ -64,7 +65,7 @@ def fields_of(image: ImageRecord, captions: Captions | None) -> dict[str, Any] |
         "created": image.created,
         "aspect": f"{w // least}:{h // least}" if w > 0 and h > 0 else "",
     }
-    if len(tags) > MAX_TAGS or any(len(text.encode()) > MAX_VARCHAR for text in texts.values()):
+    if max(len(tags), len(clusters)) > MAX_LISTED or any(len(text.encode()) > MAX_VARCHAR for text in texts.values()):
         return None
     return {
         **texts,
@@ -72,5 +73,5 @@ def fields_of(image: ImageRecord, captions: Captions | None) -> dict[str, Any] |
         "rating": image.rating or 0, "rated": image.rating is not None,
         "aesthetic_score": image.aesthetic_score or 0.0, "scored": image.aesthetic_score is not None,
         "captioned": captions is not None and captions.combined != ", ".join(captions.tags),
-        "tags": tags,
+        "tags": tags, "clusters": list(clusters),
     }  # fmt: skip
