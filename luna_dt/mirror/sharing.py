@@ -247,6 +247,8 @@ class _Sharing:
         self._lease.check()
         self._server.drop(table, self._library, gone)
         wanted = ids[~same_rows(ids, digests, known, known_digests)]
+        # of rows that are there twice, as after a page that came late, a server of 2.3 lists but some
+        twice = bool(len(wanted)) and self._server.count(table, self._library) != len(known)
         self._progress(name, 0, len(wanted))
         done = written = 0
         for at in range(0, len(wanted), SHARED_PAGE):
@@ -254,7 +256,7 @@ class _Sharing:
             rows = [row for row in rows_of(page) if _fits(row["record"])]
             self._lease.check()
             if rows:
-                self._server.put(table, self._library, rows, instead=np.intersect1d(page, known))
+                self._server.put(table, self._library, rows, page if twice else np.intersect1d(page, known))
             written += len(rows)
             done += len(page)
             self._progress(name, done, len(wanted))

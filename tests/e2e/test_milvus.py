@@ -24,6 +24,7 @@ import pytest
 from luna_dt import Library, Settings, Term
 from luna_dt.dt import connect
 from luna_dt.dt.catalog import Catalog, Health
+from luna_dt.dt.milvus.fields import TYPES
 from luna_dt.dt.milvus.lease import DEAD_AFTER
 from luna_dt.dt.milvus.server import Server as Tables
 from luna_dt.dt.milvus.server import table_of
@@ -117,11 +118,10 @@ class Memory(Catalog):
                 ImageRecord(int(i), f"D:/{i}.png", f"prompt {s}", steps=int(i), unavailable=i % 100 == 0)
                 for i, s in zip(ids, self.stamps[at], strict=True)
             ]
-        elif kind == "captions":
-            rows = [self.said[i] for i in ids.tolist()]
-        elif kind == "clusters":
-            known, digests = self.digests("clusters")
-            rows = [each for i in ids.tolist() for each in self.groups or [] if each.id == i]
+        elif kind in ("captions", "clusters"):
+            known, digests = self.digests(kind)
+            clusters = {each.id: each for each in self.groups or []}
+            rows = [self.said[i] if kind == "captions" else clusters[i] for i in ids.tolist()]
             yield Batch(ids, digests[np.searchsorted(known, ids)], rows)
             return
         yield Batch(ids, self.stamps[at], rows)
@@ -682,6 +682,22 @@ def test_of_two_writers_one_is_refused_until_the_other_is_done_or_dead(milvus: S
             assert all(each.added == each.changed == each.removed == 0 for each in here.sync())
     with writer("dead", 24) as again:
         assert again.wait(timeout=300) == 0
+
+
+def test_rows_that_are_there_twice_are_written_anew(milvus: Server, opened: Callable[..., Library]) -> None:
+    dt = Memory("twice", unit_vectors(2000, seed=61))
+    opened("twice", dt).sync()
+    with closing(Tables(milvus.address, 60)) as there:
+        for table, more in ((table_of("images"), ()), (table_of("embeddings.visual", IDENTITY), ("vector",))):
+            fields = ["digest", "source", "record", *TYPES, *more]
+            late = there.rows(table, "twice", range(1, 501), fields, "Strong").values()
+            there.put(table, "twice", [{**row, "tags": [], "clusters": [], "digest": 5} for row in late], dt.ids[:0])
+            assert there.count(table, "twice") > 2000
+    opened("twice", dt).sync()
+    assert all(each.added == each.changed == each.removed == 0 for each in opened("twice", dt).sync())
+    assert [hit.id for hit in opened("twice").search(vector=dt.vectors[7], top_k=50)] == dt.nearest(dt.vectors[7], 50)[
+        0
+    ]
 
 
 def test_a_wrong_password_or_library_is_said_and_no_password_is_shown(milvus: Server, tmp_path: Path) -> None:

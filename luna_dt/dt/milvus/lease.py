@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Lease:
         self._record = {"who": who, "home": f"{uuid.getnode():x} {who}", "since": now()}
         self._trusted_until = 0.0
         self._taken_by = ""
-        self._closing = threading.Event()
+        self._closing, self._lock = threading.Event(), threading.Lock()
 
     def __enter__(self) -> Lease:
         try:
@@ -65,17 +65,18 @@ class Lease:
 
     def check(self) -> None:
         """Raises AnotherWriter where the right to write was lost: asked before each write."""
-        if self._taken_by or time.monotonic() > self._trusted_until:
-            lost_to = self._taken_by or "nobody heard of it in time"
+        if not self._taken_by and time.monotonic() > self._trusted_until:
+            self._renew()  # on a busy machine, or from a slow server, no answer may have come in time
+        if self._taken_by:
             raise AnotherWriter(
-                f"library {self._library} on {self._server.address} is not this sync's to write any more ({lost_to}); what was "
-                "written stays, and the next sync goes on from there"
+                f"library {self._library} on {self._server.address} is not this sync's to write any more ({self._taken_by}); "
+                "what was written stays, and the next sync goes on from there"
             )
 
     def _wait_for_others(self) -> None:
         seen: dict[int, tuple[int, float]] = {}
         while True:
-            others = self._others()
+            others = self._others(self._server.writers(self._library))
             if not others and self._beat is not None:
                 return
             if not others:
@@ -99,16 +100,18 @@ class Lease:
                     )
                 if time.monotonic() - at > DEAD_AFTER or record["home"] == self._record["home"]:
                     log.warning("%s began to write %s and was cut off", record["who"], self._library)
-                    self._server.end_writing(
-                        self._library, [owner * BEATS + each for each in (beat - 1, beat) if each >= 0]
-                    )
+                    self._end(owner, beat)
             self._waits()
             time.sleep(WATCH)
 
-    def _others(self) -> dict[int, tuple[int, Any]]:
+    def _end(self, owner: int, beat: int) -> None:
+        """Takes a writer's rows away: the last, and the one before, which may have been left."""
+        self._server.end_writing(self._library, [owner * BEATS + each for each in (beat - 1, beat) if each >= 0])
+
+    def _others(self, signs: Sequence[tuple[int, Any]]) -> dict[int, tuple[int, Any]]:
         """The last sign of life of each other, and what is told of it."""
         found: dict[int, tuple[int, Any]] = {}
-        for number, record in self._server.writers(self._library):
+        for number, record in signs:
             owner, beat = divmod(number, BEATS)
             if owner != self._mine and beat >= found.get(owner, (0,))[0]:
                 found[owner] = beat, record
@@ -123,15 +126,16 @@ class Lease:
 
     def _renew(self) -> None:
         """A sign of life, unless the right was lost: it does not come back, for others have written meanwhile."""
-        began = time.monotonic()
-        if self._mine * BEATS + (self._beat or 0) not in dict(self._server.writers(self._library)):
-            self._taken_by = "another took it for dead"
-        for beat, record in self._others().values():
-            if beat:
-                self._taken_by = f"{record['who']} writes it, since {record['since']}"
-        if not self._taken_by:
-            self._put((self._beat or 0) + 1)
-            self._trusted_until = began + MAY_WRITE
+        with self._lock:
+            began, signs = time.monotonic(), self._server.writers(self._library)
+            if self._mine * BEATS + (self._beat or 0) not in dict(signs):
+                self._taken_by = "another took it for dead"
+            for beat, record in self._others(signs).values():
+                if beat:
+                    self._taken_by = f"{record['who']} writes it, since {record['since']}"
+            if not self._taken_by:
+                self._put((self._beat or 0) + 1)
+                self._trusted_until = began + MAY_WRITE
 
     def _put(self, beat: int) -> None:
         before = self._beat
@@ -143,7 +147,7 @@ class Lease:
     def _withdraw(self) -> None:
         if self._beat is not None:
             try:
-                self._server.end_writing(self._library, [self._mine * BEATS + self._beat])
+                self._end(self._mine, self._beat)
             except CatalogError as error:
                 log.info("others will wait a minute before they write %s: %s", self._library, error)
         self._beat = None
