@@ -677,7 +677,8 @@ def test_of_two_writers_one_is_refused_until_the_other_is_done_or_dead(milvus: S
             changes = here.sync()
             assert sum(each.changed for each in changes) > 0
             second.send_signal(signal.SIGCONT)
-            assert "is not this sync's to write any more" in second.communicate(timeout=300)[1]
+            told.append(second.communicate(timeout=300)[1])  # what it waited for may also have come too late
+            assert re.search("AnotherWriter: .* is not this sync's to write any more|Unreachable: ", told[-1])
             here.sync()  # mends the page that it was about to send, if it was
             assert all(each.added == each.changed == each.removed == 0 for each in here.sync())
     with writer("dead", 24) as again:
