@@ -88,7 +88,8 @@ def bare_inserts(server: ServerOfOurs, client: Any, vectors: Float32s) -> dict[s
     whole: list[dict[str, Any]] = []
     for i, vector in enumerate(vectors[:INSERTED], 1):
         image = _image(i)
-        row = {"key": key_of("bare", i), "library": "bare", "id": i, "source": i, "digest": i, "record": image.to_json()}
+        row = {"key": key_of("bare", i), "library": "bare", "id": i, "record": image.to_json()}
+        row |= {"source": i, "digest": i}
         whole.append({**row, **(fields_of(image, None) or {}), "vector": vector})
     rows = {
         "of the same rows": whole,
