@@ -371,15 +371,30 @@ def test_orders_pages_near_copies_and_several_references_are_as_in_a_mirror(
 def test_a_query_over_several_layers_is_exact_however_far_its_images_lie(
     opened: Callable[..., Library], tmp_path: Path
 ) -> None:
-    count = 5000
+    def aside(vector: Float32s) -> Float32s:
+        """Another of length 1, whose cosine to it is -.5."""
+        across = np.roll(vector, 1) - vector * np.dot(np.roll(vector, 1), vector)
+        found: Float32s = np.float32(0.75**0.5) * across / np.linalg.norm(across) - np.float32(0.5) * vector
+        return found
+
+    count = 6000
     visual, style = unit_vectors(count, seed=51), unit_vectors(count, seed=52)
     visual[100:1900] = visual[100]  # more that are equal than are looked at first
     style[1500:3500] = style[1500] + np.float32(0.01) * style[1500:3500]
+    middling = np.arange(5970, 6000)  # not among the nearest of either layer, and best by both
+    visual[2000:3500], style[2000:3500] = visual[5], aside(style[7])
+    visual[3500:5970], style[3500:5970] = aside(visual[5]), style[7]
+    visual[middling] += np.float32(0.7) * visual[5]
+    style[middling] += np.float32(0.7) * style[7]
     dt = Memory("layers", visual, style=style)
     opened("layers", dt).sync()
     reader = opened("layers")
     with Library(tmp_path / "mirror", connect=lambda _: dt) as mirror:
         mirror.sync()
+        both = [Term(vector=visual[5]), Term(vector=style[7], layer="style")]
+        hits = reader.search(both, top_k=5)
+        assert {hit.id - 1 for hit in hits} <= {5, 7, *middling.tolist()}
+        assert [hit.id for hit in hits] == [hit.id for hit in mirror.search(both, top_k=5)]
         points = [visual[5], visual[150], style[1600], *unit_vectors(3, seed=53)]
         for at, first in enumerate(points):
             second = points[at - 1]
