@@ -28,7 +28,7 @@ from tests.loopback import Loopback
 pytestmark = pytest.mark.processes
 
 #: How often each side is killed; 100 shows what the issue asks, in some minutes.
-KILLS = int(os.environ.get("LUNA_DT_KILLS", "4"))
+KILLS = int(os.environ.get("LUNA_DT_KILLS", "3"))
 RECORDS = 1000
 
 RECORDER = """

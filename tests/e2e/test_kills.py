@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from tests.conftest import beside, unit_vectors
 
 pytestmark = pytest.mark.processes
 
-ROWS, DIM, KILLS = 20_000, 64, 20
+ROWS, DIM = 20_000, 64
+KILLS = int(os.environ.get("LUNA_DT_KILLS", "8"))
 VECTOR = f"(SELECT array_agg(random() - 0.5) FROM generate_series(1, {DIM} + 0 * id))::vector"
 
 
@@ -114,7 +116,7 @@ def check_mirrored(library: Library, dt: ChangingDT) -> None:
         assert library.image(image.id) == image
 
 
-def test_killed_twenty_times_while_dt_changes(dt: ChangingDT, tmp_path: Path) -> None:
+def test_killed_again_and_again_while_dt_changes(dt: ChangingDT, tmp_path: Path) -> None:
     rng = random.Random(5)
     home = tmp_path / "home"
     cut_short, counts = 0, []

@@ -192,7 +192,7 @@ def test_an_image_takes_everything_with_it(library: Library, store: Store) -> No
 def test_a_number_too_large_for_sqlite_is_told(library: Library) -> None:
     fill(library, unit_vectors(1))
     with pytest.raises(BadInput, match="too large"):
-        library.images("seed: 18446744073709551615")
+        library.images("seed: 18446744073709551616")  # one more than the largest without a sign
 
 
 def test_what_is_half_synced_is_used_only_while_dt_is_away(library: Library, store: Store) -> None:
