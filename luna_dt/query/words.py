@@ -151,7 +151,9 @@ def _alternatives(token: str, text: str, unquoted: str, begin: int, end: int) ->
 
 
 def _either(names: str) -> list[str]:
-    """What stands between commas, each in quotes."""
+    """What stands between commas, each in quotes; without a comma, the text as it stands."""
+    if "," not in names:
+        return [f'"{names}"']
     return [f'"{name}"' for name in filter(None, map(str.strip, names.split(",")))] or ['""']
 
 

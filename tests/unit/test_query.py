@@ -52,6 +52,9 @@ CASES = [
     ("sampler: euler|euler a", [1, 3]),
     ("cfg: 7", [1, 3]),
     ("cfg: 4.5", [2]),
+    ('model: " "', []),  # in which there is a space
+    ('model: " pony"', []),
+    ('model: "ill, pony"', [1, 2, 3]),
     ("seed: 123", [1]),
     ("seed: 18446744073709551615 unavailable: true", [5]),  # which DT keeps as -1
     ("seed: 12*", [1, 2]),
